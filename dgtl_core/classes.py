@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Class sets: names, ids, colours and prompts of the classes a model knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+IGNORE_INDEX = 255  # a label that means "no label"; never a class
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationClass:
+    """One class: its id in label pictures, its name, its colour and the words that describe it."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]  # RGB, 0..255
+    prompts: tuple[str, ...] = ()  # words for the text encoder; the name where there are none
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, int) or not 0 <= self.id < IGNORE_INDEX:
+            raise ValueError(f'class id must be an integer in 0..254, got {self.id!r}')
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise ValueError(f'class {self.id} needs a name, got {self.name!r}')
+        color = tuple(self.color)
+        if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+            raise ValueError(
+                f'color of class {self.name!r} must be [r, g, b], each 0..255, got {self.color!r}')
+        object.__setattr__(self, 'color', color)
+        object.__setattr__(self, 'prompts', tuple(self.prompts))
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """
+    An ordered set of classes whose ids are 0..K-1.
+
+    Iterates over its :class:`SegmentationClass` entries in id order.
+    """
+
+    name: str
+    entries: tuple[SegmentationClass, ...]
+
+    def __post_init__(self) -> None:
+        ids = [entry.id for entry in self.entries]
+        if not ids or ids != list(range(len(ids))):
+            raise ValueError(
+                f'class ids of {self.name!r} must be 0, 1, 2, ... without a gap, got {ids}')
+        if len(set(self.names)) != len(ids):
+            raise ValueError(f'class names of {self.name!r} must differ, got {list(self.names)}')
+
+    def __iter__(self) -> Iterator[SegmentationClass]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> SegmentationClass:
+        return self.entries[index]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in id order."""
+        return tuple(entry.name for entry in self.entries)
+
+    def palette(self) -> list[tuple[int, int, int]]:
+        """Return 256 RGB colours, one for each label value; black where there is no class."""
+        colors = [entry.color for entry in self.entries]
+        return colors + [(0, 0, 0)] * (256 - len(colors))
+
+    def to_list(self) -> list[dict[str, object]]:
+        """Return the entries as the model file's metadata holds them (id, name, color)."""
+        return [{'id': e.id, 'name': e.name, 'color': list(e.color)} for e in self.entries]
+
+    @classmethod
+    def from_list(cls, name: str, entries: Sequence[Mapping[str, object]]) -> ClassSet:
+        """
+        Read classes from plain mappings with the keys id, name, color and prompts (optional).
+
+        :raises ValueError: a key is missing or unknown, or a value is out of its range.
+        """
+        allowed = {'id', 'name', 'color', 'prompts'}
+        result = []
+        for position, entry in enumerate(entries):
+            if not isinstance(entry, Mapping):
+                raise ValueError(f'class {position} of {name!r} must be a mapping, got {entry!r}')
+            unknown, missing = set(entry) - allowed, {'id', 'name', 'color'} - set(entry)
+            if unknown or missing:
+                raise ValueError(
+                    f'class {position} of {name!r}: unknown keys {sorted(unknown)}, missing keys '
+                    f'{sorted(missing)}; allowed are {sorted(allowed)}')
+            result.append(SegmentationClass(**entry))  # type: ignore[arg-type]
+        return cls(name, tuple(sorted(result, key=lambda e: e.id)))
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> ClassSet:
+        """
+        Read a class set from a YAML file: ``name: ...`` and ``classes: [{id, name, color}]``.
+
+        :raises ValueError: the file does not hold a class set; the message says what is wrong.
+        """
+        import yaml
+
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        except yaml.YAMLError as error:
+            raise ValueError(f'{path} is not valid YAML: {error}') from None
+        if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
+            raise ValueError(
+                f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
+        return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'])
+
+
+def _cityscapes() -> ClassSet:
+    table = (
+        ('road', (128, 64, 128)), ('sidewalk', (244, 35, 232)), ('building', (70, 70, 70)),
+        ('wall', (102, 102, 156)), ('fence', (190, 153, 153)), ('pole', (153, 153, 153)),
+        ('traffic light', (250, 170, 30)), ('traffic sign', (220, 220, 0)),
+        ('vegetation', (107, 142, 35)), ('terrain', (152, 251, 152)), ('sky', (70, 130, 180)),
+        ('person', (220, 20, 60)), ('rider', (255, 0, 0)), ('car', (0, 0, 142)),
+        ('truck', (0, 0, 70)), ('bus', (0, 60, 100)), ('train', (0, 80, 100)),
+        ('motorcycle', (0, 0, 230)), ('bicycle', (119, 11, 32)))
+    return ClassSet('cityscapes', tuple(
+        SegmentationClass(id=i, name=n, color=c) for i, (n, c) in enumerate(table)))
+
+
+CITYSCAPES = _cityscapes()  # the 19 evaluation classes, train-id order, official colours

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one call everything else is built around: a picture in, a class for every pixel out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from dgtl_core.classes import ClassSet
+from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
+from dgtl_core.runtime.backend import Backend, open_backend
+from dgtl_core.runtime.metadata import ModelError, ModelMetadata
+
+__all__ = ['default_model', 'ModelError', 'Predictor', 'Segmentation', 'Timing']
+
+_DEFAULT = 'dgtl_mini.onnx'
+
+
+class Segmentation(NamedTuple):
+    """Labels of one picture. Shape: (H, W) uint8 each, the size of the picture."""
+
+    labels: np.ndarray      # class ids; 255 = unlabelled
+    confidence: np.ndarray  # round(255 * probability of the class), as the model file gives it
+
+
+class Timing(NamedTuple):
+    """Where the time of one prediction went, milliseconds."""
+
+    preprocess_ms: float
+    infer_ms: float
+    postprocess_ms: float
+
+
+class Predictor:
+    """
+    A loaded model that labels pictures.
+
+    >>> predict = Predictor.load()  # the embedded demonstration model
+    >>> labels, confidence = predict(rgb)
+    """
+
+    def __init__(self, backend: Backend, resize_mode: str = 'stretch') -> None:
+        if resize_mode not in RESIZE_MODES:
+            raise ValueError(
+                f'resize_mode must be one of {list(RESIZE_MODES)}, got {resize_mode!r}')
+        self._backend = backend
+        self._mode = resize_mode
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, backend: str = 'auto', device: str = 'auto',
+             threads: int = 0, resize_mode: str = 'stretch') -> Predictor:
+        """
+        Load a model file.
+
+        :param path: ``.onnx``, ``.engine`` or ``.safetensors``; None: the embedded default.
+        :param backend: ``auto``, ``onnxruntime``, ``tensorrt`` or ``torch``.
+        :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        :param threads: CPU threads for one inference; 0 leaves it to the engine.
+        :param resize_mode: ``stretch``, ``letterbox`` or ``crop``.
+        :raises ModelError: the file is missing, not a model, or cannot run here.
+        """
+        found = default_model() if path is None else path
+        return cls(open_backend(found, backend, device, threads), resize_mode)
+
+    @property
+    def classes(self) -> ClassSet:
+        """The classes whose ids the labels hold."""
+        return self.metadata.classes
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the model file says about itself."""
+        return self._backend.metadata
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) at which the network sees a picture, pixels."""
+        return self.metadata.input_size
+
+    @property
+    def backend_name(self) -> str:
+        """What runs the model, for people."""
+        return self._backend.name
+
+    def __call__(self, image: np.ndarray) -> Segmentation:
+        """
+        Label one picture.
+
+        Shape: (H, W, 3) uint8 RGB -> Segmentation of (H, W) uint8.
+
+        :raises ValueError: the array is not such a picture.
+        """
+        return self.timed(image)[0]
+
+    def timed(self, image: np.ndarray) -> tuple[Segmentation, Timing]:
+        """Label one picture and say where the time went."""
+        start = time.perf_counter()
+        placement = place(_size(image), self.input_size, self._mode)
+        batch = to_input(image, placement)[None]
+        ready = time.perf_counter()
+        labels, confidence = self._backend(batch)
+        done = time.perf_counter()
+        result = Segmentation(
+            to_source(labels[0], placement), to_source(confidence[0], placement, fill=0))
+        end = time.perf_counter()
+        return result, Timing((ready - start) * 1e3, (done - ready) * 1e3, (end - done) * 1e3)
+
+    def many(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+        """
+        Label several pictures, in as few calls of the network as its batch size allows.
+
+        The pictures may differ in size. An empty sequence gives an empty list.
+        """
+        placements = [place(_size(image), self.input_size, self._mode) for image in images]
+        results = []
+        for first in range(0, len(images), self._backend.max_batch):
+            part = slice(first, first + self._backend.max_batch)
+            batch = np.stack([to_input(i, p) for i, p in zip(images[part], placements[part])])
+            labels, confidence = self._backend(batch)
+            results += [Segmentation(to_source(n, p), to_source(c, p, fill=0))
+                        for n, c, p in zip(labels, confidence, placements[part])]
+        return results
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._backend.close()
+
+
+def default_model() -> Path:
+    """
+    Find the embedded demonstration model: in the source tree, or where it was installed.
+
+    :raises ModelError: it is in none of the places; the message lists them.
+    """
+    places = [Path(__file__).resolve().parent.parent / 'models' / _DEFAULT]
+    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
+    places += [Path(p) / 'share' / 'dgtl_ros' / 'models' / _DEFAULT for p in prefixes if p]
+    for candidate in places:
+        if candidate.is_file():
+            return candidate
+    raise ModelError(
+        f'the embedded model {_DEFAULT} is in none of {[str(p) for p in places]}; install the '
+        'package again, or name a model file')
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    if (not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or
+            image.shape[2] != 3 or 0 in image.shape):
+        got = (f'{image.dtype} {image.shape}' if isinstance(image, np.ndarray)
+               else type(image).__name__)
+        raise ValueError(f'a picture must be an (H, W, 3) uint8 RGB array, got {got}')
+    return image.shape[0], image.shape[1]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How a camera picture is brought to the network's size, and how labels come back.
+
+Three ways, all exact inverses on the label side: ``stretch`` (ignore the aspect ratio),
+``letterbox`` (keep it, grey bars), ``crop`` (keep it, cut the middle; what was cut away comes back
+as 255). Sliding windows follow the arithmetic of MMSegmentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dgtl_core.classes import IGNORE_INDEX
+
+RESIZE_MODES = ('stretch', 'letterbox', 'crop')
+_GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation
+
+
+@dataclass(frozen=True)
+class Placement:
+    """
+    Where a picture of ``source`` size lies in the network's input.
+
+    ``inner`` (y0, y1, x0, x1) is the part of the input that the picture fills, ``outer`` the part
+    of the picture that is seen; all sizes are (height, width) in pixels.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    inner: tuple[int, int, int, int]
+    outer: tuple[int, int, int, int]
+
+
+def place(source: tuple[int, int], target: tuple[int, int], mode: str) -> Placement:
+    """
+    Work out where a picture goes in an input of size ``target``.
+
+    :raises ValueError: ``mode`` is not one of RESIZE_MODES.
+    """
+    (h, w), (th, tw) = source, target
+    whole_source, whole_target = (0, h, 0, w), (0, th, 0, tw)
+    if mode == 'stretch':
+        return Placement(source, target, whole_target, whole_source)
+    if mode == 'letterbox':
+        scale = min(th / h, tw / w)
+        ih, iw = max(round(h * scale), 1), max(round(w * scale), 1)
+        y, x = (th - ih) // 2, (tw - iw) // 2
+        return Placement(source, target, (y, y + ih, x, x + iw), whole_source)
+    if mode == 'crop':
+        scale = max(th / h, tw / w)
+        oh, ow = min(max(round(th / scale), 1), h), min(max(round(tw / scale), 1), w)
+        y, x = (h - oh) // 2, (w - ow) // 2
+        return Placement(source, target, whole_target, (y, y + oh, x, x + ow))
+    raise ValueError(f'resize mode must be one of {list(RESIZE_MODES)}, got {mode!r}')
+
+
+def to_input(image: np.ndarray, placement: Placement) -> np.ndarray:
+    """
+    Resize a picture to the network's size.
+
+    Shape: (H, W, 3) uint8 -> (h, w, 3) uint8, contiguous; the picture itself, not a copy, where
+    nothing is to be done.
+    """
+    y0, y1, x0, x1 = placement.outer
+    seen = image[y0:y1, x0:x1]
+    y0, y1, x0, x1 = placement.inner
+    size = (y1 - y0, x1 - x0)
+    if seen.shape[:2] != size:
+        shrinks = seen.shape[0] > size[0] and seen.shape[1] > size[1]
+        seen = cv2.resize(
+            seen, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    if size == placement.target:
+        return np.ascontiguousarray(seen)
+    canvas = np.empty((*placement.target, 3), np.uint8)
+    canvas[:] = _GREY
+    canvas[y0:y1, x0:x1] = seen
+    return canvas
+
+
+def to_source(labels: np.ndarray, placement: Placement, fill: int = IGNORE_INDEX) -> np.ndarray:
+    """
+    Bring network output (labels or confidence) back to the picture's size, nearest neighbour.
+
+    Shape: (h, w) uint8 -> (H, W) uint8; ``fill`` where the network saw nothing.
+    """
+    y0, y1, x0, x1 = placement.inner
+    seen = labels[y0:y1, x0:x1]
+    y0, y1, x0, x1 = placement.outer
+    size = (y1 - y0, x1 - x0)
+    if seen.shape != size:
+        seen = cv2.resize(seen, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    if size == placement.source:
+        return np.ascontiguousarray(seen)
+    canvas = np.full(placement.source, fill, np.uint8)
+    canvas[y0:y1, x0:x1] = seen
+    return canvas
+
+
+def windows(size: tuple[int, int], crop: tuple[int, int],
+            stride: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """
+    Return sliding windows (y0, y1, x0, x1) that cover a picture, row by row.
+
+    The last window of a row or column is shifted back to the border; a picture smaller than the
+    crop gives one smaller window. Source: MMSegmentation 1.2.2 (``slide_inference``).
+
+    :raises ValueError: the crop or the stride is not positive, or the stride exceeds the crop.
+    """
+    if not all(0 < s <= c for s, c in zip(stride, crop)):
+        raise ValueError(f'window stride must be in 1..crop {crop}, got {stride}')
+    spans = []
+    for length, c, s in zip(size, crop, stride):
+        count = max(length - c + s - 1, 0) // s + 1
+        ends = [min(i * s + c, length) for i in range(count)]
+        spans.append([(max(end - c, 0), end) for end in ends])
+    return [(y0, y1, x0, x1) for y0, y1 in spans[0] for x0, x1 in spans[1]]

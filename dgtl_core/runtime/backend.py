@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What runs a model: one protocol, and the choice of the engine library.
+
+An engine library is imported only when a file of its kind is opened, so that a robot which runs
+an ``.onnx`` file needs neither torch nor TensorRT.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from dgtl_core.runtime.metadata import MAKE_ONE, ModelError, ModelMetadata
+
+BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
+SUFFIXES = {
+    '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
+    '.safetensors': ('torch',)}
+_LOG = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """A loaded model: uint8 pictures in, uint8 labels and confidence out."""
+
+    name: str  # what runs it, for people: 'onnxruntime (CPU)'
+    metadata: ModelMetadata
+    max_batch: int  # the most pictures in one call
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shape: (B, H, W, 3) uint8 RGB at input_size -> labels, confidence (B, H, W) uint8."""
+
+    def close(self) -> None:
+        """Free what the engine holds; the backend cannot be called afterwards."""
+
+
+def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
+                 threads: int = 0) -> Backend:
+    """
+    Open a model file with the engine that fits the file and the device, and log the choice.
+
+    :param path: an ``.onnx``, ``.engine``, ``.plan`` or ``.safetensors`` file.
+    :param backend: one of BACKENDS.
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    :param threads: CPU threads for one inference; 0 leaves it to the engine.
+    :raises ModelError: the file is missing or not a model, or the backend cannot run it.
+    """
+    path = Path(path)
+    if backend not in BACKENDS:
+        raise ModelError(f'backend must be one of {list(BACKENDS)}, got {backend!r}')
+    if not _known(device):
+        raise ModelError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}')
+    if not isinstance(threads, int) or threads < 0:
+        raise ModelError(f'threads must be 0 (automatic) or more, got {threads!r}')
+    if path.suffix not in SUFFIXES:
+        raise ModelError(
+            f'cannot run {str(path)!r}: expected a file that ends in one of '
+            f'{sorted(SUFFIXES)} ({MAKE_ONE})')
+    if not path.is_file():
+        raise ModelError(f'no model file at {str(path)!r}; {MAKE_ONE}')
+    able = SUFFIXES[path.suffix]
+    if backend != 'auto' and backend not in able:
+        raise ModelError(f'backend {backend!r} cannot run {path.name}: use one of {list(able)}')
+    chosen, why = (backend, 'asked for') if backend != 'auto' else _choose(able, device)
+    _LOG.info('%s runs on %s (%s)', path.name, chosen, why)
+    if chosen == 'onnxruntime':
+        from dgtl_core.runtime.onnx import OnnxBackend
+        return OnnxBackend(path, device=device, threads=threads)
+    if chosen == 'torch':
+        from dgtl_core.runtime.torch import TorchBackend
+        return TorchBackend(path, device=device, threads=threads)
+    from dgtl_core.runtime.tensorrt import open_tensorrt
+    return open_tensorrt(path, device=device)
+
+
+def _known(device: str) -> bool:
+    kind, _, index = device.partition(':')
+    return device in ('auto', 'cpu', 'cuda') or (kind == 'cuda' and index.isdigit())
+
+
+def _choose(able: tuple[str, ...], device: str) -> tuple[str, str]:
+    if len(able) == 1:
+        return able[0], 'the only backend for this kind of file'
+    if device == 'cpu':
+        return 'onnxruntime', 'device is cpu'
+    if importlib.util.find_spec('tensorrt') is None:
+        return 'onnxruntime', 'TensorRT is not installed'
+    from dgtl_core.runtime.tensorrt import cuda_fault
+    fault = cuda_fault()
+    return ('onnxruntime', fault) if fault else ('tensorrt', 'TensorRT and a GPU are there')

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.predictor import ModelError, Predictor
+from dgtl_core.runtime.backend import open_backend
+
+pytest.importorskip('onnx')
+from tiny_onnx import METADATA, write_tiny_onnx  # noqa: E402
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_tiny_onnx(tmp_path / 'tiny.onnx')
+
+
+def picture(height, width):
+    """Left half class 2, right half class 13 (red // 8); green says confidence."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, :width // 2], image[:, width // 2:] = (2 * 8, 50, 0), (13 * 8, 200, 0)
+    return image
+
+
+@pytest.mark.parametrize('size', [(32, 64), (64, 128), (100, 60), (720, 1280), (5, 4)])
+def test_labels_have_the_size_and_the_place_of_the_input(model, size):
+    predict = Predictor.load(model, device='cpu')
+    labels, confidence = predict(picture(*size))
+    assert labels.shape == confidence.shape == size
+    assert labels.dtype == confidence.dtype == np.uint8
+    assert labels[0, 0] == 2 and labels[-1, -1] == 13
+    assert confidence[0, 0] == 50 and confidence[-1, -1] == 200
+    assert predict.classes.entries == CITYSCAPES.entries and predict.input_size == (32, 64)
+
+
+@pytest.mark.parametrize('batch', [1, 'batch'])
+def test_many_equals_one_by_one(tmp_path, batch):
+    predict = Predictor.load(write_tiny_onnx(tmp_path / 'm.onnx', batch=batch), device='cpu')
+    pictures = [picture(50, 70), picture(32, 64), picture(90, 40)]
+    for together, alone in zip(predict.many(pictures), map(predict, pictures), strict=True):
+        np.testing.assert_array_equal(together.labels, alone.labels)
+        np.testing.assert_array_equal(together.confidence, alone.confidence)
+    assert predict.many([]) == []
+
+
+def test_letterbox_and_crop(model):
+    image = picture(100, 100)
+    boxed = Predictor.load(model, device='cpu', resize_mode='letterbox')(image)
+    assert set(np.unique(boxed.labels)) <= {2, 13, 7, 8}  # 7, 8: the seam, interpolated
+    cropped = Predictor.load(model, device='cpu', resize_mode='crop')(image)
+    assert (cropped.labels[0] == 255).all() and (cropped.confidence[0] == 0).all()
+
+
+def test_timing_is_of_this_call(model):
+    result, timing = Predictor.load(model, device='cpu').timed(picture(720, 1280))
+    assert result.labels.shape == (720, 1280)
+    assert min(timing) > 0
+
+
+@pytest.mark.parametrize('image', [
+    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32),
+    np.zeros((0, 4, 3), np.uint8), [[1, 2, 3]]])
+def test_what_is_not_a_picture_is_refused(model, image):
+    with pytest.raises(ValueError, match=r'must be an \(H, W, 3\) uint8 RGB array, got'):
+        Predictor.load(model, device='cpu')(image)
+
+
+@pytest.mark.parametrize('metadata, message', [
+    (None, r'has no "dgtl" metadata.*training\.export'),
+    ('{', 'broken "dgtl" metadata'),
+    ('[]', 'broken "dgtl" metadata'),
+    (json.dumps({'format': 1}), 'broken "dgtl" metadata'),
+    (METADATA.to_json().replace('"format": 1', '"format": 9'), 'format 9, this version reads 1'),
+    (METADATA.to_json().replace('[32, 64]', '[64, 64]'), 'must take "image" uint8'),
+])
+def test_a_model_without_our_metadata_is_refused(tmp_path, metadata, message):
+    path = write_tiny_onnx(tmp_path / 'x.onnx', metadata=metadata)
+    with pytest.raises(ModelError, match=message):
+        Predictor.load(path, device='cpu')
+
+
+def test_wrong_files_are_refused_with_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match='no model file at'):
+        Predictor.load(tmp_path / 'none.onnx')
+    (tmp_path / 'text.onnx').write_text('hello')
+    with pytest.raises(ModelError, match='not a model that ONNX Runtime'):
+        Predictor.load(tmp_path / 'text.onnx', device='cpu')
+    (tmp_path / 'model.pth').write_text('hello')
+    with pytest.raises(ModelError, match=r"expected a file that ends in one of \['.engine'"):
+        Predictor.load(tmp_path / 'model.pth')
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'backend': 'tflite'}, 'backend must be one of'),
+    ({'backend': 'torch'}, "cannot run tiny.onnx: use one of"),
+    ({'device': 'gpu'}, 'device must be auto, cpu, cuda or cuda:N'),
+    ({'device': 'cuda:x'}, 'device must be'),
+    ({'threads': -1}, 'threads must be 0'),
+])
+def test_wrong_options_are_refused(model, options, message):
+    with pytest.raises(ModelError, match=message):
+        Predictor.load(model, **options)
+
+
+def test_a_missing_gpu_is_said(model):
+    import onnxruntime
+    if 'CUDAExecutionProvider' in onnxruntime.get_available_providers():
+        pytest.skip('this machine has the GPU build of ONNX Runtime')
+    with pytest.raises(ModelError, match='needs the GPU build of ONNX Runtime'):
+        Predictor.load(model, backend='onnxruntime', device='cuda:0')
+
+
+def test_the_choice_of_backend_is_logged(model, caplog):
+    with caplog.at_level(logging.INFO):
+        backend = open_backend(model, device='cpu')
+    assert backend.name == 'onnxruntime (CPU)'
+    assert 'tiny.onnx runs on onnxruntime (device is cpu)' in caplog.text
+
+
+def test_the_resize_mode_is_checked(model):
+    with pytest.raises(ValueError, match='resize_mode'):
+        Predictor.load(model, device='cpu', resize_mode='zoom')

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from dgtl_core.processing import place, to_input, to_source, windows
+
+SIZES = [((72, 128), (32, 64)), ((100, 60), (32, 64)), ((480, 640), (256, 512)), ((7, 5), (32, 32))]
+
+
+def ramp(size):
+    y, x = np.mgrid[:size[0], :size[1]].astype(np.float32)
+    red, green = 200 * (y + .5) / size[0], 200 * (x + .5) / size[1]
+    return np.stack([red, green, 0 * red], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'crop'])
+@pytest.mark.parametrize('source, target', SIZES)
+def test_a_pixel_comes_back_to_where_it_was(source, target, mode):
+    image, placement = ramp(source), place(source, target, mode)
+    seen = to_input(image, placement)
+    assert seen.shape == (*target, 3) and seen.dtype == np.uint8 and seen.flags.c_contiguous
+    for channel in (0, 1):
+        back = to_source(np.ascontiguousarray(seen[..., channel]), placement)
+        assert back.shape == source
+        y0, y1, x0, x1 = placement.outer
+        off = np.abs(back[y0:y1, x0:x1].astype(int) - image[y0:y1, x0:x1, channel])
+        step = max(200 / source[channel], 200 / min(target))  # one pixel of either grid
+        assert off.max() <= step + 2
+
+
+def test_letterbox_keeps_the_aspect_ratio_and_pads_with_grey():
+    placement = place((100, 100), (32, 64), 'letterbox')
+    assert placement.inner == (0, 32, 16, 48)
+    seen = to_input(np.full((100, 100, 3), 7, np.uint8), placement)
+    assert (seen[:, 16:48] == 7).all() and (seen[:, :16] == (124, 116, 104)).all()
+
+
+def test_what_a_crop_cuts_away_comes_back_unlabelled():
+    placement = place((100, 100), (32, 64), 'crop')
+    assert placement.outer == (25, 75, 0, 100)
+    back = to_source(np.zeros((32, 64), np.uint8), placement)
+    assert (back[25:75] == 0).all() and (back[:25] == 255).all() and (back[75:] == 255).all()
+
+
+def test_no_copy_where_nothing_is_to_be_done():
+    image = ramp((32, 64))
+    assert np.shares_memory(to_input(image, place((32, 64), (32, 64), 'stretch')), image)
+
+
+def test_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="stretch.*got 'squash'"):
+        place((10, 10), (10, 10), 'squash')
+
+
+@pytest.mark.parametrize('size, expected', [
+    ((512, 700), [(0, 512, 0, 512), (0, 512, 188, 700)]),
+    ((512, 1024), [(0, 512, 0, 512), (0, 512, 341, 853), (0, 512, 512, 1024)]),
+    ((300, 512), [(0, 300, 0, 512)]),
+])
+def test_windows_follow_the_released_arithmetic(size, expected):
+    assert windows(size, (512, 512), (341, 341)) == expected
+
+
+@pytest.mark.parametrize('size', [(540, 960), (1024, 2048), (513, 513), (64, 64)])
+def test_windows_cover_every_pixel(size):
+    seen = np.zeros(size, int)
+    for y0, y1, x0, x1 in windows(size, (512, 512), (426, 426)):
+        seen[y0:y1, x0:x1] += 1
+    assert seen.min() >= 1
+
+
+def test_a_stride_beyond_the_crop_is_refused():
+    with pytest.raises(ValueError, match='stride'):
+        windows((100, 100), (32, 32), (33, 32))

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.visualize import (
+    colorize, legend, overlay, read_image, sheet, title, write_image)
+
+
+def test_colorize_uses_the_palette():
+    colors = colorize(np.array([[0, 10, 255]], np.uint8), CITYSCAPES)
+    assert colors.tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 0]]]
+
+
+def test_overlay_blends_classes_and_leaves_the_unlabelled():
+    image = np.full((1, 2, 3), 100, np.uint8)
+    labels = np.array([[13, 255]], np.uint8)
+    assert overlay(image, labels, CITYSCAPES, 0.5).tolist() == [[[50, 50, 121], [100, 100, 100]]]
+    assert overlay(image, labels, CITYSCAPES, 0.0).tolist() == image.tolist()
+
+
+def test_overlay_refuses_other_sizes_and_alphas():
+    image = np.zeros((2, 2, 3), np.uint8)
+    with pytest.raises(ValueError, match='differ in size'):
+        overlay(image, np.zeros((2, 3), np.uint8), CITYSCAPES)
+    with pytest.raises(ValueError, match='alpha'):
+        overlay(image, np.zeros((2, 2), np.uint8), CITYSCAPES, 1.5)
+
+
+def test_sheet_places_every_picture():
+    red, blue = np.zeros((2, 50, 100, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    page = sheet([[red, blue], [blue]], titles=['a', 'b'], row_titles=['x', 'y'], width=100)
+    assert page.shape == (2 * (50 + 22), 200, 3)
+    assert page[40, 50].tolist() == [255, 0, 0] and page[40, 150].tolist() == [0, 0, 255]
+    assert page[112, 50].tolist() == [0, 0, 255] and page[112, 150].tolist() == [24, 24, 24]
+    with pytest.raises(ValueError, match='at least one'):
+        sheet([])
+
+
+def test_title_and_legend_draw_something():
+    image = np.zeros((10, 80, 3), np.uint8)
+    assert title(image, 'fog').shape == (32, 80, 3) and title(image, 'fog')[:22].max() > 200
+    picture = legend(CITYSCAPES)
+    assert all((picture == entry.color).all(-1).any() for entry in CITYSCAPES)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_a_picture_survives_the_disk_in_rgb(tmp_path, suffix):
+    image = np.full((8, 8, 3), (200, 100, 20), np.uint8)
+    write_image(tmp_path / f'sub/x{suffix}', image)
+    assert np.abs(read_image(tmp_path / f'sub/x{suffix}').astype(int) - image).max() <= 6
+    assert [p.name for p in (tmp_path / 'sub').iterdir()] == [f'x{suffix}']
+
+
+def test_picture_errors_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no picture at'):
+        read_image(tmp_path / 'none.png')
+    (tmp_path / 'text.png').write_text('hello')
+    with pytest.raises(ValueError, match='not a picture'):
+        read_image(tmp_path / 'text.png')
+    (tmp_path / 'empty.png').touch()
+    with pytest.raises(ValueError, match='not a picture'):
+        read_image(tmp_path / 'empty.png')
+    with pytest.raises(ValueError, match='suffix'):
+        write_image(tmp_path / 'x.docx', np.zeros((2, 2, 3), np.uint8))
+    assert not (tmp_path / 'x.docx').exists()
