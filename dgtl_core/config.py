@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a segmenter is made of: dataclasses with the only defaults there are, and the presets.
+
+Sizes are (height, width) in pixels. A configuration is read strictly: an unknown key or a value
+of the wrong type is a :class:`ValueError` that says what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+import difflib
+from pathlib import Path
+import types
+from typing import Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
+
+from dgtl_core.classes import CITYSCAPES, ClassSet
+
+T = TypeVar('T')
+
+# name: (embed_dim, depth, num_heads) of the named variants; a family's own name leaves them free
+BACKBONES: dict[str, tuple[int, int, int] | None] = {
+    'vit': None, 'dinov2': None, 'dinov2-reg': None, 'dinov3': None, 'eva02': None,
+    'clip': None, 'siglip2': None,
+    'mini': (192, 8, 3),
+    'dinov2-s': (384, 12, 6), 'dinov2-b': (768, 12, 12), 'dinov2-l': (1024, 24, 16),
+    'dinov2-s-reg': (384, 12, 6), 'dinov2-b-reg': (768, 12, 12), 'dinov2-l-reg': (1024, 24, 16),
+    'dinov3-s': (384, 12, 6), 'dinov3-b': (768, 12, 12), 'dinov3-l': (1024, 24, 16),
+    'eva02-l': (1024, 24, 16),
+    'clip-b': (768, 12, 12), 'clip-l': (1024, 24, 16),
+    'siglip2-b': (768, 12, 12), 'siglip2-l': (1024, 24, 16),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """
+    The vision transformer.
+
+    ``embed_dim``, ``depth`` and ``num_heads`` belong to the names without a size ("dinov2",
+    "eva02", "vit", ...); a named variant ("dinov2-l") brings its own, see :attr:`sizes`.
+    """
+
+    name: str = 'dinov2-l'
+    patch_size: int = 16
+    img_size: tuple[int, int] = (512, 512)  # the picture that the position embedding is made for
+    embed_dim: int = 0  # 0: the variant's
+    depth: int = 0
+    num_heads: int = 0
+    out_indices: tuple[int, ...] = (7, 11, 15, 23)  # blocks whose patch features the neck takes
+    # How the position embedding follows another picture size: 'scale' is DINOv2's rule (bicubic
+    # by scale factor), 'size' is plain bicubic, 'fixed' refuses (VLTSeg's code).
+    positions: Literal['scale', 'size', 'fixed'] = 'scale'
+    attn_norm: bool = True  # EVA02 only: the layer norm inside the attention of the CLIP tower
+    drop_path: float = 0.0  # stochastic depth of the last block, linear from 0
+    trainable: bool = False
+    weights: str = ''  # '' random, 'timm' the published ones by name, else a file
+
+    def __post_init__(self) -> None:
+        if self.name not in BACKBONES:
+            raise ValueError(f'unknown backbone.name {self.name!r}{_near(self.name, BACKBONES)}')
+        variant = BACKBONES[self.name]
+        given = (self.embed_dim, self.depth, self.num_heads)
+        if variant is None and min(given) <= 0:
+            raise ValueError(
+                f'backbone {self.name!r} has no size of its own: give embed_dim, depth and '
+                f'num_heads (got {given}) or choose one of {_sized(self.name)}')
+        if variant is not None and any(g not in (0, v) for g, v in zip(given, variant)):
+            raise ValueError(
+                f'backbone {self.name!r} has (embed_dim, depth, num_heads) {variant}, got {given};'
+                f' leave them out, or take the family name {self.name.split("-")[0]!r}')
+        embed_dim, depth, num_heads = self.sizes
+        if embed_dim % num_heads:
+            raise ValueError(
+                f'backbone.embed_dim must be a multiple of num_heads ({num_heads}), '
+                f'got {embed_dim}')
+        indices = self.out_indices
+        if len(indices) != 4 or list(indices) != sorted(set(indices)) or indices[0] < 0 \
+                or indices[-1] >= depth:
+            raise ValueError(
+                f'backbone.out_indices must be four rising block numbers in 0..{depth - 1}, '
+                f'got {list(indices)}')
+        if self.patch_size <= 0 or min(self.img_size) < self.patch_size:
+            raise ValueError(
+                f'backbone.img_size must be at least one patch ({self.patch_size}), '
+                f'got {list(self.img_size)}')
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f'backbone.drop_path must be in [0, 1), got {self.drop_path}')
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(embed_dim, depth, num_heads)."""
+        return BACKBONES[self.name] or (self.embed_dim, self.depth, self.num_heads)
+
+    @property
+    def family(self) -> str:
+        """The name without its size: vit, dinov2, dinov2-reg, dinov3, eva02, clip, siglip2."""
+        if self.name == 'mini':
+            return 'vit'
+        return '-'.join(part for part in self.name.split('-') if part not in ('s', 'b', 'l'))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Learnable tokens linked to features, texts and masks."""
+
+    method: Literal['dgtl', 'rein', 'none'] = 'dgtl'
+    num_tokens: int = 100  # learnable tokens per backbone block
+    rank: int = 16  # tokens are (num_tokens, rank) @ (rank, embed_dim); 0: stored in full
+    # 'present': the classes in the labels, while training (released); 'all': every class, always
+    text_link: Literal['off', 'present', 'all'] = 'present'
+    mask_link: bool = True
+    scale: float = 0.001  # initial weight of the feature link
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 2:
+            raise ValueError(f'adapter.num_tokens must be at least 2, got {self.num_tokens}')
+        if not 0 <= self.rank <= self.num_tokens:
+            raise ValueError(
+                f'adapter.rank must be in 1..num_tokens ({self.num_tokens}), or 0 for full tokens, '
+                f'got {self.rank}')
+        if self.method != 'dgtl' and (self.text_link != 'off' or self.mask_link):
+            raise ValueError(
+                f"adapter.method {self.method!r} has no text link and no mask link: set text_link "
+                f"'off' and mask_link false (got {self.text_link!r}, {self.mask_link}), or take "
+                "method 'dgtl'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Class text embeddings; they live in a buffer of the model and in every checkpoint."""
+
+    file: str = ''  # .npz made by training.embed_classes; '' leaves them for the checkpoint
+    width: int = 1024  # of one embedding (RN50; ViT-B/16 has 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The Mask2Former head: deformable pixel decoder and masked-attention decoder."""
+
+    hidden_dim: int = 256
+    num_heads: int = 8
+    num_queries: int = 100
+    queries: Literal['tokens', 'learned'] = 'tokens'  # made from the adapter's tokens, or free
+    encoder_layers: int = 6
+    encoder_feedforward: int = 1024
+    num_points: int = 4  # sampled per head and level
+    decoder_layers: int = 9
+    decoder_feedforward: int = 2048
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int) and value <= 0:
+                raise ValueError(f'head.{item.name} must be positive, got {value}')
+        if self.hidden_dim % 32 or self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f'head.hidden_dim must be a multiple of 32 (group norm) and of num_heads '
+                f'({self.num_heads}), got {self.hidden_dim}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """A whole segmenter; ``mean`` and ``std`` are RGB, for pixel values 0..255."""
+
+    name: str = 'segmenter'
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    neck: Literal['interpolate', 'beit'] = 'interpolate'  # how four scales come from one
+    head: HeadConfig = field(default_factory=HeadConfig)
+    classes: ClassSet = CITYSCAPES
+    input_size: tuple[int, int] = (512, 512)  # of a picture, or of one sliding window
+    window_stride: tuple[int, int] = (341, 341)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        adapter, head = self.adapter, self.head
+        if adapter.text_link != 'off' and self.text.width <= 0:
+            raise ValueError(
+                f'adapter.text_link {adapter.text_link!r} needs text.width, the width of one text '
+                f'embedding (1024 for RN50, 512 for ViT-B/16), got {self.text.width}')
+        if adapter.text_link == 'present' and self.text.width != self.backbone.sizes[0]:
+            raise ValueError(
+                f"adapter.text_link 'present' multiplies tokens by texts and needs equal widths, "
+                f"got text.width {self.text.width} and embed_dim {self.backbone.sizes[0]}; "
+                "text_link 'all' learns a projection")
+        if head.queries == 'tokens' and adapter.method == 'none':
+            raise ValueError(
+                "head.queries 'tokens' needs an adapter, got adapter.method 'none'; "
+                "take head.queries 'learned'")
+        linked = head.queries == 'tokens' or adapter.mask_link
+        if linked and head.num_queries != adapter.num_tokens:
+            raise ValueError(
+                f'each query belongs to one token: head.num_queries must be adapter.num_tokens '
+                f'({adapter.num_tokens}), got {head.num_queries}')
+
+    @property
+    def method(self) -> str:
+        """The name that goes into a model file: dgtl, rein, vltseg or mask2former."""
+        if self.adapter.method != 'none':
+            return self.adapter.method
+        return 'vltseg' if self.neck == 'beit' else 'mask2former'
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes, without "no object"."""
+        return len(self.classes)
+
+
+def _dinov2(method: Literal['dgtl', 'rein'], size: str) -> SegmenterConfig:
+    large = size == 'l'
+    # The released text link needs texts as wide as the tokens: CLIP RN50's 1024 fits ViT-L only.
+    link: Literal['off', 'present', 'all'] = 'off'
+    if method == 'dgtl':
+        link = 'present' if large else 'all'
+    return SegmenterConfig(
+        name=f'{method}-dinov2-{size}',
+        backbone=BackboneConfig(
+            name=f'dinov2-{size}', out_indices=(7, 11, 15, 23) if large else (3, 5, 7, 11)),
+        adapter=AdapterConfig(method=method, text_link=link, mask_link=method == 'dgtl'))
+
+
+def _vltseg() -> SegmenterConfig:
+    return SegmenterConfig(
+        name='vltseg-eva02-l',
+        backbone=BackboneConfig(
+            name='eva02-l', patch_size=14, out_indices=(9, 14, 19, 23), positions='fixed',
+            attn_norm=False, drop_path=0.2, trainable=True),
+        adapter=AdapterConfig(method='none', text_link='off', mask_link=False),
+        neck='beit', head=HeadConfig(queries='learned'), window_stride=(426, 426))
+
+
+def _vltseg_clip() -> SegmenterConfig:
+    released = _vltseg()
+    return replace(  # whole patches only: 504 = 36 * 14
+        released, name='vltseg-eva02-l-clip', input_size=(504, 504), window_stride=(420, 420),
+        backbone=replace(
+            released.backbone, attn_norm=True, positions='size', img_size=(504, 504)))
+
+
+def _eva02() -> SegmenterConfig:
+    return SegmenterConfig(
+        name='dgtl-eva02-l', backbone=BackboneConfig(name='eva02-l', positions='size'),
+        adapter=AdapterConfig(text_link='all'), text=TextConfig(width=768))
+
+
+def _dinov3() -> SegmenterConfig:
+    return SegmenterConfig(
+        name='dgtl-dinov3-l', backbone=BackboneConfig(name='dinov3-l'),
+        adapter=AdapterConfig(text_link='all'))
+
+
+def _mini() -> SegmenterConfig:
+    return SegmenterConfig(
+        name='dgtl-mini',
+        backbone=BackboneConfig(
+            name='mini', img_size=(256, 512), out_indices=(1, 3, 5, 7), positions='size',
+            trainable=True),
+        adapter=AdapterConfig(num_tokens=50, text_link='all'),
+        text=TextConfig(width=512),
+        head=HeadConfig(
+            hidden_dim=128, num_heads=4, num_queries=50, encoder_layers=3,
+            encoder_feedforward=256, decoder_layers=3, decoder_feedforward=512),
+        input_size=(256, 512), window_stride=(256, 512))
+
+
+PRESETS: dict[str, SegmenterConfig] = {
+    config.name: config for config in (
+        *(_dinov2('dgtl', size) for size in 'sbl'), *(_dinov2('rein', size) for size in 'sbl'),
+        _vltseg(), _vltseg_clip(), _eva02(), _dinov3(), _mini())}
+
+
+def preset(name: str) -> SegmenterConfig:
+    """
+    Return the segmenter configuration of that name.
+
+    :raises ValueError: there is no such preset; the message lists them.
+    """
+    if name not in PRESETS:
+        raise ValueError(f'unknown preset {name!r}{_near(name, PRESETS)}')
+    return PRESETS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain mappings, lists, numbers and strings (JSON, YAML)."""
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return plain(asdict(config))
+
+
+def from_dict(cls: type[T], mapping: Mapping[str, Any]) -> T:
+    """
+    Build the dataclass ``cls`` from a mapping, nested ones included; what is left out is default.
+
+    :raises ValueError: an unknown key (with a suggestion), a missing one, or a wrong type.
+    """
+    return _build(cls, mapping, '')
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """Return ``config`` with the differences ``changes`` (nested mappings) laid over it."""
+    def merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        merged = dict(base)
+        for key, value in extra.items():
+            nested = isinstance(value, Mapping) and isinstance(base.get(key), dict)
+            merged[key] = merge(base[key], value) if nested else value
+        return merged
+    return from_dict(type(config), merge(to_dict(config), changes))
+
+
+def load_yaml(cls: type[T], path: str | Path) -> T:
+    """
+    Read ``cls`` from a YAML file.
+
+    :raises ValueError: not YAML, not a mapping, or what :func:`from_dict` refuses.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        return from_dict(cls, {} if data is None else data)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f'{path}: {error}') from None
+
+
+def _near(name: object, allowed: Any) -> str:
+    close = difflib.get_close_matches(str(name), [str(key) for key in allowed], 1)
+    listing = ', '.join(sorted(str(key) for key in allowed))
+    return f'; did you mean {close[0]}?' if close else f'; allowed are {listing}'
+
+
+def _sized(family: str) -> list[str]:
+    start = family.split('-')[0]
+    return [name for name, sizes in BACKBONES.items() if sizes and name.split('-')[0] == start]
+
+
+def _build(cls: type[T], mapping: Any, where: str) -> T:
+    inside = f' (in {where})' if where else ''
+    if not isinstance(mapping, Mapping):
+        raise ValueError(
+            f'{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}')
+    hints = get_type_hints(cls)
+    known = {item.name: hints[item.name] for item in fields(cls) if item.init}  # type: ignore
+    values = {}
+    for key, value in mapping.items():
+        if key not in known:
+            raise ValueError(f'unknown key {key}{_near(key, known)}{inside}')
+        values[key] = _value(known[key], value, f'{where}.{key}' if where else str(key))
+    try:
+        return cls(**values)
+    except TypeError:
+        missing = [name for name in known if name not in values]
+        raise ValueError(f'missing keys: some of {missing} have no default{inside}') from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """Check ``value`` against a type hint and bring it into the dataclass's form."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [arg for arg in args if arg is not type(None)]
+        for option in options[:-1]:
+            try:
+                return _value(option, value, where)
+            except ValueError:
+                continue
+        return _value(options[-1], value, where)
+    if origin is Literal:
+        if value is False and 'off' in args:  # YAML 1.1 reads a bare off as false
+            value = 'off'
+        if value not in args:
+            raise ValueError(f'{where} must be one of {list(args)}, got {value!r}')
+        return value
+    if is_dataclass(hint):
+        return value if isinstance(value, hint) else _build(hint, value, where)  # type: ignore
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or (
+                args[-1] is not Ellipsis and len(value) != len(args)):
+            count = '' if args[-1] is Ellipsis else f'{len(args)} '
+            raise ValueError(f'{where} must be a list of {count}values, got {value!r}')
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_value(kind, item, f'{where}[{i}]')
+                     for i, (kind, item) in enumerate(zip(kinds, value)))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f'{where} must be a mapping, got {value!r}')
+        return {_value(args[0], key, where): _value(args[1], item, f'{where}.{key}')
+                for key, item in value.items()}
+    if hint is float and not isinstance(value, bool):
+        try:  # YAML 1.1 reads 1e-4 as a string
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError(f'{where} must be {hint.__name__}, got {value!r}')
