@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny model file that keeps the contract: label = red // 8, confidence = green."""
+"""A tiny model file that keeps the contract: label = red // divisor, confidence = green."""
 
 import json
 from pathlib import Path
@@ -16,23 +16,24 @@ METADATA = ModelMetadata(
 
 
 def write_tiny_onnx(path: Path, size: tuple[int, int] = (32, 64), batch: int | str = 1,
-                    metadata: str | None = 'default', slow: int = 0) -> Path:
+                    metadata: str | None = 'default', slow: int = 0,
+                    divisor: int = 8) -> Path:
     """
-    Write the model; red must stay below 152 for the labels to be Cityscapes ids.
+    Write the model; red must stay below 19 * divisor for the labels to be Cityscapes ids.
 
     ``metadata`` replaces the JSON text (None: leave it out). ``slow`` is a number of
     1024 x 1024 matrix products that one inference costs on top.
     """
     shape = [batch, *size]
     constants = [
-        numpy_helper.from_array(np.array(8, np.uint8), 'eight'),
+        numpy_helper.from_array(np.array(divisor, np.uint8), 'divisor'),
         numpy_helper.from_array(np.array(0, np.int64), 'zero'),
         numpy_helper.from_array(np.array(1, np.int64), 'one')]
     nodes = [
         helper.make_node('Gather', ['image', 'zero'], ['red'], axis=3),
         helper.make_node('Gather', ['image', 'one'], ['confidence' if not slow else 'green'],
                          axis=3),
-        helper.make_node('Div', ['red', 'eight'], ['labels'])]
+        helper.make_node('Div', ['red', 'divisor'], ['labels'])]
     if slow:
         constants += [
             numpy_helper.from_array(np.zeros((1024, 1024), np.float32), 'matrix'),
