@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Learnable tokens and their links: to texts, to patch features and to masks (DGTL, Rein).
+
+After Bi et al., DGTL (Knowledge-Based Systems 330, 2025), and Wei et al., Rein (CVPR 2024). Item
+numbers in comments count the facts about the released code that are kept on purpose.
+Shape legend: L blocks, M tokens per block, C width, K classes, D head width, N patches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from dgtl_core.config import AdapterConfig
+
+
+class PresentTextLink(nn.Module):
+    """The released text link: t <- t + (t S^T) S with the ground-truth classes' texts S."""
+
+    def __init__(self, num_classes: int, text_width: int) -> None:
+        super().__init__()
+        self.register_buffer('texts', torch.zeros(num_classes, text_width))
+        self.texts: Tensor
+
+    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """
+        Link the tokens with the texts of the classes in ``labels``, while training.
+
+        Item 7: in eval mode, and for a batch of one picture, the released code links no text.
+        Shape: tokens (L, M, C); labels (B, H, W), 255 = ignore -> (L, M, C).
+
+        :raises ValueError: training without labels, or a label that is no class.
+        """
+        if not self.training:
+            return tokens
+        if labels is None:
+            raise ValueError(
+                "text_link 'present' trains on ground-truth classes: call model(images, labels)")
+        present = labels.unique()
+        present = present[present != 255].long()
+        classes = len(self.texts)
+        if len(present) and (int(present[-1]) >= classes or int(present[0]) < 0):
+            raise ValueError(
+                f'labels must be in 0..{classes - 1} or 255, got {present.tolist()}')
+        if len(labels) == 1 or not len(present):
+            return tokens
+        texts = self.texts[present].to(tokens.dtype)
+        return tokens + (tokens @ texts.T) @ texts
+
+
+class AllTextLink(nn.Module):
+    """
+    Link every token with every class, in training and at inference.
+
+    a = softmax(cos(t, P s) / temperature) over the classes; t <- t + gain * sum_c a_c P s_c / |P s_c|,
+    with a learned temperature and gain, and a learned projection P where the widths differ.
+    """
+
+    def __init__(self, num_classes: int, text_width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.register_buffer('texts', torch.zeros(num_classes, text_width))
+        self.texts: Tensor
+        self.project: nn.Linear | None = None
+        if text_width != embed_dim:
+            self.project = nn.Linear(text_width, embed_dim, bias=False)
+            nn.init.xavier_normal_(self.project.weight)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's initial value
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """Shape: tokens (L, M, C) -> (L, M, C); ``labels`` have no influence."""
+        texts = self.texts if self.project is None else self.project(self.texts)
+        texts = F.normalize(texts.float(), dim=-1)
+        cosine = F.normalize(tokens.float(), dim=-1) @ texts.T
+        share = (cosine * self.log_scale.exp()).softmax(dim=-1)
+        return tokens + self.gain * (share @ texts)
+
+
+class Adapter(nn.Module):
+    """Tokens of all blocks; one scale and one pair of projections shared by all of them."""
+
+    def __init__(
+            self, config: AdapterConfig, embed_dim: int, depth: int, patch_size: int,
+            hidden_dim: int | None, text_link: PresentTextLink | AllTextLink | None) -> None:
+        """Make the tokens; ``hidden_dim`` is the width of queries made from them, or None."""
+        super().__init__()
+        self.text_link = text_link
+        tokens, rank = config.num_tokens, config.rank
+        patch = 3 * patch_size ** 2
+        if rank:
+            self.tokens_a = _uniform(patch + math.sqrt(embed_dim * rank), depth, tokens, rank)
+            self.tokens_b = _uniform(patch + math.sqrt(embed_dim * rank), depth, rank, embed_dim)
+        else:
+            self.tokens_full = _uniform(patch + embed_dim, depth, tokens, embed_dim)
+        self.rank = rank
+        self.scale = nn.Parameter(torch.tensor(config.scale))
+        self.token_value = nn.Linear(embed_dim, embed_dim)
+        self.delta = nn.Linear(embed_dim, embed_dim)
+        self.query_transform: nn.Linear | None = None
+        if hidden_dim is not None:
+            self.query_transform = nn.Linear(embed_dim, hidden_dim)
+            self.query_merge = nn.Linear(3 * hidden_dim, hidden_dim)
+
+    def tokens(self) -> Tensor:
+        """Return the learnable tokens of all blocks before any text link, (L, M, C)."""
+        return self.tokens_a @ self.tokens_b if self.rank else self.tokens_full
+
+    def linked_tokens(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the tokens (L, M, C) after the text link; labels (B, H, W) or None."""
+        return tokens if self.text_link is None else self.text_link(tokens, labels)
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """
+        Return what each token adds to a patch, (..., M, C), from tokens (..., M, C).
+
+        Item 8: token 0 takes its share of the softmax but adds nothing.
+        """
+        values = self.token_value(tokens)
+        keep = torch.ones_like(values[..., :1])
+        keep[..., 0, :] = 0
+        return values * keep
+
+    def forward(self, features: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+        """
+        Link the patch features of one block with its tokens (item 8).
+
+        P = softmax(f t^T / sqrt(C)); f <- f + scale (W2 (P v + f) + b2).
+        Shape: features (B, N, C); tokens, values (M, C) -> (B, N, C).
+        """
+        share = (features @ tokens.T * features.shape[-1] ** -0.5).softmax(dim=-1)
+        return features + self.scale * self.delta(share @ values + features)
+
+    def queries(self, tokens: Tensor) -> Tensor:
+        """
+        Make one query from each token's maximum, mean and last over the blocks (item 9).
+
+        Shape: tokens (L, M, C) without text -> (M, D). The three are interleaved: entry 3c + i of
+        the input of ``query_merge`` is part i of channel c.
+        """
+        assert self.query_transform is not None
+        x = self.query_transform(tokens)
+        return self.query_merge(torch.stack((x.amax(0), x.mean(0), x[-1]), dim=-1).flatten(1))
+
+
+def mask_link_matrix(tokens: Tensor) -> Tensor:
+    """
+    Return I + G G^T, (M, M), with G the mean over the blocks of the tokens without text.
+
+    Item 19: linked masks = (I + G G^T) masks over the queries. The same matrix on the mask
+    embeddings gives the same masks and costs next to nothing.
+    Shape: tokens (L, M, C).
+    """
+    mean = tokens.float().mean(dim=0)
+    return torch.eye(len(mean), device=mean.device) + mean @ mean.T
+
+
+def _uniform(fan: float, *shape: int) -> nn.Parameter:
+    bound = math.sqrt(6 / fan)  # item 6
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The whole segmenter: backbone, adapter, neck, pixel decoder, mask decoder.
+
+    model = build_segmenter(preset('dgtl-mini'))
+    layers = model(images)              # training: list[MaskLogits], one per decoder layer
+    scores = model.scores(images)       # inference: (B, K, H, W), the same numbers, less work
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from dgtl_core.config import SegmenterConfig
+from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
+from dgtl_core.model.mask_decoder import MaskDecoder, MaskLogits, semantic_scores
+from dgtl_core.model.neck import BeitNeck, INTERPOLATE
+from dgtl_core.model.pixel_decoder import PixelDecoder
+from dgtl_core.model.vit import Backbone
+
+
+class Segmenter(nn.Module):
+    """
+    Normalised pictures in, (class, mask) pairs out.
+
+    The parts are ``backbone``, ``adapter`` (or None), ``neck``, ``pixel_decoder`` and
+    ``mask_decoder``. ``adapter.text_link.texts`` is the buffer of class texts; it belongs to
+    every checkpoint.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        embed_dim, depth, _ = config.backbone.sizes
+        self.backbone = Backbone(config.backbone)
+        self.adapter: Adapter | None = None
+        if config.adapter.method != 'none':
+            from_tokens = config.head.queries == 'tokens'
+            self.adapter = Adapter(
+                config.adapter, embed_dim, depth, config.backbone.patch_size,
+                config.head.hidden_dim if from_tokens else None, _text_link(config))
+        beit = config.neck == 'beit'
+        self.neck = BeitNeck(embed_dim) if beit else nn.Identity()
+        self.pixel_decoder = PixelDecoder(
+            config.head, embed_dim, (1, 1, 1, 1) if beit else INTERPOLATE)
+        self.mask_decoder = MaskDecoder(config.head, config.num_classes)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> list[MaskLogits]:
+        """
+        Return what the queries predict before the first and after each decoder layer.
+
+        Shape: images (B, 3, H, W) float, normalised with the configuration's mean and std;
+        labels (B, H, W) integer with 255 = ignore, only for training with text_link 'present'.
+        The masks have 1/4 of the picture's size and include the mask link.
+
+        :raises ValueError: a size the backbone does not take; labels missing or out of range.
+        """
+        return self._forward(images, labels, last_only=False)
+
+    def predict(self, images: Tensor) -> MaskLogits:
+        """Return ``self(images)[-1]`` without the work for the other layers."""
+        return self._forward(images, None, last_only=True)[-1]
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return the semantic scores at the size of the pictures, (B, K, H, W)."""
+        return semantic_scores(self.predict(images), (images.shape[-2], images.shape[-1]))
+
+    def set_texts(self, texts: Tensor) -> None:
+        """
+        Put the (K, D) text embeddings of the classes in.
+
+        :raises ValueError: this model links no texts, or another shape.
+        """
+        link = None if self.adapter is None else self.adapter.text_link
+        if link is None:
+            raise ValueError("this segmenter has no text link (adapter.text_link is 'off')")
+        if texts.shape != link.texts.shape:
+            raise ValueError(
+                f'texts must be (classes, width) = {tuple(link.texts.shape)}, '
+                f'got {tuple(texts.shape)}')
+        link.texts.copy_(texts)
+
+    def _forward(
+            self, images: Tensor, labels: Tensor | None, last_only: bool) -> list[MaskLogits]:
+        adapter, queries, mask_link = self.adapter, None, None
+        if adapter is None:
+            features = self.backbone(images)
+        else:
+            tokens = adapter.tokens()
+            linked = adapter.linked_tokens(tokens, labels)
+            values = adapter.values(linked)
+            features = self.backbone(
+                images, lambda i, patches: adapter(patches, linked[i], values[i]))
+            if adapter.query_transform is not None:
+                queries = adapter.queries(tokens)
+            if self.config.adapter.mask_link:
+                mask_link = mask_link_matrix(tokens)
+        mask_features, memories = self.pixel_decoder(self.neck(features))
+        return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
+
+
+def build_segmenter(config: SegmenterConfig) -> Segmenter:
+    """
+    Build a segmenter with fresh weights; backbone weights and texts as the configuration says.
+
+    :raises ValueError: a weight or text file that does not fit.
+    :raises OSError: a file that is not there, or no network for ``backbone.weights: timm``.
+    """
+    model = Segmenter(config)
+    return model
+
+
+def windows(
+        size: tuple[int, int], window: tuple[int, int],
+        stride: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """
+    Yield (top, left, bottom, right) of the sliding windows, row by row.
+
+    Item 23: max(L - window + stride - 1, 0) // stride + 1 windows per axis, the last one shifted
+    back to the border; a picture smaller than the window is one smaller window.
+    """
+    spans = []
+    for length, crop, step in zip(size, window, stride):
+        count = max(length - crop + step - 1, 0) // step + 1
+        stops = [min(i * step + crop, length) for i in range(count)]
+        spans.append([(max(stop - crop, 0), stop) for stop in stops])
+    for top, bottom in spans[0]:
+        for left, right in spans[1]:
+            yield top, left, bottom, right
+
+
+def slide(
+        scores: Callable[[Tensor], Tensor], images: Tensor, window: tuple[int, int],
+        stride: tuple[int, int]) -> Tensor:
+    """
+    Return the scores of pictures of any size, the mean over the windows that cover a pixel.
+
+    Scores are summed, not logits, and divided by the coverage (item 23; VLTSeg item 13).
+    Shape: images (B, 3, H, W); scores maps (B, 3, h, w) to (B, K, h, w) -> (B, K, H, W).
+    """
+    size = (images.shape[-2], images.shape[-1])
+    total: Tensor | None = None
+    cover = images.new_zeros(size)
+    for top, left, bottom, right in windows(size, window, stride):
+        part = scores(images[:, :, top:bottom, left:right])
+        if total is None:
+            total = part.new_zeros((*part.shape[:2], *size))
+        total[:, :, top:bottom, left:right] += part
+        cover[top:bottom, left:right] += 1
+    assert total is not None
+    return total / cover
+
+
+def _text_link(config: SegmenterConfig) -> PresentTextLink | AllTextLink | None:
+    if config.adapter.text_link == 'off':
+        return None
+    if config.adapter.text_link == 'present':
+        return PresentTextLink(config.num_classes, config.text.width)
+    return AllTextLink(config.num_classes, config.text.width, config.backbone.sizes[0])

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The backbone: a vision transformer from timm, run block by block so that an adapter can act.
+
+Shape legend: B pictures, h x w patches, N = h * w, P prefix tokens (class, registers), C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import timm
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from dgtl_core.config import BackboneConfig
+
+# (block number, patch features (B, N, C)) -> patch features (B, N, C)
+Link = Callable[[int, Tensor], Tensor]
+
+# family: timm's architectures for the sizes s, b, l; the free sizes take the last one
+_TIMM = {
+    'vit': {'': 'vit_base_patch16_224'},
+    'dinov2': {size[0]: f'vit_{size}_patch14_dinov2.lvd142m'
+               for size in ('small', 'base', 'large')},
+    'dinov2-reg': {size[0]: f'vit_{size}_patch14_reg4_dinov2.lvd142m'
+                   for size in ('small', 'base', 'large')},
+    'dinov3': {size[0]: f'vit_{size}_patch16_dinov3.lvd1689m'
+               for size in ('small', 'base', 'large')},
+    'eva02': {'l': 'eva02_large_patch14_clip_224.merged2b'},
+    'clip': {'b': 'vit_base_patch16_clip_quickgelu_224.openai',
+             'l': 'vit_large_patch14_clip_quickgelu_224.openai'},
+    'siglip2': {size[0]: f'vit_{size}_patch16_siglip_512.v2_webli' for size in ('base', 'large')},
+}
+
+
+def timm_name(config: BackboneConfig) -> str:
+    """Return the name of timm's model (architecture.weights) behind a backbone."""
+    sizes = _TIMM[config.family]
+    letter = next((part for part in config.name.split('-') if part in ('s', 'b', 'l')), '')
+    return sizes.get(letter) or list(sizes.values())[-1]
+
+
+class Backbone(nn.Module):
+    """
+    A vision transformer that gives the patch features of four of its blocks.
+
+    Where it is frozen it stays in eval mode and its parameters need no gradient.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.trainable = config.trainable
+        self.positions = config.positions
+        self.patch_size = config.patch_size
+        self.out_indices = config.out_indices
+        self.grid = (config.img_size[0] // config.patch_size,
+                     config.img_size[1] // config.patch_size)
+        embed_dim, depth, num_heads = config.sizes
+        options = {}
+        if config.family == 'eva02':
+            # Items 4 and 5 of VLTSeg: the public code has no norm inside the attention.
+            options['scale_attn_inner'] = config.attn_norm
+        self.vit = timm.create_model(
+            timm_name(config), pretrained=False, num_classes=0, global_pool='',
+            img_size=config.img_size, patch_size=config.patch_size, dynamic_img_size=True,
+            embed_dim=embed_dim, depth=depth, num_heads=num_heads,
+            drop_path_rate=config.drop_path, **options)
+        if config.family.startswith('dinov2'):
+            # Never used, like ``vit.norm``; both are in the published files and their counts.
+            self.vit.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
+        else:
+            self.vit.norm = nn.Identity()
+        if not self.trainable:
+            self.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Switch to train mode unless frozen."""
+        return super().train(mode and self.trainable)
+
+    def forward(self, images: Tensor, link: Link | None = None) -> list[Tensor]:
+        """
+        Return the patch features of the blocks ``out_indices``, after the link of each block.
+
+        Shape: images (B, 3, H, W), normalised -> four of (B, C, h, w).
+
+        :raises ValueError: H or W is no multiple of the patch; with positions 'fixed' (VLTSeg
+            drops the rest of a patch), not as many patches as the position embedding.
+        """
+        grid = self._grid_of(images)
+        x = self._embed(images, grid)
+        rope = self._rope(grid)
+        prefix = self.vit.num_prefix_tokens
+        features = []
+        for index, block in enumerate(self.vit.blocks):
+            x = block(x) if rope is None else block(x, rope=rope)
+            if link is not None:
+                # Item 4: the class token passes through, the linked patches feed the next block.
+                patches = link(index, x[:, prefix:])
+                x = torch.cat((x[:, :prefix], patches), dim=1) if prefix else patches
+            if index in self.out_indices:
+                features.append(x[:, prefix:].transpose(1, 2).unflatten(2, grid))
+            if index == self.out_indices[-1]:
+                break
+        return features
+
+    def position_embedding(self, grid: tuple[int, int]) -> Tensor | None:
+        """
+        Return the learned position embedding for a patch grid, (1, [prefix +] h * w, C).
+
+        None where the transformer has none (DINOv3).
+        """
+        embedding = self.vit.pos_embed
+        if embedding is None or self.positions == 'fixed' or grid == self.grid:
+            return embedding
+        count = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
+        prefix, patches = embedding[:, :count], embedding[:, count:]
+        patches = patches.transpose(1, 2).unflatten(2, self.grid).float()
+        if self.positions == 'scale':
+            # Item 2: resized by scale factor, so the sampling step is 32 / (h + 0.1).
+            scale = ((grid[0] + 0.1) / self.grid[0], (grid[1] + 0.1) / self.grid[1])
+            patches = F.interpolate(patches, scale_factor=scale, mode='bicubic')
+        else:
+            patches = F.interpolate(patches, size=grid, mode='bicubic')
+        patches = patches.flatten(2).transpose(1, 2).to(prefix.dtype)
+        return torch.cat((prefix, patches), dim=1) if count else patches
+
+    def _grid_of(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[-2:]
+        patch = self.patch_size
+        grid = (height // patch, width // patch)
+        if self.positions == 'fixed':
+            # VLTSeg items 1, 2 and 7: the rest of a patch is dropped, only the count must match.
+            if grid[0] * grid[1] != self.grid[0] * self.grid[1]:
+                raise ValueError(
+                    f'this backbone takes pictures of {self.grid[0] * self.grid[1]} patches '
+                    f'({self.grid[0] * patch}x{self.grid[1] * patch} pixels), got '
+                    f'{height}x{width}; use a sliding window or positions "size"')
+        elif height % patch or width % patch or not height or not width:
+            raise ValueError(
+                f'height and width must be multiples of the patch ({patch}), got '
+                f'{height}x{width}; the next size is '
+                f'{-(-height // patch) * patch}x{-(-width // patch) * patch}')
+        return grid
+
+    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches and prefix tokens with their position embedding, (B, P + N, C)."""
+        vit = self.vit
+        x = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        prefix = [token.expand(len(x), -1, -1)
+                  for token in (getattr(vit, 'cls_token', None), getattr(vit, 'reg_token', None))
+                  if token is not None]
+        embedding = self.position_embedding(grid)
+        if embedding is not None and vit.no_embed_class:
+            x = x + embedding
+        x = torch.cat((*prefix, x), dim=1) if prefix else x
+        if embedding is not None and not vit.no_embed_class:
+            x = x + embedding
+        return vit.norm_pre(x)
+
+    def _rope(self, grid: tuple[int, int]) -> Tensor | None:
+        """Sine and cosine of the rotary position embedding, (N, 2 * head width)."""
+        rope = getattr(self.vit, 'rope', None)
+        if rope is None:
+            return None
+        # VLTSeg item 7: the table of the configured grid, in flat order, whatever the shape.
+        return rope.get_embed(shape=self.grid if self.positions == 'fixed' else grid)
