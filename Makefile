@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+# Variables: INPUT, DURATION, OUT (demo); PYTEST (more pytest options); PYTHON (the interpreter to
+# use); TORCH_INDEX (a package index with another build of torch, for example the CPU-only one).
+
+INPUT =
+DURATION = 60
+OUT = demo_output
+PYTEST =
+PYTHON =
+TORCH_INDEX ?=
+
+export INPUT DURATION OUT  # through the environment: names may hold any character
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+# The wheels of rclpy leave these behind for child processes; here they would point into the
+# environment of whoever called make.
+ifdef _ROS_WHEELS_BOOTSTRAP_COMPLETE
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
+endif
+
+# A sourced ROS 2 is used, with its own Python; without one, rclpy comes from wheels. Never both:
+# each has an environment of its own.
+ifdef ROS_DISTRO
+VENV = .venv-$(ROS_DISTRO)
+VENV_FLAGS = --system-site-packages
+CANDIDATES = python3
+RUNTIME_EXTRAS =
+DEVELOPMENT_EXTRAS = [train,export,dev]
+else
+VENV = .venv
+VENV_FLAGS =
+CANDIDATES = python3.13 python3.12 python3.11 python3.10 python3
+RUNTIME_EXTRAS = [ros]
+DEVELOPMENT_EXTRAS = [ros,train,export,dev]
+endif
+
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt
+
+.PHONY: help demo test lint parity train-mini clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' $(firstword $(MAKEFILE_LIST)) | \
+	    while read -r target text; do printf '  make %-12s%s\n' "$$target" "$$text"; done
+
+demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [DURATION=60] [OUT=demo_output]
+	$(BIN)/python -m dgtl_ros.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
+
+test: $(VENV)/.development  ## set up and run the tests
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.development  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+parity: $(VENV)/.development  ## compare with the recorded numbers of the released codes, full size
+	$(BIN)/python -m pytest -m parity $(PYTEST)
+
+train-mini: $(VENV)/.development  ## train the embedded demonstration model again
+	$(BIN)/python -m training.train training/recipes/mini.yaml
+
+clean:  ## remove builds and caches; environments and results stay
+	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+# The newest Python that can make an environment; with ROS 2, the one that has its rclpy.
+$(VENV)/.created:
+	@for python in $(or $(PYTHON),$(CANDIDATES)); do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	    if ! $$python -c 'import ssl, venv, ensurepip; ensurepip.version()' 2>/dev/null; then \
+	        lame=$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); continue; \
+	    fi; \
+	    if [ -n "$$ROS_DISTRO" ] && ! $$python -c 'import rclpy' 2>/dev/null; then \
+	        echo "ROS 2 $$ROS_DISTRO is sourced, but $$(command -v $$python) cannot import its rclpy." \
+	             'Put the Python of the distribution first in PATH, or use a shell without ROS.' >&2; \
+	        exit 1; \
+	    fi; \
+	    if [ -z "$$ROS_DISTRO" ] && [ "$$(uname -m)" != x86_64 ]; then \
+	        echo "There are rclpy wheels for x86_64 only, and this is $$(uname -m):" \
+	             'source a ROS 2 first (. /opt/ros/jazzy/setup.sh).' >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "making $(VENV) with $$($$python --version)"; \
+	    $$python -m venv --clear $(VENV_FLAGS) $(VENV) || exit 1; \
+	    : >$(VENV)/constraints.txt; \
+	    if [ -n "$$ROS_DISTRO" ]; then $$python -c "$$CONSTRAIN" >$(VENV)/constraints.txt || exit 1; fi; \
+	    touch $@; exit 0; \
+	done; \
+	if [ -n "$$lame" ]; then \
+	    echo "$$lame cannot make virtual environments: sudo apt install $$lame-venv" >&2; \
+	else \
+	    echo 'Python 3.10 or newer is needed, none of these is: $(or $(PYTHON),$(CANDIDATES)).' \
+	         'sudo apt install python3 python3-venv, or name one with PYTHON=/path/to/python3.' >&2; \
+	fi; \
+	exit 1
+
+# The compiled messages of a ROS 2 fit one major version of NumPy, its launch_testing only an old
+# pytest.
+define CONSTRAIN
+import numpy
+print('numpy<%d' % (int(numpy.__version__.split('.')[0]) + 1))
+print('pytest<9')
+endef
+export CONSTRAIN
+
+$(VENV)/.runtime: setup.py $(VENV)/.created
+	@echo 'installing what the node needs'
+	@$(INSTALL) -q -e '.$(RUNTIME_EXTRAS)'
+	@touch $@
+
+$(VENV)/.development: setup.py $(VENV)/.created
+	@echo 'installing what training and the tests need (torch is large: this can take minutes)'
+ifneq ($(TORCH_INDEX),)
+	@# Both from one place: a torchvision for another build of torch does not load.
+	@$(INSTALL) -q --index-url '$(TORCH_INDEX)' torch torchvision
+endif
+	@$(INSTALL) -q -e '.$(DEVELOPMENT_EXTRAS)'
+	@touch $@ $(VENV)/.runtime
