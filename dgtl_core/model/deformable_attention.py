@@ -53,29 +53,26 @@ class DeformableAttention(nn.Module):
         """
         batch, count, _ = query.shape
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
+        # Sampling places need float32 also under autocast. The pixels come last, so that every
+        # pass below runs over contiguous memory.
         offsets = self.sampling_offsets(query).float()
+        offsets = offsets.view(batch, count, heads, levels, points, 2).permute(3, 0, 2, 4, 1, 5)
         weights = self.attention_weights(query).float()
-        values = self.value_proj(values).float()
-        # (B, N, h, L * P) -> (B * h, 1, N, L * P)
         weights = weights.view(batch, count, heads, levels * points).softmax(dim=-1)
-        weights = weights.transpose(1, 2).reshape(batch * heads, 1, count, levels * points)
-        # (B, N, h, L, P, 2) -> (B * h, N, L, P, 2)
-        offsets = offsets.view(batch, count, heads, levels, points, 2).transpose(1, 2)
-        offsets = offsets.reshape(batch * heads, count, levels, points, 2)
-        # (B, N, C) -> (B * h, d, N)
-        values = values.view(batch, count, heads, -1).permute(0, 2, 3, 1)
-        values = values.reshape(batch * heads, -1, count)
-        gathered = []
-        start = 0
-        for level, (height, width) in enumerate(sizes):
-            stop = start + height * width
-            place = offsets[:, :, level] / offsets.new_tensor((width, height))
-            grid = 2 * (place + reference[:, None]) - 1
-            gathered.append(F.grid_sample(
-                values[:, :, start:stop].unflatten(2, (height, width)), grid, mode='bilinear',
-                padding_mode='zeros', align_corners=False))
-            start = stop
-        result = (torch.cat(gathered, dim=-1) * weights).sum(dim=-1)  # (B * h, d, N)
+        weights = weights.view(batch, count, heads, levels, points).permute(3, 0, 2, 4, 1)
+        values = self.value_proj(values).float()
+        values = values.view(batch, count, heads, -1).permute(0, 2, 3, 1).flatten(0, 1)
+        places = 2 * reference - 1
+        maps = values.split([height * width for height, width in sizes], dim=2)
+        result = torch.zeros((), device=query.device)
+        for level, size in enumerate(sizes):
+            # (B * h, P, N, 2); offsets count in pixels of the level
+            grid = places + offsets[level].flatten(0, 1) * offsets.new_tensor(
+                (2 / size[1], 2 / size[0]))
+            sampled = F.grid_sample(
+                maps[level].unflatten(2, size), grid, mode='bilinear', padding_mode='zeros',
+                align_corners=False)  # (B * h, d, P, N)
+            result = result + (sampled * weights[level].flatten(0, 1)[:, None]).sum(dim=2)
         result = result.view(batch, heads, -1, count).permute(0, 3, 1, 2).flatten(2)
         return self.output_proj(result.to(query.dtype))
 

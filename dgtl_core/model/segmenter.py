@@ -92,7 +92,8 @@ class Segmenter(nn.Module):
         else:
             tokens = adapter.tokens()
             linked = adapter.linked_tokens(tokens, labels)
-            values = adapter.values(linked)
+            values = adapter.values(linked).unbind()
+            linked = linked.unbind()
             features = self.backbone(
                 images, lambda i, patches: adapter(patches, linked[i], values[i]))
             if adapter.query_transform is not None:

@@ -96,12 +96,13 @@ class Backbone(nn.Module):
         features = []
         for index, block in enumerate(self.vit.blocks):
             x = block(x) if rope is None else block(x, rope=rope)
+            first, patches = x.split((prefix, x.shape[1] - prefix), dim=1)
             if link is not None:
                 # Item 4: the class token passes through, the linked patches feed the next block.
-                patches = link(index, x[:, prefix:])
-                x = torch.cat((x[:, :prefix], patches), dim=1) if prefix else patches
+                patches = link(index, patches)
+                x = torch.cat((first, patches), dim=1)
             if index in self.out_indices:
-                features.append(x[:, prefix:].transpose(1, 2).unflatten(2, grid))
+                features.append(patches.transpose(1, 2).unflatten(2, grid))
             if index == self.out_indices[-1]:
                 break
         return features
