@@ -19,10 +19,9 @@ import resource
 import sys
 import time
 
-import numpy as np
-
 from dgtl_core.runtime.backend import BACKENDS, open_backend
 from dgtl_core.runtime.metadata import ModelError
+import numpy as np
 
 Call = Callable[[np.ndarray], object]
 
@@ -147,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('model', nargs='+', help='.onnx, .engine or .safetensors')
     parser.add_argument('--backend', default='auto', choices=BACKENDS)
     parser.add_argument('--device', default='auto')
-    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: the engine\'s own')
+    parser.add_argument('--threads', type=int, default=0, help="CPU threads; 0: the engine's own")
     parser.add_argument('--batch', type=int, nargs='+', default=[1])
     parser.add_argument('--runs', type=int, default=20)
     parser.add_argument('--json', action='store_true', help='print one JSON object, no table')

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from torch import nn, Tensor
-import torch.nn.functional as F
-
 from dgtl_core.export.folded_head import FoldedMaskDecoder, FoldedPixelDecoder
 from dgtl_core.export.sampling import FORMS, frozen_linear, SamplingForm
 from dgtl_core.model.adapter import Adapter, mask_link_matrix
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.vit import Backbone
+import torch
+from torch import nn, Tensor
 
 
 class FoldedPatches(nn.Module):
@@ -160,7 +158,7 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
     """
     if form not in FORMS:
         raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
-    segmenter.backbone._grid_of(torch.empty((1, 3, *size), device="meta"))
+    segmenter.backbone._grid_of(torch.empty((1, 3, *size), device='meta'))
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)

@@ -8,15 +8,14 @@ Shape legend: B pictures, C backbone width, N pixels of a level, D head width, Q
 
 from __future__ import annotations
 
-import torch
-from torch import nn, Tensor
-import torch.nn.functional as F
-
 from dgtl_core.export.sampling import FoldedDeformableAttention, frozen_linear, SamplingForm
 from dgtl_core.model.deformable_attention import Sizes
 from dgtl_core.model.mask_decoder import Attention, DecoderLayer, MaskDecoder, MaskLogits
 from dgtl_core.model.neck import BeitNeck
 from dgtl_core.model.pixel_decoder import EncoderLayer, NUM_LEVELS, PixelDecoder, sine_encoding
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
 
 
 class FoldedLevel(nn.Module):
@@ -109,7 +108,9 @@ class FoldedPixelDecoder(nn.Module):
             self, source: PixelDecoder, neck: nn.Module, grid: tuple[int, int],
             form: SamplingForm) -> None:
         super().__init__()
-        parts = [neck.up4, neck.up2, None, neck.down2] if isinstance(neck, BeitNeck) else [None] * 4
+        parts: list[nn.Module | None] = [None] * 4
+        if isinstance(neck, BeitNeck):
+            parts = [neck.up4, neck.up2, None, neck.down2]
         projections = [source.lateral, *list(source.input_projections)[::-1]]
         levels = [FoldedLevel(projection, part, scale, grid)
                   for projection, part, scale in zip(projections, parts, source.scales)]

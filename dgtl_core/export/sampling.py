@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from typing import get_args, Literal
 
+from dgtl_core.model.deformable_attention import DeformableAttention, reference_points, Sizes
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-
-from dgtl_core.model.deformable_attention import DeformableAttention, reference_points, Sizes
 
 SamplingForm = Literal['grid_sample', 'gather', 'embedding_bag']
 FORMS: tuple[str, ...] = get_args(SamplingForm)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+From a uint8 picture to uint8 labels and confidence: what a model file computes.
+
+Shape legend: B pictures, V windows, H x W the picture, h x w a window, Q queries, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dgtl_core.export.fold import FoldedSegmenter
+from dgtl_core.processing import windows
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+Upsampling = Literal['exact', 'quarter']
+
+
+class LabelNetwork(nn.Module):
+    """
+    Labels and confidence of pictures of one size, as DESIGN's model file contract wants them.
+
+    One window is the whole picture; more are one batch, and their scores are summed and divided
+    by how many windows cover a pixel (item 23).
+    """
+
+    def __init__(
+            self, network: FoldedSegmenter, picture_size: tuple[int, int],
+            stride: tuple[int, int] | None = None, output_size: tuple[int, int] | None = None,
+            upsampling: Upsampling = 'exact') -> None:
+        """
+        Wrap a folded segmenter.
+
+        :param picture_size: (height, width) of the pictures; at least the network's own size.
+        :param stride: of the sliding windows; needed where the picture is larger.
+        :param output_size: of labels and confidence; None: the picture's.
+        :param upsampling: ``exact`` brings masks up before the sigmoid and the weighted sum, as
+            the method does; ``quarter`` brings up the scores of the mask grid, which is less work
+            and not the same.
+        :raises ValueError: a picture smaller than the network, or a larger one without a stride.
+        """
+        super().__init__()
+        if upsampling not in ('exact', 'quarter'):
+            raise ValueError(f"upsampling must be 'exact' or 'quarter', got {upsampling!r}")
+        if stride is None and picture_size != network.size:
+            raise ValueError(
+                f'a network of {network.size} sees pictures of {picture_size} only through '
+                'sliding windows: give a stride, or fold it for that size')
+        self.network = network
+        self.picture_size, self.output_size = picture_size, output_size or picture_size
+        self.upsampling = upsampling
+        self.windows = windows(picture_size, network.size, stride or network.size)
+        if any((y1 - y0, x1 - x0) != network.size for y0, y1, x0, x1 in self.windows):
+            raise ValueError(
+                f'pictures of {picture_size} are smaller than the window {network.size}')
+        cover = torch.zeros(picture_size)
+        for y0, y1, x0, x1 in self.windows:
+            cover[y0:y1, x0:x1] += 1
+        self.register_buffer('weight', 1 / cover if len(self.windows) > 1 else None)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape: (B, H, W, 3) uint8 RGB -> labels, confidence, each (B, H', W') uint8."""
+        scores = self.scores(pictures)
+        best, labels = scores.max(dim=1)
+        # Decision 2: a probability, although the scores themselves may exceed 1.
+        confidence = best / scores.sum(dim=1) * 255
+        return labels.to(torch.uint8), confidence.round().to(torch.uint8)
+
+    def scores(self, pictures: Tensor) -> Tensor:
+        """Shape: (B, H, W, 3) uint8 -> semantic scores (B, K, H', W') at the output size."""
+        if len(self.windows) == 1:
+            scores = self._window_scores(pictures)
+        else:
+            # (B, V, h, w, 3), so that the windows of one picture lie together
+            parts = torch.stack(
+                [pictures[:, y0:y1, x0:x1] for y0, y1, x0, x1 in self.windows], dim=1)
+            found = self._window_scores(parts.flatten(0, 1))
+            found = found.unflatten(0, (-1, len(self.windows)))
+            scores = self._stitch(found)
+        if self.output_size != self.picture_size:
+            scores = F.interpolate(
+                scores, size=self.output_size, mode='bilinear', align_corners=False)
+        return scores
+
+    def _window_scores(self, pictures: Tensor) -> Tensor:
+        classes, masks = self.network(pictures)
+        classes = classes.float().softmax(dim=-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
+        size = self.network.size
+        if self.upsampling == 'exact':
+            masks = F.interpolate(masks, size=size, mode='bilinear', align_corners=False)
+        scores = (classes.to(masks.dtype) @ masks.sigmoid().flatten(2)).float()
+        scores = scores.unflatten(2, tuple(masks.shape[2:]))
+        if self.upsampling == 'quarter':
+            scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+        return scores
+
+    def _stitch(self, found: Tensor) -> Tensor:
+        """Sum window scores where they belong, (B, V, K, h, w) -> (B, K, H, W)."""
+        height, width = self.picture_size
+        total = None
+        for index, (y0, y1, x0, x1) in enumerate(self.windows):
+            part = F.pad(found[:, index], (x0, width - x1, y0, height - y1))
+            total = part if total is None else total + part
+        assert total is not None
+        return total * self.weight

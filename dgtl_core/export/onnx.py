@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A model file from a segmenter: one ONNX graph from the uint8 picture to uint8 labels.
+
+Opset 18, no custom operator, one file. The file is written beside its place, checked, compared
+with torch on pictures, and only then put where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import os
+from pathlib import Path
+from typing import Literal
+
+from dgtl_core.export.labels import LabelNetwork
+from dgtl_core.metrics import ConfusionMatrix
+from dgtl_core.runtime.metadata import KEY, ModelMetadata
+from dgtl_core.runtime.onnx import OnnxBackend
+import numpy as np
+import onnx
+from onnx import numpy_helper, TensorProto
+import torch
+
+# The only one that every TensorRT from 10.3 to 11 reads: 10.3 stops at 20, and from 20 on
+# GridSample is called 'linear', which many versions silently run as 'nearest'.
+OPSET = 18
+_SMALL = 1024  # values; smaller constants stay float32 in a file with float16 weights
+
+Weights = Literal['float32', 'float16']
+
+
+class ExportError(ValueError):
+    """The graph breaks a rule, or the file does not agree with the network; nothing is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far two networks give the same on the same pictures."""
+
+    pictures: int
+    labels: float  # fraction of pixels with the same label
+    confidence: float  # mean absolute difference, of 255
+    miou: float | None = None  # of the first, where there is truth
+    miou_reference: float | None = None
+
+    def __str__(self) -> str:
+        text = (f'{self.labels:.4%} of the labels equal on {self.pictures} pictures, confidence '
+                f'differs by {self.confidence:.2f} of 255')
+        if self.miou is not None and self.miou_reference is not None:
+            text += f', mIoU {self.miou:.4f} (reference {self.miou_reference:.4f})'
+        return text
+
+
+def round_weights(network: LabelNetwork) -> None:
+    """Round the weights that a file with float16 weights stores, so that it is exact for them."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dtype == torch.float32 and tensor.numel() >= _SMALL:
+            tensor.data.copy_(tensor.half().float())
+
+
+def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bool = False,
+            weights: Weights = 'float32') -> onnx.ModelProto:
+    """
+    Trace a network into a model proto that keeps the model file contract.
+
+    :param dynamic_batch: leave the batch open (the axis is called ``batch``); it is 1 otherwise.
+    :param weights: how large constants are stored; the arithmetic is the network's either way.
+    :raises ExportError: the graph breaks one of the rules of :func:`check`.
+    """
+    picture = torch.zeros((2 if dynamic_batch else 1, *network.picture_size, 3), dtype=torch.uint8)
+    shapes = ({0: torch.export.Dim('batch', min=1, max=64)},) if dynamic_batch else None
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network, (picture,), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=['image'], output_names=['labels', 'confidence'], dynamic_shapes=shapes)
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:  # source lines of this machine, several times the graph's size
+        del node.metadata_props[:]
+        node.doc_string = ''
+    del model.graph.metadata_props[:], model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    model.producer_name, model.producer_version = 'dgtl', ''
+    if weights == 'float16':
+        _store_as_float16(model)
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
+    check(model)
+    return model
+
+
+def _store_as_float16(model: onnx.ModelProto) -> None:
+    """Halve the file: constants that float16 holds exactly, each followed by a Cast."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+            continue
+        value = numpy_helper.to_array(tensor)
+        half = value.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), value):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f'{name}_half'))
+        casts.append(onnx.helper.make_node(
+            'Cast', [f'{name}_half'], [name], f'{name}_cast', to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def check(model: onnx.ModelProto) -> None:
+    """
+    Check a model against onnx's own rules and those of the engines that will run it.
+
+    :raises ExportError: a rule is broken; the message names the node.
+    """
+    opsets = {(item.domain, item.version) for item in model.opset_import if item.version}
+    domains = {node.domain for node in model.graph.node} - {''}
+    if ('', OPSET) not in opsets or domains:
+        raise ExportError(
+            f'the graph must use opset {OPSET} alone, it uses {sorted(opsets)} and the operator '
+            f'domains {sorted(domains)}')
+    for node in model.graph.node:
+        if node.op_type == 'GridSample':
+            modes = [a.s.decode() for a in node.attribute if a.name == 'mode']
+            if modes not in ([], ['bilinear']):
+                raise ExportError(f'{node.name} samples with mode {modes}, not bilinear')
+    ends = {value.name: value.type.tensor_type.elem_type
+            for value in (*model.graph.input, *model.graph.output)}
+    if ends != dict.fromkeys(('image', 'labels', 'confidence'), TensorProto.UINT8):
+        raise ExportError(
+            f'inputs and outputs must be uint8 image, labels, confidence; got {ends}')
+    first = {node.op_type for node in model.graph.node if 'image' in node.input}
+    if first != {'Cast'}:  # TensorRT computes nothing in uint8
+        raise ExportError(f'the picture must go through a Cast first, it goes through {first}')
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f'onnx refuses the graph: {error}') from None
+
+
+def write(model: onnx.ModelProto, path: Path) -> Path:
+    """Write a model beside ``path``; :raises OSError: it did not fit. Move it with os.replace."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(model.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def agreement(outputs: Sequence[tuple[np.ndarray, np.ndarray]],
+              references: Sequence[tuple[np.ndarray, np.ndarray]], num_classes: int,
+              truths: Sequence[np.ndarray] | None = None) -> Agreement:
+    """
+    Compare (labels, confidence) pairs of the same pictures.
+
+    Shape: each (H, W) uint8; truths (H, W) with 255 = ignore.
+    """
+    equal = [np.mean(a[0] == b[0]) for a, b in zip(outputs, references)]
+    off = [np.abs(a[1].astype(int) - b[1]).mean() for a, b in zip(outputs, references)]
+    scores: list[float | None] = [None, None]
+    if truths is not None:
+        for index, found in enumerate((outputs, references)):
+            matrix = ConfusionMatrix(num_classes)
+            for (labels, _), truth in zip(found, truths):
+                matrix.update(labels, truth)
+            scores[index] = matrix.mean_iou()
+    return Agreement(
+        pictures=len(equal), labels=float(np.mean(equal)), confidence=float(np.mean(off)),
+        miou=scores[0], miou_reference=scores[1])
+
+
+@torch.no_grad()
+def run_torch(network: LabelNetwork,
+              pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (labels, confidence) of pictures (H, W, 3) uint8, one at a time."""
+    results = []
+    for picture in pictures:
+        labels, confidence = network(torch.from_numpy(picture)[None])
+        results.append((labels[0].numpy(), confidence[0].numpy()))
+    return results
+
+
+def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (labels, confidence) of pictures as ONNX Runtime on the CPU gives them."""
+    backend = OnnxBackend(path, device='cpu')
+    try:
+        found = [backend(picture[None]) for picture in pictures]
+    finally:
+        backend.close()
+    return [(labels[0], confidence[0]) for labels, confidence in found]
+
+
+def export_onnx(
+        network: LabelNetwork, path: Path, metadata: ModelMetadata,
+        pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray] | None = None, *,
+        dynamic_batch: bool = False, weights: Weights = 'float32',
+        min_agreement: float = 0.999) -> tuple[Agreement, Agreement]:
+    """
+    Write the model file and return its agreement with torch, and with the unrounded network.
+
+    :param pictures: real pictures of the network's picture size, (H, W, 3) uint8 each.
+    :param truths: their labels at the output size, 255 = ignore; None: no mIoU.
+    :param min_agreement: the fraction of labels that must be equal to the unrounded network's.
+    :raises ExportError: a rule of the graph is broken, or the labels differ too much.
+    :raises OSError: the file could not be written. In both cases ``path`` is as it was.
+    """
+    if not pictures:
+        raise ExportError('an export is checked on real pictures; none were given')
+    classes = len(metadata.classes)
+    exact = run_torch(network, pictures)
+    reference = exact
+    if weights == 'float16':
+        round_weights(network)
+        reference = run_torch(network, pictures)
+    model = to_onnx(network, metadata, dynamic_batch=dynamic_batch, weights=weights)
+    temporary = write(model, path)
+    try:
+        found = run_file(temporary, pictures)
+        same = agreement(found, reference, classes, truths)
+        kept = agreement(found, exact, classes, truths)
+        if min(same.labels, kept.labels) < min_agreement:
+            raise ExportError(
+                f'ONNX Runtime against torch: {same}; against the unrounded network: {kept}; '
+                f'at least {min_agreement:.2%} must be equal, so {path} was not written')
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return same, kept
