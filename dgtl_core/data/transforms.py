@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What happens to a picture and its labels before they are learned from.
+
+Every choice comes from the generator that is passed in, so a sample is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dgtl_core.classes import IGNORE_INDEX
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional, InterpolationMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformConfig:
+    """Sizes are (height, width) in pixels; the defaults are those of the released recipes."""
+
+    crop: tuple[int, int] = (512, 512)
+    resize: tuple[int, int] = (0, 0)  # to this size first, whatever the aspect ratio; 0: as it is
+    scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale of the (resized) picture
+    max_share: float = 0.75  # a crop where one class has a greater share is drawn again
+    flip: bool = True
+    photometric: float = 1.0  # strength of brightness, contrast, saturation and hue; 0: off
+
+    def __post_init__(self) -> None:
+        if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(
+                f'transforms.crop must be positive and transforms.scale a rising range, got '
+                f'{list(self.crop)} and {list(self.scale)}')
+
+
+def transform(
+        image: np.ndarray, labels: np.ndarray, config: TransformConfig,
+        generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """
+    Scale, crop, flip and distort one labelled picture.
+
+    Shape:
+        (H, W, 3) uint8 RGB, (H, W) uint8 -> (3, h, w) uint8, (h, w) uint8 with (h, w) the crop;
+        what lies beyond the picture is 0 with label 255
+    """
+    picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    mask = torch.from_numpy(np.ascontiguousarray(labels))[None]
+    picture, mask = _scale(picture, mask, config, generator)
+    top, left = _window(mask[0], config, generator)
+    height, width = config.crop
+    picture = functional.crop(picture, top, left, height, width)
+    inside = mask[:, top:top + height, left:left + width]
+    mask = torch.full((1, height, width), IGNORE_INDEX, dtype=torch.uint8)
+    mask[:, :inside.shape[1], :inside.shape[2]] = inside
+    if config.flip and generator.random() < 0.5:
+        picture, mask = picture.flip(-1), mask.flip(-1)
+    if config.photometric:
+        picture = photometric(picture, config.photometric, generator)
+    return picture.contiguous(), mask[0].contiguous()
+
+
+def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
+           generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    height, width = config.resize if all(config.resize) else mask.shape[1:]
+    factor = generator.uniform(*config.scale)
+    size = [max(1, round(height * factor)), max(1, round(width * factor))]
+    if size == list(mask.shape[1:]):
+        return picture, mask
+    return (functional.resize(picture, size, antialias=True),
+            functional.resize(mask, size, InterpolationMode.NEAREST_EXACT))
+
+
+def _window(mask: Tensor, config: TransformConfig,
+            generator: np.random.Generator) -> tuple[int, int]:
+    """Draw a crop; draw it again, at most nine times, while one class fills too much of it."""
+    height, width = config.crop
+    free = max(mask.shape[0] - height, 0), max(mask.shape[1] - width, 0)
+    for _ in range(10):
+        top, left = (int(generator.integers(0, n + 1)) for n in free)
+        if config.max_share >= 1 or not any(free):
+            break
+        counts = torch.bincount(
+            mask[top:top + height, left:left + width].flatten(), minlength=256)[:IGNORE_INDEX]
+        if (counts > 0).sum() > 1 and counts.max() < config.max_share * counts.sum():
+            break
+    return top, left
+
+
+def photometric(picture: Tensor, strength: float, generator: np.random.Generator) -> Tensor:
+    """
+    Change brightness, contrast, saturation and hue, each with probability one half.
+
+    At strength 1 the ranges are those of SSD's photometric distortion: +-32 of 255, factors
+    0.5..1.5, +-18 degrees.
+    """
+    def chance() -> bool:
+        return generator.random() < 0.5
+
+    def factor() -> float:
+        return 1 + 0.5 * strength * generator.uniform(-1, 1)
+
+    if chance():  # brightness is an offset here; clamped by the type
+        offset = round(32 * strength * generator.uniform(-1, 1))
+        picture = (picture.to(torch.int16) + offset).clamp_(0, 255).to(torch.uint8)
+    contrast_first = chance()
+    if contrast_first and chance():
+        picture = _contrast(picture, factor())
+    if chance():
+        picture = functional.adjust_saturation(picture, factor())
+    if chance():
+        turn = 0.05 * min(strength, 1) * generator.uniform(-1, 1)
+        picture = functional.adjust_hue(picture, turn)
+    if not contrast_first and chance():
+        picture = _contrast(picture, factor())
+    return picture
+
+
+def _contrast(picture: Tensor, factor: float) -> Tensor:
+    return (picture.float() * factor).clamp_(0, 255).to(torch.uint8)

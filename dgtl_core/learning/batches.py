@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The stream of training batches: a function of the seed and the position in the run alone.
+
+So a resumed run, and one on more processes, meets the pictures of an uninterrupted run on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from dgtl_core.data.datasets import CachedPictures, LabelledPicture, Pictures
+from dgtl_core.data.transforms import transform, TransformConfig
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+
+class Batch(NamedTuple):
+    """Transformed pictures, as the network and the losses take them."""
+
+    images: Tensor  # (B, 3, h, w) uint8 RGB
+    labels: Tensor  # (B, h, w) uint8
+    keys: tuple[int, ...]  # of the random points of each picture
+    names: tuple[str, ...]
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from where a GPU reads without waiting."""
+        return self._replace(images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+class _Samples(Dataset):
+    """Position in the run -> one transformed picture."""
+
+    def __init__(self, pictures: Pictures, config: TransformConfig, seed: int) -> None:
+        self.pictures, self.config, self.seed = pictures, config, seed
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, str]:
+        epoch, offset = divmod(position, len(self.pictures))
+        picture = self.pictures[int(_order(len(self.pictures), self.seed, epoch)[offset])]
+        choices = np.random.default_rng([self.seed, position])
+        image, labels = transform(picture.image, picture.labels, self.config, choices)
+        return image, labels, int(choices.integers(2**31)), picture.name
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _collate(samples: list[tuple[Tensor, Tensor, int, str]]) -> Batch:
+    images, labels, keys, names = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), keys, names)
+
+
+def batches(
+        pictures: Pictures, config: TransformConfig, *, seed: int, start: int, stop: int,
+        batch: int, accumulate: int = 1, rank: int = 0, world: int = 1, workers: int = 0,
+        pin_memory: bool = False) -> Iterator[Batch]:
+    """
+    Yield ``accumulate`` batches for each step from ``start`` up to ``stop``.
+
+    :param batch: pictures of one step over all processes.
+    :raises ValueError: ``batch`` cannot be split into world * accumulate equal parts.
+    """
+    if batch % (world * accumulate):
+        raise ValueError(
+            f'batch {batch} must be a multiple of processes x accumulate, {world} x {accumulate}')
+    part = batch // (world * accumulate)
+    positions = [
+        list(range(first, first + part))
+        for step in range(start, stop) for number in range(accumulate)
+        for first in [step * batch + (number * world + rank) * part]]
+    loader: DataLoader[Batch] = DataLoader(
+        _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
+        collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None)
+    return iter(loader)
+
+
+def cached(pictures: Pictures, folder: Path, workers: int) -> CachedPictures:
+    """
+    Return the same pictures from two memory-mapped files below ``folder``, made where missing.
+
+    :raises ValueError: the pictures differ in size.
+    """
+    about = {'name': pictures.name, 'count': len(pictures), 'about': repr(pictures)}
+    place = folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    if not place.is_dir():
+        _write_cache(pictures, place, workers)
+    return CachedPictures(place, pictures.classes)
+
+
+def _write_cache(pictures: Pictures, place: Path, workers: int) -> None:
+    temporary = place.with_name(f'{place.name}.{os.getpid()}.part')
+    temporary.mkdir(parents=True)
+    first = pictures[0]
+    images, labels = (np.lib.format.open_memmap(
+        temporary / f'{kind}.npy', 'w+', np.uint8, (len(pictures), *part.shape))
+        for kind, part in (('images', first.image), ('labels', first.labels)))
+    names = []
+    loader: DataLoader[LabelledPicture] = DataLoader(
+        _Listed(pictures), batch_size=None, num_workers=workers)
+    for index, picture in enumerate(tqdm(loader, desc='drawing pictures', unit='')):
+        if picture.image.shape != first.image.shape:
+            raise ValueError(
+                f'cache needs pictures of one size: {first.name} has {first.image.shape[:2]}, '
+                f'{picture.name} has {tuple(picture.image.shape[:2])}; set cache to false')
+        images[index], labels[index] = picture.image, picture.labels
+        names.append(picture.name)
+    images.flush()
+    labels.flush()
+    (temporary / 'about.json').write_text(
+        json.dumps({'name': pictures.name, 'names': names}), encoding='utf-8')
+    os.replace(temporary, place)
+
+
+class _Listed(Dataset):
+    """Any pictures, for a DataLoader."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        return self.pictures[index]

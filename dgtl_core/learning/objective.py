@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A segmenter with what it is trained for: one module for DistributedDataParallel to wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dgtl_core.learning.alignment import released_alignment, similarity_alignment
+from dgtl_core.learning.losses import LossConfig, set_loss
+from dgtl_core.learning.points import PointSource
+from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.segmenter import Segmenter
+import torch
+from torch import nn, Tensor
+
+
+class Objective(nn.Module):
+    """
+    Pictures and labels in, weighted losses out.
+
+    :raises ValueError: the alignment asks for tokens or texts that the model does not have.
+    """
+
+    def __init__(self, model: Segmenter, config: LossConfig) -> None:
+        super().__init__()
+        adapter = model.adapter
+        if config.alignment != 'off' and (adapter is None or adapter.text_link is None):
+            raise ValueError(
+                f'loss.alignment {config.alignment!r} needs a model with tokens and texts (an '
+                'adapter with a text link); set loss.alignment off for this one')
+        self.model = model
+        self.config = config
+        for name, values in (('mean', model.config.mean), ('std', model.config.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, images: Tensor, labels: Tensor, points: PointSource) -> dict[str, Tensor]:
+        """
+        Return the losses by name, each a vector over the decoder layers or a single number.
+
+        Shape:
+            images (B, 3, H, W) uint8 RGB, labels (B, H, W) uint8
+        """
+        features: list[Tensor] = []
+        watch = self.model.backbone.register_forward_hook(
+            lambda module, inputs, output: features.append(output[-1]))
+        layers = self.model((images - self.mean) / self.std, labels)
+        watch.remove()
+        with torch.autocast(images.device.type, enabled=False):
+            losses = set_loss(layers, labels, points, self.config)
+            if self.config.alignment != 'off':
+                losses['align'] = self.config.alignment_weight * self._alignment(
+                    layers, features[-1])
+        return losses
+
+    def _alignment(self, layers: Sequence[MaskLogits], features: Tensor) -> Tensor:
+        adapter: Any = self.model.adapter
+        tokens, texts = adapter.tokens().mean(0), adapter.text_link.texts
+        if self.config.alignment == 'released':
+            return released_alignment(layers, tokens, texts)
+        project = getattr(adapter.text_link, 'project', None)
+        return similarity_alignment(
+            layers[-1], features, tokens, texts if project is None else project(texts))

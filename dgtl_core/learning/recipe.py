@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe: all that a training run depends on. A recipe file holds only differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dgtl_core.config import from_dict, override, preset, SegmenterConfig
+from dgtl_core.data.transforms import TransformConfig
+from dgtl_core.learning.losses import LossConfig
+from dgtl_core.learning.optim import OptimConfig
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured while training."""
+
+    data: tuple[str, ...] = ()  # as on the command line of training.evaluate
+    every: int = 2000  # steps; also after the last one
+    limit: int = 0  # pictures of each; 0: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run; with the same recipe, machine and process count it repeats exactly."""
+
+    name: str
+    preset: str  # of the model; see dgtl_core.config.PRESETS
+    model: dict[str, Any] = field(default_factory=dict)  # differences to the preset
+    data: tuple[str, ...] = ()  # sources, mixed by their number of pictures
+    cache: bool = False  # keep decoded pictures in the output folder (all of one size)
+    workers: int = 4  # processes that load pictures, for each training process
+    steps: int = 40000
+    batch: int = 4  # pictures of a step over all processes; must divide by them
+    accumulate: int = 1  # parts into which a process splits its share of a batch
+    seed: int = 0
+    precision: Literal['auto', 'bf16', 'fp32'] = 'auto'
+    transforms: TransformConfig = field(default_factory=TransformConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    average: float = 0.0  # decay of a moving average of the weights; 0: none
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.accumulate, self.save_every) < 1:
+            raise ValueError(
+                'steps, batch, accumulate and save_every must be positive, got '
+                f'{self.steps}, {self.batch}, {self.accumulate}, {self.save_every}')
+        if not 0 <= self.average < 1:
+            raise ValueError(f'average must be in [0, 1), got {self.average}')
+
+    def segmenter(self) -> SegmenterConfig:
+        """Return the model's configuration: the preset with the recipe's differences."""
+        return override(preset(self.preset), self.model)
+
+
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """
+    Read a recipe file, the file that its key ``base`` names first, and ``key=value`` changes.
+
+    :raises ValueError: a key or a value that a recipe does not have; the message says which.
+    """
+    merged: dict[str, Any] = {}
+    content = _read(path)
+    base = content.pop('base', None)
+    if base is not None:
+        parent = _read(path.parent / str(base))
+        if 'base' in parent:
+            raise ValueError(f'{path}: its base {base} must not have a base of its own')
+        merged = parent
+    _merge(merged, content)
+    for change in changes:
+        key, separator, value = change.partition('=')
+        if not separator:
+            raise ValueError(f'a change must be key=value, like optim.lr=1e-4; got {change!r}')
+        nested: Any = yaml.safe_load(value)
+        for part in reversed(key.strip().split('.')):
+            nested = {part: nested}
+        _merge(merged, nested)
+    merged.setdefault('name', path.stem)
+    try:
+        recipe = from_dict(Recipe, merged)
+        recipe.segmenter()
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from None
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise ValueError(f'there is no recipe {path}') from None
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path} is not YAML: {error}') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must be a mapping of keys to values, got {content!r}')
+    return content
+
+
+def _merge(into: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for key, value in extra.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

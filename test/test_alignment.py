@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token-text alignment: recorded numbers for the released form, meaning for ours."""
+
+import json
+from pathlib import Path
+import zlib
+
+from dgtl_core.learning.alignment import kmeans, released_alignment, similarity_alignment
+from dgtl_core.model.mask_decoder import MaskLogits
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GOLDEN = Path(__file__).parent / 'golden' / 'learning'
+
+
+def drawn(key: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    generator = np.random.default_rng([zlib.crc32(key.encode()), seed])
+    return torch.from_numpy(generator.standard_normal(shape).astype(np.float32))
+
+
+@pytest.fixture(scope='module')
+def recorded():
+    with np.load(GOLDEN / 'pcloss.npz') as file:
+        data = dict(file)
+    meta = json.loads(data.pop('meta_json').tobytes())
+    tokens = 0.05 * drawn('pcloss/G', (meta['q'], 1024), meta['seed'])
+    layers = [
+        MaskLogits(torch.zeros(2, 100, 20), (3 * drawn(
+            f'pcloss/mask{i}', (meta['B'], meta['q'], *size), meta['seed'])).requires_grad_())
+        for i, size in enumerate(meta['sizes'])]
+    return data, layers, tokens
+
+
+def test_released_alignment_equals_the_recorded_one(recorded):
+    data, layers, tokens = recorded
+    tokens = tokens.clone().requires_grad_()
+    centroids, texts = (torch.from_numpy(data[key]) for key in ('kmeans_centers', 'text'))
+    loss = 0.01 * released_alignment(layers, tokens, texts, centroids)
+    assert loss.item() == pytest.approx(float(data['loss']), rel=1e-5)
+    loss.backward()
+    assert tokens.grad is None
+    for i, layer in enumerate(layers):
+        checksum = data[f'grad_mask{i}_checksum'][1]
+        assert layer.masks.grad.double().abs().sum().item() == pytest.approx(checksum, rel=1e-4)
+
+
+def test_own_centroids_are_about_as_good_as_the_recorded_ones(recorded):
+    data, _, tokens = recorded
+
+    def spread(centroids):
+        return torch.cdist(tokens, centroids).min(1).values.square().sum().item()
+    recorded_spread = spread(torch.from_numpy(data['kmeans_centers']))
+    assert recorded_spread == pytest.approx(float(data['kmeans_inertia']), rel=1e-4)
+    assert spread(kmeans(tokens, 19)) < 1.05 * recorded_spread
+
+
+def test_kmeans_finds_separate_clusters():
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.eye(5, 16)
+    rows = centres.repeat(8, 1) + 0.1 * torch.randn(40, 16, generator=generator)
+    distance = torch.cdist(centres, kmeans(rows, 5))
+    assert distance.min(1).values.max() < 0.2
+
+
+def test_released_alignment_says_where_it_cannot_work():
+    layer = MaskLogits(torch.zeros(1, 5, 4), torch.zeros(1, 5, 8, 8))
+    with pytest.raises(ValueError, match="got widths 192 and 192; use alignment 'similarity'"):
+        released_alignment([layer], torch.zeros(5, 192), torch.zeros(3, 192))
+
+
+def world(seed: int = 0):
+    """Return three classes in three stripes, with features, tokens and texts to match."""
+    directions = torch.linalg.qr(torch.randn(
+        16, 16, generator=torch.Generator().manual_seed(seed)))[0]
+    stripes = torch.arange(3).repeat_interleave(4)[None, :, None].expand(1, 12, 12)
+    features = directions[stripes].permute(0, 3, 1, 2)
+    masks = torch.stack([torch.where(stripes == k, 8.0, -8.0) for k in range(3)], 1)
+    classes = torch.full((1, 3, 4), -8.0)
+    classes[0, range(3), range(3)] = 8
+    return MaskLogits(classes, masks), features, directions
+
+
+def test_similarity_is_zero_where_tokens_agree_with_texts_and_not_elsewhere():
+    layer, features, directions = world()
+    agreeing = similarity_alignment(layer, features, directions[:3], directions[:3])
+    swapped = similarity_alignment(layer, features, directions[[1, 0, 2]], directions[:3])
+    assert agreeing.item() == pytest.approx(0, abs=1e-5)
+    assert swapped.item() > 1
+
+
+def test_similarity_teaches_the_tokens_which_class_they_stand_for():
+    layer, features, directions = world()
+    tokens = torch.randn(3, 16, generator=torch.Generator().manual_seed(7)).requires_grad_()
+    optimizer = torch.optim.Adam([tokens], 0.1)
+    for _ in range(150):
+        optimizer.zero_grad()
+        similarity_alignment(layer, features, tokens, directions[:3]).backward()
+        optimizer.step()
+    # each token is now nearer to the features of its own class than to those of any other
+    nearest = torch.nn.functional.normalize(tokens, dim=1) @ directions[:3].T
+    assert nearest.argmax(1).tolist() == [0, 1, 2]
+
+
+class NoWait(TorchDispatchMode):
+    """Refuses every operation that would make the host wait for a GPU."""
+
+    waits = {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique_consecutive', '_unique2',
+             'unique_dim', 'is_nonzero', 'equal', 'item', 'multinomial'}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.waits or (name in ('index', 'index_put', 'index_put_') and any(
+                x is not None and x.dtype == torch.bool for x in args[1])):
+            raise AssertionError(f'{name} waits for the device')
+        if name == '_to_copy' and 'device' in (kwargs or {}):
+            raise AssertionError('copies between devices')
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_wait_would_be_noticed():
+    with NoWait(), pytest.raises(AssertionError, match='_local_scalar_dense'):
+        torch.zeros(1).sum().item()
+    with NoWait(), pytest.raises(AssertionError, match='nonzero|index'):
+        torch.zeros(3)[torch.tensor([True, False, True])].sum()
+
+
+def test_alignments_do_not_wait_for_the_device(recorded):
+    data, layers, tokens = recorded
+    texts = torch.from_numpy(data['text'])
+    features = torch.randn(2, 1024, 4, 6)
+    with NoWait():
+        loss = released_alignment(layers, tokens, texts)
+        loss = loss + similarity_alignment(layers[-1], features, tokens, texts)
+        loss.backward()
