@@ -92,10 +92,13 @@ def person(index: int, phase: int, side: bool) -> Mesh:
     return b.build()
 
 
-def _wheel(b: MeshBuilder, z: float, r: float, wide: float) -> None:
+def _wheel(b: MeshBuilder, z: float, r: float, wide: float, inside: int = SPOKES) -> None:
     b.disc((0, r, z), r, 'x', WHEEL, None, 16)
-    b.disc((0.003, r, z), r * 0.9, 'x', SPOKES, (-1, r, z), 16)
-    b.disc((-0.003, r, z), r * 0.9, 'x', SPOKES, (1, r, z), 16)
+    b.disc((0.003, r, z), r * 0.9, 'x', inside, (-1, r, z), 16)
+    b.disc((-0.003, r, z), r * 0.9, 'x', inside, (1, r, z), 16)
+    if inside != SPOKES:  # a cast wheel
+        for x in (-0.01, 0.01):
+            b.disc((x, r, z), r * 0.5, 'x', METAL, (-x, r, z), 10)
     b.box((-wide, wide), (0, 2 * r), (z - r * 0.35, z + r * 0.35), (WHEEL, WHEEL, -1, -1, WHEEL))
 
 
@@ -169,11 +172,11 @@ def motorcycle(index: int, ridden: bool) -> Mesh:
     r, base = rng.uniform(0.28, 0.34), rng.uniform(1.25, 1.5)
     front, rear = base / 2, -base / 2
     b = MeshBuilder(MOTORCYCLE)
-    _wheel(b, rear, r, 0.08)
+    _wheel(b, rear, r, 0.08, WHEEL)
     b.hexa((-0.16, 0.16, rear + 0.15, front - 0.25), (-0.14, 0.14, rear + 0.25, front - 0.2), (0.26, 0.62),
            (METAL, METAL, FRAME if index % 2 else METAL, METAL, METAL))
     _bar(b, (r, front), (0.95, front - 0.3), 0.06, METAL, 0.09)
-    _wheel(b, front, r, 0.06)
+    _wheel(b, front, r, 0.06, WHEEL)
     b.hexa((-0.1, 0.1, front - 0.1, front + 0.22), (-0.1, 0.1, front - 0.16, front + 0.1), (r * 1.5, r * 2.2), (FRAME,))
     b.hexa((-0.17, 0.17, -0.12, front - 0.22), (-0.13, 0.13, -0.1, front - 0.3), (0.6, 0.9), (FRAME,))
     b.hexa((-0.15, 0.15, rear - 0.15, -0.1), (-0.13, 0.13, rear - 0.1, -0.12), (0.62, 0.78), (WHEEL,))

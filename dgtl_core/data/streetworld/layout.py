@@ -9,7 +9,7 @@ import random
 from dgtl_core.data.streetworld import figures, plants, textures, vehicles
 from dgtl_core.data.streetworld.meshes import MeshBuilder
 from dgtl_core.data.streetworld.scene import (
-    ASPHALT, BOUNDARY, BUILDING, Chunk, CROSS, CYCLE_LANE, FENCE, Foliage, GRASS, GRAVEL, HOUSE,
+    ASPHALT, BOUNDARY, BUILDING, Chunk, CYCLE_LANE, FENCE, Foliage, GRASS, GRAVEL, HOUSE,
     KERB, Panel, Patch, PAVEMENT, PLAZA, RAIL, rectangle, REPAIR, ROADWAY, SETTS, SKYLINE, SOIL,
     Thing, TRACK_BED, VEGETATION, WALK, WALL, WHITE_LINE, WORN_LINE, YARD, YELLOW_LINE)
 
@@ -35,7 +35,7 @@ class Street:
         self.tracks = r.random() < (0.3 if self.style in ('city', 'town', 'mixed') else 0.12)
         self.median = r.uniform(3.0, 3.4) if self.tracks else 0.0
         self.track_bed = r.choice((TRACK_BED, ASPHALT, ASPHALT, GRASS))
-        self.parking = (r.random() < 0.42, r.random() < 0.42)
+        self.parking = (r.random() < 0.34, r.random() < 0.34)
         self.cycle_lane = r.random() < 0.18
         half = self.median / 2 + lanes * self.lane
         self.lane_half = half
@@ -53,8 +53,8 @@ class Street:
         self.edge_line = r.choice((0, 0, WHITE_LINE, WORN_LINE, YELLOW_LINE))
         self.dash = r.choice(((2.0, 4.0), (4.0, 6.0), (3.0, 3.0), (6.0, 12.0), (1000.0, 0.0)))
         self.people = r.choice((0.6, 1.5, 3.0, 5.0, 9.0)) * (1.3 if self.style == 'city' else 0.8)
-        self.setback = tuple(r.choice((0.0, 0.0, 0.5, 2.0, 4.0)) if self.style in ('city', 'town')
-                             else r.uniform(2, 9) for _ in range(2))
+        self.setback = tuple(r.choice((0.0, 0.0, 0.3, 1.0, 3.0)) if self.style in ('city', 'town')
+                             else r.uniform(1, 7) for _ in range(2))
         self.cross_chance = r.choice((0.15, 0.35, 0.55))
         self.metal = figures.furniture_colors(r)
         self.surface = r.choices((ASPHALT, SETTS), (94, 6))[0]
@@ -166,9 +166,10 @@ class Street:
                 elif r.random() < 0.6:
                     out.things.append(self._sign(r, corner, z))
             for _ in range(r.choice((0, 0, 1, 1, 2))):  # cars that wait or cross
-                x = s * (self.halves[side] + r.uniform(2, 22))
-                out.things.append(self.vehicle(r, x, mid - s * self.hand * (b - a) * 0.22,
-                                               (-s) * math.pi / 2, CROSS, ('car',) * 7 + ('truck', 'bus')))
+                x = self.halves[side] + r.uniform(2, 22)
+                layer = HOUSE if x > self._origin(side) else WALK
+                out.things.append(self.vehicle(r, s * x, mid - s * self.hand * (b - a) * 0.22,
+                                               (-s) * math.pi / 2, layer, ('car',) * 9 + ('truck', 'bus')))
             far = s * r.uniform(45, 70)
             out.panels.append(self._front(r, far, a - 6, b + 6, HOUSE))
             if r.random() < 0.6:
@@ -203,8 +204,8 @@ class Street:
             self._parked_bicycles(out, r, side, r.uniform(z0, z1 - 6), h, cross)
 
     def _blocks(self, out: Chunk, r: random.Random, side: int, a: float, b: float) -> None:
-        weights = {'city': (80, 4, 4, 4, 4, 4), 'town': (64, 10, 8, 8, 4, 6), 'suburb': (46, 18, 14, 14, 4, 4),
-                   'park': (8, 48, 14, 16, 12, 2), 'open': (6, 20, 8, 14, 50, 2), 'mixed': (36, 18, 14, 14, 10, 8)}
+        weights = {'city': (80, 4, 4, 4, 4, 4), 'town': (72, 7, 7, 7, 3, 4), 'suburb': (60, 12, 10, 12, 3, 3),
+                   'park': (8, 48, 14, 16, 12, 2), 'open': (6, 20, 8, 14, 50, 2), 'mixed': (46, 14, 13, 13, 8, 6)}
         z = a
         while z < b - 3:
             kind = r.choices(('house', 'trees', 'wall', 'fence', 'open', 'lot'), weights[self.style])[0]
@@ -247,7 +248,7 @@ class Street:
         s = (-1, 1)[side]
         x = s * offset
         texture = textures.facade(r.randrange(textures.NUM_FACADES))
-        gain = r.uniform(0.82, 1.15)
+        gain = r.uniform(0.68, 1.32)
         tint = tuple(gain * r.uniform(0.94, 1.06) for _ in range(3))
         high = texture.height * r.uniform(0.95, 1.05)
         deep = r.uniform(8, 16)
@@ -506,7 +507,7 @@ class Street:
             for lane in range(self.lanes):
                 x = direction * self.hand * (self.median / 2 + (lane + 0.5) * self.lane)
                 at = z + (r.uniform(7, 45) if direction > 0 else r.uniform(2, 40))
-                density = r.choice((8, 16, 30, 60))
+                density = r.choice((10, 20, 40, 80))
                 while at < z + reach:
                     out.append(self._driver(r, x, at, direction, kinds))
                     at += 7 + r.expovariate(1 / density)
@@ -533,7 +534,7 @@ class Street:
         out = Chunk()
         s = self.hand
         lane = self.median / 2 + (self.lanes - 0.5) * self.lane
-        for kind, chance in (('bus', 0.13), ('truck', 0.12), ('motorcyclist', 0.12), ('cyclist', 0.16)):
+        for kind, chance in (('bus', 0.1), ('truck', 0.08), ('motorcyclist', 0.12), ('cyclist', 0.16)):
             if r.random() < chance:
                 direction = r.choice((1, -1))
                 shift = self.lane * 0.3 if kind in ('motorcyclist', 'cyclist') else 0
@@ -585,3 +586,34 @@ class Street:
             x += width * r.uniform(0.5, 0.9)
         return out
 
+    def end(self, r: random.Random, z: float) -> Chunk:
+        """A street across at ``z`` with houses or a park behind it: here the street ends."""
+        out = Chunk()
+        out.top_patches.append(rectangle(-90, 90, z - 8, z, self.surface))
+        out.top_patches.append(rectangle(-90, 90, z, z + 0.2, KERB, self.kerb))
+        out.top_patches.append(rectangle(-90, 90, z + 0.2, z + 4, PAVEMENT, self.kerb))
+        built = r.random() < 0.7
+        out.top_patches.append(rectangle(-90, 90, z + 4, z + 60, PLAZA if built else GRASS))
+        x = -90.0
+        while x < 90:
+            width = r.uniform(7, 18)
+            if built and r.random() < 0.93:
+                texture = textures.facade(r.randrange(textures.NUM_FACADES))
+                n = max(1, round(width / texture.width))
+                gain = r.uniform(0.7, 1.3)
+                out.panels.append(Panel((x, 0.0, z + 4.5), (width, 0, 0), (0, texture.height, 0), texture,
+                                        (n, 1), BUILDING, HOUSE, (gain, gain, gain)))
+            elif not built:
+                for _ in range(2):
+                    out.plants.append(self._tree(r, x + r.uniform(0, width), z + r.uniform(6, 20), HOUSE, 1.2))
+                if r.random() < 0.5:
+                    panel = self._strip(r, 0, 0, width, r.choice(('fence', 'wall', 'hedge')))
+                    panel.corner, panel.right = (x, 0.0, z + 4.2), (width, 0.0, 0.0)
+                    out.panels.append(panel)
+            x += width
+        for _ in range(r.randrange(5)):
+            out.things.append(self._person(r, r.uniform(-20, 20), z + r.uniform(1, 3.5), WALK, r.random() < 0.6, self.kerb))
+        for _ in range(r.randrange(4)):
+            out.things.append(self.vehicle(r, r.uniform(-20, 20), z - r.choice((2.2, 5.8)), r.choice((-1, 1)) * math.pi / 2,
+                                           WALK, ('car',) * 6 + ('bus', 'truck', 'cyclist')))
+        return out

@@ -38,20 +38,20 @@ def draw_light(r: random.Random) -> Light:
         tone = r.uniform(150, 215)
         zenith, horizon = (tone * 0.93, tone * 0.97, tone), (tone * 1.08, tone * 1.08, tone * 1.08)
         cloud, cover = (tone * 1.03, tone * 1.03, tone * 1.04), r.uniform(0.5, 0.95)
-    asphalt = _vary(r, (104, 106, 109), 0.2)
-    walk = _vary(r, (122, 118, 112), 0.2)
-    grass = _vary(r, r.choice(((92, 112, 58), (104, 116, 66), (116, 116, 78), (80, 104, 54), (124, 118, 86))), 0.16)
+    asphalt = _vary(r, (88, 90, 93), 0.2)
+    walk = _vary(r, (100, 98, 94), 0.2)
+    grass = _vary(r, r.choice(((84, 100, 54), (92, 102, 60), (102, 102, 70), (72, 94, 50), (110, 104, 76))), 0.16)
     table = (
         (SKY, (0, 0, 0), 0, 0), (ROAD, asphalt, 0.1, 0.08), (ROAD, _vary(r, asphalt, 0.3), 0.1, 0.06),
         (ROAD, (206, 206, 202), 0.08, 0.12), (ROAD, (194, 162, 62), 0.08, 0.12), (SIDEWALK, walk, 0.07, 0.08, r.choice((0.03, 0.08, 0.12))),
-        (SIDEWALK, _vary(r, (146, 142, 134), 0.15), 0.1, 0.08), (TERRAIN, grass, 0.3, 0.14),
+        (SIDEWALK, _vary(r, (120, 117, 111), 0.15), 0.1, 0.08), (TERRAIN, grass, 0.3, 0.14),
         (TERRAIN, _vary(r, (118, 100, 78), 0.2), 0.22, 0.16),
         (ROAD, _vary(r, r.choice(((128, 72, 62), asphalt, (70, 110, 84))), 0.1), 0.1, 0.08),
-        (ROAD, (88, 84, 82), 0.1, 0.05), (SIDEWALK, _vary(r, walk, 0.2), 0.07, 0.1, r.choice((0.0, 0.06, 0.12))),
+        (ROAD, (74, 71, 69), 0.1, 0.05), (SIDEWALK, _vary(r, walk, 0.2), 0.07, 0.1, r.choice((0.0, 0.06, 0.12))),
         (TERRAIN, _vary(r, (132, 126, 116), 0.15), 0.26, 0.1), (ROAD, tuple(0.55 * a + 0.45 * 206 for a in asphalt), 0.14, 0.16),
-        (ROAD, _vary(r, (112, 106, 100), 0.2), 0.12, 0.1), (ROAD, _vary(r, (110, 106, 102), 0.15), 0.12, 0.1, 0.1))
+        (ROAD, _vary(r, (96, 92, 87), 0.2), 0.12, 0.1), (ROAD, _vary(r, (94, 91, 88), 0.15), 0.12, 0.1, 0.1))
     assert len(table) == NUM_MATERIALS
-    ambient = r.uniform(0.8, 1.0) if not sunny else r.uniform(0.55, 0.85)
+    ambient = r.uniform(0.8, 1.0) if not sunny else r.uniform(0.45, 0.8)
     warm = (1.0, 0.97, 0.9)
     level = ambient + strength * sun[1]
     materials = tuple(Material(row[0], tuple(c * level for c in row[1]), *row[2:]) for row in table)

@@ -66,7 +66,7 @@ def _leaves(rng: random.Random, field: np.ndarray, rough: float) -> tuple[np.nda
     solid &= field > 0.02
     light = cv2.GaussianBlur(field, (0, 0), 9)
     slope = light - np.roll(light, -10, 0)  # lit from above
-    brightness = 118 + 190 * slope + 30 * clump + 26 * leaf
+    brightness = 112 + 200 * slope + 34 * clump + 36 * leaf
     return brightness, solid
 
 
@@ -161,4 +161,4 @@ def foliage_color(rng: random.Random) -> tuple[tuple[float, ...], tuple[float, .
     bright = {'green': (98, 124, 58), 'olive': (124, 126, 72), 'dull': (112, 112, 88),
               'autumn': (164, 118, 60)}[hue]
     gain = rng.uniform(0.75, 1.25)
-    return tuple(c * 0.16 * gain for c in bright), tuple(c * 1.5 * gain for c in bright)
+    return tuple(c * 0.1 * gain for c in bright), tuple(c * 1.85 * gain for c in bright)

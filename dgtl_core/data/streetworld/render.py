@@ -210,9 +210,11 @@ class Renderer:
         # towards the horizon the ground takes the colour of the haze
         gain *= self._shadow(first)
         np.clip(gain * 128, 0, 255, out=gain)
-        gain8 = gain.astype(np.uint8)
-        gain8[numbers == 0] = 128
-        cv2.multiply(image[first:], cv2.merge([gain8] * 3), image[first:], 1 / 128)
+        ground_gain = gain.astype(np.uint8)
+        whole = np.tile(textures.unevenness(), (-(-self.height // 512), -(-self.width // 512)))
+        whole = whole[:self.height, :self.width].copy()
+        np.copyto(whole[first:], ground_gain, where=numbers > 0)
+        cv2.multiply(image, cv2.merge([whole] * 3), image, 1 / 128)
 
     def _shadow(self, first: int) -> np.ndarray:
         """How much light the ground gets: cast shadows and the dark under things, (rows, W)."""
@@ -527,6 +529,7 @@ class Renderer:
         piece = cv2.warpAffine(picture, m, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         mask = piece[:, :, 1] > 127
         faces = self.faces[y0:y1, x0:x1]
+        through = plant.plant.kind == 'bare' and (faces == 0).view(np.uint8)
         np.copyto(faces, number, where=mask)
         depth = float(ends[:, 2].mean())
         self.plane[number, 2] = 1 / min(depth, FAR)
@@ -541,11 +544,11 @@ class Renderer:
                 return
             shade = cv2.extractChannel(piece, 0)
             color = cv2.LUT(cv2.merge([shade] * 3), table[None])
-            if plant.plant.kind == 'bare':
+            if through is not False:
                 rows = min(len(self.sky), y1) - y0
                 if rows > 0:
                     sky = self.sky[y0:y0 + rows, x0:x1]
-                    alpha = cv2.merge([cv2.extractChannel(piece[:rows], 2)] * 3)
+                    alpha = cv2.merge([cv2.extractChannel(piece[:rows], 2) * through[:rows]] * 3)
                     part = color[:rows]
                     blend = cv2.add(cv2.multiply(sky, alpha, scale=1 / 255), cv2.multiply(part, 255 - alpha, scale=1 / 255))
                     color[:rows] = blend

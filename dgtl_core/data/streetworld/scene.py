@@ -12,7 +12,7 @@ from dgtl_core.data.streetworld.textures import Texture
 Color = tuple[float, ...]
 
 # what lies farther from the road is drawn first; a ray from the road meets layers in falling order
-SKYLINE, HOUSE, YARD, BOUNDARY, CROSS, WALK, ROADWAY = range(7)
+SKYLINE, HOUSE, YARD, BOUNDARY, WALK, ROADWAY = range(6)
 
 # train ids
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER,
@@ -88,6 +88,12 @@ class Chunk:
     plants: list[Foliage] = field(default_factory=list)
     shades: list[tuple[float, float, float, float, float]] = field(default_factory=list)
     """Footprints that cast a shadow: x0, x1, z0, z1, height."""
+
+    def before(self, z: float) -> Chunk:
+        """The same without what stands beyond ``z``."""
+        return Chunk(self.patches, self.top_patches, [t for t in self.things if t.z < z],
+                     [p for p in self.panels if p.corner[2] + p.right[2] / 2 < z],
+                     [p for p in self.plants if p.z < z], [s for s in self.shades if s[2] < z])
 
 
 def rectangle(x0: float, x1: float, z0: float, z1: float, material: int, y: float = 0.0) -> Patch:

@@ -390,3 +390,10 @@ def paving() -> np.ndarray:
 def clouds() -> np.ndarray:
     """Cloud density, one tile, (513, 513) float32, mean 0, deviation 1."""
     return _tile(noise(24, 512, 1.7))
+
+
+@lru_cache(maxsize=1)
+def unevenness() -> np.ndarray:
+    """Gain of every surface over the picture, (512, 512) uint8, 128 means one."""
+    field = 0.6 * noise(25, 512, 0.9) + 0.5 * noise(26, 512, 0.2)
+    return np.clip(128 + 7 * field, 0, 255).astype(np.uint8)

@@ -27,13 +27,13 @@ def paint(rng: random.Random, kind: str = 'car') -> list[Color]:
                            (30, 16, 14, 9, 8, 9, 6, 5, 3))[0]
     gain = rng.uniform(0.75, 1.2)
     body = tuple(min(245.0, c * gain) for c in base)
-    dark = rng.uniform(14, 42)
+    dark = rng.uniform(16, 52)
     glass = (dark, dark * 1.05, dark * 1.12)
     sky = dark + rng.uniform(20, 110)
     extra = rng.choice(((205, 205, 205), (40, 60, 120), (170, 40, 40), (60, 110, 70), (190, 170, 60),
                         (50, 50, 54), tuple(c * 0.7 for c in body)))
     return [body, tuple(c * rng.uniform(0.62, 0.85) for c in body), glass, (22, 22, 24),
-            rng.choice(((120, 122, 124), (82, 84, 86), (46, 46, 48))), (222, 222, 214), (150, 26, 24),
+            rng.choice(((120, 122, 124), (82, 84, 86), (46, 46, 48))), (210, 210, 204), (138, 30, 28),
             rng.choice(((216, 216, 208), (206, 180, 60), (216, 216, 208))), (34, 34, 36), extra,
             (sky, sky * 1.02, sky * 1.05), tuple(min(245.0, c * 1.08) for c in body)]
 
@@ -101,14 +101,15 @@ def car(index: int) -> Mesh:
         b.quad([(-xa, ya, za), (xa, ya, za), (xb, yb, zb), (-xb, yb, zb)], GLASS, (0, belt, z0 + away * 2))
         b.quad([(-(xa + xb) / 2, (ya * 2 + yb) / 3 + 0.1, (za + zb) / 2 + eps), (xa * 0.3, (ya + yb) / 2, (za + zb) / 2 + eps),
                 (xb * 0.6, yb, zb + eps), (-xb, yb, zb + eps)], SKY_GLASS, (0, belt, z0 + away * 2))
+    inner = rng.uniform(0.74, 0.88)
     lamp_y = (mid, mid + (belt - mid) * 0.55)
     for side in (-1, 1):
         a, c = sorted((side * w * 0.58, side * w * 0.96))
         b.quad([(a, lamp_y[0], f + 0.03), (c, lamp_y[0], f + 0.03), (c, lamp_y[1], f + 0.01),
                 (a, lamp_y[1], f + 0.01)], LAMP, (0, mid, 0), 1)
         high = belt + (0.35 if kind in ('estate', 'suv', 'van') else -0.06)
-        b.quad([(side * w * 0.74, mid + 0.05, r - 0.03), (side * w * 0.97, mid + 0.05, r - 0.03),
-                (side * w * 0.93, high, r + 0.03), (side * w * 0.78, high, r + 0.03)], TAIL, (0, mid, 0), 2)
+        b.quad([(side * w * inner, mid + 0.05, r - 0.03), (side * w * 0.97, mid + 0.05, r - 0.03),
+                (side * w * 0.93, high, r + 0.03), (side * w * inner, high, r + 0.03)], TAIL, (0, mid, 0), 2)
         b.box((side * w - 0.02 + side * 0.1, side * w + 0.02 + side * 0.1), (belt, belt + 0.13),
               (hood - 0.45, hood - 0.3), (PAINT,))
     b.quad([(-w * 0.5, low + 0.12, f + 0.03), (w * 0.5, low + 0.12, f + 0.03), (w * 0.5, mid - 0.02, f + 0.03),

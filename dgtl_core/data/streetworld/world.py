@@ -33,7 +33,7 @@ def draw_camera(r: random.Random, size: tuple[int, int], street: Street) -> Came
     lane = r.randrange(street.lanes)
     x = street.hand * (street.median / 2 + (lane + 0.5) * street.lane) + r.gauss(0, 0.4)
     return Camera(size=size, focal=focal, x=x, height=r.choice((1.25, 1.4, 1.5, 1.7, 2.2)) + r.gauss(0, 0.06), z=0.0,
-                  yaw=r.gauss(0, 0.06), pitch=float(np.arctan((0.5 - horizon) * height / focal)), roll=r.gauss(0, 0.012),
+                  yaw=r.gauss(0, 0.06 if r.random() < 0.8 else 0.22), pitch=float(np.arctan((0.5 - horizon) * height / focal)), roll=r.gauss(0, 0.012),
                   bend=r.choice((0.0, 0.0, r.gauss(0, 0.0012))))
 
 
@@ -61,8 +61,14 @@ class StreetWorld:
         r = random.Random(f'{key}/view')
         camera = draw_camera(r, self.size, street)
         light = draw_light(r)
-        chunks = [street.skyline(r, 150.0)] + [street.chunk(i) for i in range(-1, 4)] + [street.specials(r, 0.0)]
-        picture = Renderer(camera, light, chunks, street.traffic(r, 0.0, 150.0)).draw()
+        chunks = [street.chunk(i) for i in range(-1, 4)] + [street.specials(r, 0.0)]
+        traffic = street.traffic(r, 0.0, 150.0)
+        if r.random() < 0.13:
+            end = r.uniform(26, 75)
+            chunks = [chunk.before(end - 9) for chunk in chunks] + [street.end(r, end)]
+            traffic = [thing for thing in traffic if thing.z < end - 10]
+        chunks.insert(0, street.skyline(r, 150.0))
+        picture = Renderer(camera, light, chunks, traffic).draw()
         return Sample(expose(picture.image, light, light.seed), picture.labels, picture.depth)
 
 
