@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('sensor_msgs.msg', reason='needs ROS 2 messages')
+from dgtl_ros.image_codec import ENCODINGS, ImageError, jpeg, MAX_PIXELS, mono8, rgb8, to_rgb
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+pytestmark = pytest.mark.ros
+COLORS = np.array([(200, 30, 60), (20, 180, 90), (40, 70, 220), (128, 128, 128)], np.uint8)
+
+
+@pytest.fixture
+def picture():
+    """Four flat quarters of 8 x 12 pixels in known colours."""
+    image = np.empty((16, 24, 3), np.uint8)
+    for i, color in enumerate(COLORS):
+        image[i // 2 * 8:][:8, i % 2 * 12:][:, :12] = color
+    return image
+
+
+def message(encoding, rows, width=24, height=16, step=None, big=0):
+    rows = np.ascontiguousarray(rows)
+    msg = Image(encoding=encoding, width=width, height=height, is_bigendian=big,
+                step=rows.shape[1] if step is None else step)
+    msg.data.frombytes(rows.tobytes())
+    return msg
+
+
+def rows_of(pixels, padding=0):
+    flat = pixels.reshape(pixels.shape[0], -1)
+    return np.pad(flat, ((0, 0), (0, padding)), constant_values=77)
+
+
+@pytest.mark.parametrize('padding', [0, 1, 13])
+@pytest.mark.parametrize('encoding, order', [
+    ('rgb8', [0, 1, 2]), ('bgr8', [2, 1, 0]), ('rgba8', [0, 1, 2, 0]), ('bgra8', [2, 1, 0, 0])])
+def test_colour_order_and_row_padding(picture, encoding, order, padding):
+    msg = message(encoding, rows_of(picture[:, :, order], padding))
+    np.testing.assert_array_equal(to_rgb(msg), picture)
+
+
+@pytest.mark.parametrize('padding', [0, 6])
+def test_rgb8_is_a_view(picture, padding):
+    msg = message('rgb8', rows_of(picture, padding))
+    rgb = to_rgb(msg)
+    msg.data[0] = 9
+    assert rgb[0, 0, 0] == 9
+
+
+@pytest.mark.parametrize('big', [0, 1])
+@pytest.mark.parametrize('encoding', ['rgb16', 'bgr16', 'rgba16', 'bgra16', 'mono16'])
+def test_sixteen_bits_keep_the_high_byte(picture, encoding, big):
+    order = {'r': [0, 1, 2], 'b': [2, 1, 0], 'm': [0]}[encoding[0]] + [0] * ('a' in encoding)
+    wide = picture[:, :, order].astype('>u2' if big else '<u2', order='C') * 256 + 99
+    rows = rows_of(np.ascontiguousarray(wide.astype('>u2' if big else '<u2')).view(np.uint8))
+    want = np.repeat(picture[:, :, :1], 3, 2) if encoding == 'mono16' else picture
+    np.testing.assert_array_equal(to_rgb(message(encoding, rows, big=big)), want)
+
+
+def test_mono8(picture):
+    rgb = to_rgb(message('mono8', rows_of(picture[:, :, 1], 3)))
+    np.testing.assert_array_equal(rgb, np.repeat(picture[:, :, 1:2], 3, 2))
+
+
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+def test_bayer_patterns_are_named_by_their_first_two_rows(picture, pattern, bits):
+    plane = np.empty(picture.shape[:2], np.uint8)
+    for i, letter in enumerate(pattern):
+        plane[i // 2::2, i % 2::2] = picture[i // 2::2, i % 2::2, 'rgb'.index(letter)]
+    rows = plane if bits == 8 else rows_of((plane.astype('<u2') * 256).view(np.uint8))
+    rgb = to_rgb(message(f'bayer_{pattern}{bits}', rows))
+    for y, x in ((3, 5), (3, 18), (12, 5), (12, 18)):  # away from the seams: flat, so exact
+        np.testing.assert_array_equal(rgb[y, x], picture[y, x])
+
+
+def yuv(picture):
+    """BT.601 with the range 16..235, as cameras send it."""
+    r, g, b = np.moveaxis(picture.astype(float), 2, 0)
+    y = 16 + 0.257 * r + 0.504 * g + 0.098 * b
+    u = 128 - 0.148 * r - 0.291 * g + 0.439 * b
+    v = 128 + 0.439 * r - 0.368 * g - 0.071 * b
+    return [np.round(p).astype(np.uint8) for p in (y, u, v)]
+
+
+@pytest.mark.parametrize('encoding', ['uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2'])
+@pytest.mark.parametrize('padding', [0, 4])
+def test_packed_yuv(picture, encoding, padding):
+    y, u, v = yuv(picture)
+    color = np.stack([u[:, ::2], v[:, ::2]], 2).reshape(y.shape)
+    luma_first = encoding in ('yuyv', 'yuv422_yuy2')
+    pairs = np.stack([y, color] if luma_first else [color, y], 2)
+    rgb = to_rgb(message(encoding, rows_of(pairs, padding)))
+    assert np.abs(rgb.astype(int) - picture).max() <= 4
+
+
+@pytest.mark.parametrize('encoding', ['nv12', 'nv21'])
+@pytest.mark.parametrize('padding', [0, 8])
+def test_planar_yuv(picture, encoding, padding):
+    y, u, v = yuv(picture)
+    pair = [u, v] if encoding == 'nv12' else [v, u]
+    color = np.stack([p[::2, ::2] for p in pair], 2).reshape(8, 24)
+    rgb = to_rgb(message(encoding, rows_of(np.vstack([y, color]), padding)))
+    assert np.abs(rgb.astype(int) - picture).max() <= 4
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_every_listed_encoding_is_read_and_refuses_too_little_data(encoding):
+    planar = encoding.startswith('nv')
+    step = 24 * {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'rgb16': 6, 'bgr16': 6,
+                 'rgba16': 8, 'bgra16': 8}.get(
+                     encoding, 1 if planar or encoding.endswith('8') else 2)
+    rows = np.full((24 if planar else 16, step), 100, np.uint8)
+    rgb = to_rgb(message(encoding, rows))
+    assert rgb.shape == (16, 24, 3) and rgb.dtype == np.uint8
+    short = message(encoding, rows)
+    short.data = short.data[:-1]
+    with pytest.raises(ImageError, match=r'truncated.*needs \d+ bytes, got \d+'):
+        to_rgb(short)
+    with pytest.raises(ImageError, match='step .* too small'):
+        to_rgb(message(encoding, rows, step=step - 1))
+
+
+def test_missing_padding_of_the_last_row_is_no_truncation(picture):
+    msg = message('rgb8', rows_of(picture, 8))
+    msg.data = msg.data[:-8]
+    np.testing.assert_array_equal(to_rgb(msg), picture)
+
+
+@pytest.mark.parametrize('encoding', ['', '8', '16', 'RGB8', 'rgb', 'rgb32', '32FC1', '16UC1',
+                                      'bayer_rggb', 'jpeg', 'rgb08'])
+def test_unknown_encoding_names_the_allowed_ones(encoding):
+    with pytest.raises(ImageError, match='not supported: use one of .*bgr8.*camera driver'):
+        to_rgb(message(encoding, np.zeros((16, 24 * 8), np.uint8)))
+
+
+@pytest.mark.parametrize('size', [(0, 24), (16, 0), (0, 0), (2**32 - 1, 2**32 - 1),
+                                  (MAX_PIXELS, 2)])
+def test_impossible_sizes(size):
+    msg = message('rgb8', np.zeros((16, 72), np.uint8), height=size[0], width=size[1])
+    with pytest.raises(ImageError, match='impossible'):
+        to_rgb(msg)
+
+
+@pytest.mark.parametrize('encoding, height, width', [
+    ('yuyv', 16, 23), ('nv12', 15, 24), ('nv21', 16, 23), ('bayer_rggb8', 1, 24)])
+def test_sizes_that_an_encoding_cannot_have(encoding, height, width):
+    msg = message(encoding, np.zeros((40, 96), np.uint8), height=height, width=width)
+    with pytest.raises(ImageError, match='even|at least 2x2'):
+        to_rgb(msg)
+
+
+def compressed(suffix, picture, name='jpeg'):
+    data = cv2.imencode(suffix, picture[:, :, ::-1])[1].tobytes()
+    msg = CompressedImage(format=name)
+    msg.data.frombytes(data)
+    return msg
+
+
+@pytest.mark.parametrize('suffix, tolerance', [('.png', 0), ('.jpg', 24)])
+def test_compressed(picture, suffix, tolerance):
+    rgb = to_rgb(compressed(suffix, picture))
+    inner = np.abs(rgb.astype(int) - picture)[2:6, 2:9]
+    assert rgb.shape == picture.shape and inner.max() <= tolerance
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+@pytest.mark.parametrize('kept', [0.0, 0.02, 0.3, 0.9])
+def test_truncated_compressed_picture_is_an_error_not_a_grey_area(suffix, kept):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    msg = compressed(suffix, noise)
+    msg.data = msg.data[:int(len(msg.data) * kept)]
+    with pytest.raises(ImageError, match='truncated|neither'):
+        to_rgb(msg)
+
+
+def test_padding_after_a_compressed_picture_is_allowed(picture):
+    msg = compressed('.jpg', picture)
+    msg.data.frombytes(bytes(500))
+    assert to_rgb(msg).shape == picture.shape
+
+
+def test_garbage_inside_a_compressed_picture():
+    msg = CompressedImage(format='png')
+    msg.data.frombytes(b'\x89PNG\r\n\x1a\n' + bytes(8) + b'\0\0\0\x10\0\0\0\x10' + bytes(40)
+                       + b'IEND')
+    with pytest.raises(ImageError, match='damaged'):
+        to_rgb(msg)
+
+
+def test_compressed_bomb_is_refused_before_it_is_decoded(picture):
+    msg = compressed('.png', picture)
+    msg.data[16:24] = type(msg.data)('B', b'\0\1\0\0\0\1\0\0')  # 65536 x 65536
+    start = time.monotonic()
+    with pytest.raises(ImageError, match='impossible'):
+        to_rgb(msg)
+    assert time.monotonic() - start < 0.1
+
+
+def test_rotation_in_the_file_is_ignored(picture):
+    msg = compressed('.jpg', picture)
+    exif = b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'
+    data = msg.data.tobytes()
+    msg.data = type(msg.data)('B', data[:2] + exif + data[2:])
+    assert to_rgb(msg).shape == picture.shape
+
+
+def test_messages_keep_header_size_and_bytes(picture):
+    header = Header(frame_id='camera_optical')
+    header.stamp.sec, header.stamp.nanosec = 12, 345
+    for msg, channels in ((mono8(picture[:, ::2, 1], header), 1), (rgb8(picture, header), 3)):
+        assert (msg.header, msg.height, msg.is_bigendian) == (header, 16, 0)
+        assert msg.step == msg.width * channels == len(msg.data) // 16
+    np.testing.assert_array_equal(to_rgb(rgb8(picture, header)), picture)
+    np.testing.assert_array_equal(
+        to_rgb(mono8(picture[:, ::2, 1], header))[:, :, 0], picture[:, ::2, 1])
+
+
+def test_jpeg_round_trip(picture):
+    msg = jpeg(picture, Header(frame_id='x'), 95)
+    assert msg.header.frame_id == 'x' and 'jpeg' in msg.format
+    assert np.abs(to_rgb(msg).astype(int) - picture)[2:6, 2:9].max() <= 24
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    assert len(jpeg(noise, Header(), 10).data) < len(jpeg(noise, Header(), 90).data)
+
+
+def test_filling_a_message_copies_and_does_not_loop():
+    pixels = np.zeros((1080, 1920), np.uint8)
+    copy = min(timed(pixels.tobytes) for _ in range(5))
+    build = min(timed(mono8, pixels, Header()) for _ in range(5))
+    assert build < 30 * copy + 2e-3, 'element by element it takes hundreds of copies'
+
+
+def timed(function, *args):
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start
