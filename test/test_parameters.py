@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
+import pytest
+import yaml
+
+rclpy = pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+from dgtl_ros.parameters import (  # noqa: E402
+    declare,
+    ParameterError,
+    parameters_of,
+    Settings,
+    unknown_parameters,
+    updated,
+)
+from rclpy.context import Context  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+pytestmark = pytest.mark.ros
+CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'segment.yaml'
+
+
+@pytest.fixture
+def make_node(monkeypatch):
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    context, nodes = Context(), []
+    rclpy.init(context=context, args=[])
+
+    def make(**values):
+        overrides = [Parameter(name.replace('__', '.'), value=v) for name, v in values.items()]
+        nodes.append(Node('parameters', context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def changes(**values):
+    return [Parameter(name.replace('__', '.'), value=value) for name, value in values.items()]
+
+
+def test_defaults_and_overrides_are_read(make_node):
+    settings = declare(make_node(max_rate=5.0, qos__image__depth=3, enabled=False), Settings)
+    assert settings == Settings(max_rate=5.0, image_depth=3, enabled=False)
+
+
+def test_every_parameter_says_what_it_is_for(make_node):
+    node = make_node()
+    declare(node, Settings)
+    for name, entry in parameters_of(Settings).items():
+        descriptor = node.describe_parameter(name)
+        assert len(descriptor.description) > 10, name
+        if type(entry.default) in (int, float):
+            ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+            assert len(ranges) == 1 and ranges[0].from_value < ranges[0].to_value, name
+        for choice in entry.metadata['choices']:
+            assert choice in descriptor.additional_constraints, name
+        assert ('unconfigured' in descriptor.additional_constraints) != entry.metadata['dynamic']
+
+
+@pytest.mark.parametrize('values, message', [
+    ({'overlay_alpha': 1}, 'overlay_alpha must be a double in 0.0..1.0, such as 0.5'),
+    ({'overlay_alpha': 1.5}, 'overlay_alpha must be a double in 0.0..1.0'),
+    ({'overlay_alpha': float('nan')}, 'overlay_alpha must be a double in 0.0..1.0'),
+    ({'jpeg_quality': 0}, 'jpeg_quality must be an integer in 1..100'),
+    ({'model_path': 5}, 'model_path must be a string'),
+    ({'enabled': 'yes'}, 'enabled must be true or false'),
+    ({'backend': 'cuda'}, r"backend must be one of \['auto', .*\], got 'cuda'"),
+    ({'output_size': 'network', 'resize_mode': 'crop'}, 'use resize_mode stretch'),
+])
+def test_wrong_values_at_the_start_say_what_is_allowed(make_node, values, message):
+    with pytest.raises(ParameterError, match=message):
+        declare(make_node(**values), Settings)
+
+
+def test_changes_are_all_or_nothing():
+    before = Settings()
+    with pytest.raises(ParameterError, match=r'max_rate must be .* 0.0..240.0, got -1'):
+        updated(before, changes(jpeg_quality=50, max_rate=-1.0), configured=True)
+    assert before == Settings()
+    after = updated(before, changes(jpeg_quality=50, max_rate=1.0), configured=True)
+    assert after == Settings(jpeg_quality=50, max_rate=1.0)
+
+
+def test_what_is_fixed_after_configuration():
+    with pytest.raises(ParameterError, match='model_path is fixed once .* cleanup'):
+        updated(Settings(), changes(model_path='x.onnx'), configured=True)
+    assert updated(Settings(), changes(model_path='x.onnx'), False).model_path == 'x.onnx'
+    assert updated(Settings(), changes(backend='auto'), True) == Settings()  # no change at all
+    assert updated(Settings(), changes(use_sim_time=True), True) == Settings()  # rclpy's own
+
+
+def test_every_dynamic_parameter_may_change_and_no_other():
+    for name, entry in parameters_of(Settings).items():
+        choices = [c for c in entry.metadata['choices'] if c != entry.default]
+        other = {bool: not entry.default, str: choices[0] if choices else 'other',
+                 int: entry.metadata['low'], float: entry.metadata['low']}[type(entry.default)]
+        if other == entry.default:
+            other = entry.metadata['high']
+        change = [Parameter(name, value=other)]
+        if entry.metadata['dynamic']:
+            assert getattr(updated(Settings(), change, True), entry.name) == other
+        else:
+            with pytest.raises(ParameterError, match=f'{name} is fixed'):
+                updated(Settings(), change, True)
+
+
+def test_unknown_parameters_are_named_with_the_nearest_one(make_node):
+    node = make_node()
+    declare(node, Settings)
+    lines = unknown_parameters(node, ['confidence_treshold', 'use_sim_time', 'max_rate', 'zzz',
+                                      'qos_overrides./segmentation.publisher.depth'])
+    assert lines == [
+        'unknown parameter confidence_treshold has no effect; did you mean confidence_threshold?',
+        'unknown parameter zzz has no effect']
+
+
+def test_the_parameter_file_lists_every_parameter_with_its_default():
+    data = yaml.safe_load(CONFIG.read_text(encoding='utf-8'))
+    listed = flatten(data['/**']['ros__parameters'])
+    defaults = {n: e.default for n, e in parameters_of(Settings).items()}
+    assert listed == defaults
+    wrong = [n for n, value in listed.items() if type(value) is not type(defaults[n])]
+    assert not wrong, 'ROS tells 1 from 1.0'
+
+
+def flatten(tree, prefix=''):
+    result = {}
+    for key, value in tree.items():
+        inner = flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {
+            prefix + key: value}
+        result.update(inner)
+    return result
