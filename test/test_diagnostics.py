@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+from dgtl_ros.diagnostics import (
+    Camera,
+    ERROR,
+    Health,
+    Model,
+    OK,
+    Snapshot,
+    starvation,
+    statuses,
+    to_message,
+    WARN,
+)
+from dgtl_ros.parameters import Settings
+
+pytestmark = pytest.mark.ros
+MODEL = Model(name='tiny', path='/m/tiny.onnx', sha256='0123456789abcdef', num_classes=19,
+              input_size=(32, 64), backend='onnxruntime (CPU)', load_s=0.5, embedded=False)
+CAMERA = Camera('/image', 1, 'reliable', 'reliable')
+
+
+def fed(pictures=100, **counts):
+    """Return a health that saw pictures at 10 Hz until t = 10 s."""
+    health = Health()
+    for i in range(pictures):
+        health.image('rgb8', i + 1, 10 - (pictures - 1 - i) / 10)
+    for name, number in counts.items():
+        health.count(name, number)
+    return health
+
+
+def look(task, now=10.05, health=None, **changes):
+    values = {'state': 'active', 'settings': Settings(), 'camera': CAMERA, 'model': MODEL,
+              'health': health or fed(), **changes}
+    return {s.task: s for s in statuses(Snapshot(**values), now)}[task]
+
+
+def test_a_healthy_node_is_ok_everywhere():
+    health = fed()
+    health.stages['total'].add(20)
+    for task in ('model', 'input', 'inference', 'output', 'domain'):
+        assert look(task, health=health).level == OK, task
+    status = look('input', health=health)
+    assert status.message == '10.0 Hz' and status.values['received'] == 100
+    assert status.values['encoding'] == 'rgb8'
+
+
+def test_while_inactive_only_the_model_is_reported():
+    snap = Snapshot(state='inactive', settings=Settings(), health=Health(), model=MODEL)
+    assert [s.task for s in statuses(snap)] == ['model']
+
+
+@pytest.mark.parametrize('changes, level, words', [
+    ({'model': None, 'state': 'unconfigured'}, OK, 'not loaded'),
+    ({'model': None, 'model_error': 'no model file at x'}, ERROR, 'no model file at x'),
+    ({'model': Model(**{**MODEL.__dict__, 'embedded': True})}, WARN, 'set model_path'),
+])
+def test_model(changes, level, words):
+    status = look('model', **changes)
+    assert status.level == level and words in status.message
+
+
+@pytest.mark.parametrize('counts, level, words', [
+    ({'dropped_superseded': 5}, OK, 'Hz'),
+    ({'dropped_superseded': 50}, WARN, 'camera is faster than the model'),
+    ({'lost_middleware': 50}, WARN, 'camera is faster'),
+    ({'dropped_stale': 50}, WARN, 'use_sim_time'),
+    ({'decode_errors': 1}, WARN, '1 pictures could not be read'),
+    ({'decode_errors': 100}, ERROR, 'no picture could be read'),
+])
+def test_input(counts, level, words):
+    status = look('input', health=fed(**counts))
+    assert status.level == level and words in status.message
+
+
+def test_skipping_on_purpose_is_no_warning():
+    status = look('input', health=fed(dropped_superseded=50), settings=Settings(max_rate=5.0))
+    assert status.level == OK
+
+
+@pytest.mark.parametrize('camera, words', [
+    (Camera('/image', 0, '', 'best_effort'), 'nobody publishes'),
+    (Camera('/image', 1, 'best_effort', 'reliable'), 'qos.image.reliability to auto'),
+    (Camera('/image', 2, 'mixed', 'reliable'), 'qos.image.reliability to auto'),
+    (CAMERA, 'fastdds_large_images.xml'),
+])
+def test_silence_is_an_error_that_says_what_to_do(camera, words):
+    status = look('input', now=12.5, camera=camera)
+    assert status.level == ERROR and words in status.message and '/image' in status.message
+    assert starvation(camera, 2.5) == status.message
+    assert look('input', now=11.5, camera=camera).level == OK
+
+
+def test_silence_from_the_start_is_an_error_too():
+    status = look('input', now=5.0, health=Health(), active_since=1.0)
+    assert status.level == ERROR and math.isnan(status.values['last_frame_age_s'])
+    assert look('input', now=2.0, health=Health(), active_since=1.0).level == OK
+
+
+def test_stamps_that_are_zero_or_run_backwards_are_counted():
+    health = Health()
+    for stamp in (5, 6, 0, 4, 7):
+        health.image('rgb8', stamp, 1.0)
+    counts = health.counts()
+    assert (counts['header_stamp_zero'], counts['out_of_order']) == (1, 1)
+
+
+def test_errors_in_a_row_warn_and_then_are_an_error():
+    health = fed()
+    for number in range(1, 4):
+        assert health.failed(MemoryError('too big')) == number
+        status = look('inference', health=health, settings=Settings(max_consecutive_errors=3))
+        assert status.level == (ERROR if number == 3 else WARN)
+        assert 'MemoryError: too big' in status.message
+    health.succeeded()
+    status = look('inference', health=health)
+    assert status.level == OK and status.values['errors_total'] == 3
+
+
+def test_slow_inference_warns():
+    health = fed()
+    for _ in range(10):
+        health.stages['total'].add(150)
+    assert look('inference', health=health).level == WARN
+    assert look('inference', health=health, settings=Settings(latency_warn_ms=200.0)).level == OK
+    assert 'disabled' in look('inference', settings=Settings(enabled=False)).message
+
+
+def test_what_cannot_be_published_warns():
+    assert look('output', health=fed(publish_errors=1)).level == WARN
+
+
+def test_domain():
+    assert look('domain').values == {'verdict': 'unknown'}
+    assert look('domain', domain=({'blur': 50.0}, [])).message == 'normal'
+    status = look('domain', domain=({'blur': 5.0}, ['the picture is blurred (5 < 20)']))
+    assert status.level == WARN and 'blurred' in status.message
+    assert status.values == {'blur': 5.0, 'verdict': 'shifted'}
+    with pytest.raises(KeyError):
+        look('domain', settings=Settings(domain_enabled=False))
+
+
+def test_reset_starts_from_zero():
+    health = fed(decode_errors=3)
+    health.failed(ValueError('x'))
+    health.stages['infer'].add(5)
+    health.reset()
+    assert not any(health.counts().values()) and health.last_error == ''
+    assert math.isnan(health.stages['infer'].percentile(50)) and health.last_input is None
+
+
+def test_message():
+    from builtin_interfaces.msg import Time
+    found = statuses(Snapshot('active', Settings(), fed(), CAMERA, MODEL), 12.5)
+    array = to_message(found, '/robot/segmenter', 'cpu', Time(sec=3))
+    assert array.header.stamp.sec == 3
+    tasks = ('model', 'input', 'inference', 'output', 'domain')
+    assert [s.name for s in array.status] == [f'/robot/segmenter: {task}' for task in tasks]
+    assert [s.level for s in array.status][:2] == [bytes([OK]), bytes([ERROR])]
+    values = {v.key: v.value for v in array.status[0].values}
+    assert values['sha256'] == '0123456789ab' and values['input_size'] == '32x64'
+    assert all(s.hardware_id == 'cpu' for s in array.status)
