@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subscription to a camera, which asks for the reliability that the camera offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+from dgtl_ros.diagnostics import Camera
+from dgtl_ros.parameters import Settings
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.subscription import Subscription
+
+Picture: TypeAlias = 'Image | CompressedImage'
+_POLICIES = {
+    'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
+
+
+class ImageInput:
+    """
+    Subscribes to ``image`` or ``image/compressed`` until closed.
+
+    :param on_image: called with each message, in the thread of the executor.
+    :param on_lost: called with the number of messages that the middleware lost.
+    """
+
+    def __init__(self, node: Node, settings: Settings, on_image: Callable[[Picture], None],
+                 on_lost: Callable[[int], None]) -> None:
+        self._node, self._settings = node, settings
+        self._on_image, self._on_lost = on_image, on_lost
+        compressed = settings.image_transport == 'compressed'
+        self._type = CompressedImage if compressed else Image
+        self._topic = node.resolve_topic_name('image/compressed' if compressed else 'image')
+        self._subscription: Subscription | None = None
+        # What is compatible with every camera, until one is there to be asked.
+        self._asked = 'best_effort'
+        if settings.image_reliability != 'auto':
+            self._asked = settings.image_reliability
+        if not self.probe().publishers:
+            self._subscribe()
+
+    def probe(self) -> Camera:
+        """Look who publishes now, and subscribe anew where that asks for another reliability."""
+        found = self._node.get_publishers_info_by_topic(self._topic)
+        reliable = sum(
+            info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in found)
+        offered, wanted = '', self._asked
+        if found:
+            offered = {0: 'best_effort', len(found): 'reliable'}.get(reliable, 'mixed')
+            if self._settings.image_reliability == 'auto':
+                wanted = 'reliable' if offered == 'reliable' else 'best_effort'
+        if wanted != self._asked or (found and self._subscription is None):
+            self._asked = wanted
+            self._subscribe()
+        return Camera(self._topic, len(found), offered, self._asked)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = None
+
+    def _subscribe(self) -> None:
+        self.close()
+        qos = QoSProfile(depth=self._settings.image_depth, reliability=_POLICIES[self._asked])
+        events = SubscriptionEventCallbacks(
+            message_lost=lambda event: self._on_lost(event.total_count_change))
+        try:
+            self._subscription = self._node.create_subscription(
+                self._type, self._topic, self._on_image, qos, event_callbacks=events)
+        except UnsupportedEventTypeError:  # not every middleware can tell
+            self._subscription = self._node.create_subscription(
+                self._type, self._topic, self._on_image, qos)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the node publishes; what costs time is made only if somebody subscribes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import time
+from typing import TYPE_CHECKING
+
+from dgtl_core.classes import ClassSet
+from dgtl_core.visualize import colorize, overlay
+from dgtl_ros.image_codec import jpeg, mono8, rgb8
+from dgtl_ros.parameters import Settings
+import numpy as np
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64, String
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # not among the wheels for machines without ROS
+    LabelInfo = VisionClass = None
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+    from std_msgs.msg import Header
+
+
+class Outputs:
+    """The publishers of one configured node."""
+
+    def __init__(self, node: Node, settings: Settings, classes: ClassSet) -> None:
+        self._node, self._classes = node, classes
+        self._publishers: list[Publisher] = []
+        self._next_overlay = 0.0
+        qos = QoSProfile(
+            depth=settings.output_depth,
+            reliability=ReliabilityPolicy.RELIABLE if settings.output_reliability == 'reliable'
+            else ReliabilityPolicy.BEST_EFFORT)
+        single = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+        latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                             durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._labels = self._add(Image, 'segmentation', qos)
+        self._confidence = self._add(Image, 'segmentation/confidence', qos)
+        self._overlay = self._add(Image, 'segmentation/overlay', single)
+        self._overlay_jpeg = self._add(
+            CompressedImage, 'segmentation/overlay/compressed', single)
+        self._color = self._add(Image, 'segmentation/color', single)
+        self._class_map = self._add(String, 'segmentation/class_map', latched)
+        self._label_info = None
+        if LabelInfo is not None:
+            self._label_info = self._add(LabelInfo, 'segmentation/label_info', latched)
+        self._times = {name: self._add(Float64, f'~/debug/{name}_ms', QoSProfile(depth=10))
+                       for name in ('processing_time', 'pipeline_latency', 'cyclic_time')}
+
+    def _add(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+        publisher: Publisher = self._node.create_publisher(
+            kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies())
+        self._publishers.append(publisher)
+        return publisher
+
+    @property
+    def announces_label_info(self) -> bool:
+        """Whether vision_msgs is installed."""
+        return self._label_info is not None
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscribe to the labels."""
+        return self._labels.get_subscription_count()
+
+    def announce(self, threshold: float) -> None:
+        """Publish the classes for all who are there and all who come later."""
+        self._class_map.publish(String(data=json.dumps(self._classes.to_list())))
+        if self._label_info is not None:
+            message = LabelInfo(
+                threshold=threshold,
+                class_map=[VisionClass(class_id=c.id, class_name=c.name) for c in self._classes])
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._label_info.publish(message)
+
+    def publish(self, header: Header, labels: np.ndarray, confidence: np.ndarray) -> None:
+        """
+        Publish the labels of one picture, with the picture's header.
+
+        Shape: labels, confidence (h, w) uint8.
+        """
+        self._labels.publish(mono8(labels, header))
+        if self._confidence.get_subscription_count():
+            self._confidence.publish(mono8(confidence, header))
+
+    def publish_pictures(self, header: Header, image: np.ndarray, labels: np.ndarray,
+                         settings: Settings) -> None:
+        """
+        Publish what people look at, where somebody does and the rate allows.
+
+        Shape: image (h, w, 3) uint8 RGB, labels (h, w) uint8.
+        """
+        if self._color.get_subscription_count():
+            self._color.publish(rgb8(colorize(labels, self._classes), header))
+        raw = self._overlay.get_subscription_count()
+        compressed = self._overlay_jpeg.get_subscription_count()
+        now = time.monotonic()
+        if not (raw or compressed) or now < self._next_overlay:
+            return
+        if settings.overlay_max_rate:
+            self._next_overlay = now + 1 / settings.overlay_max_rate
+        picture = overlay(image, labels, self._classes, settings.overlay_alpha)
+        if raw:
+            self._overlay.publish(rgb8(picture, header))
+        if compressed:
+            self._overlay_jpeg.publish(jpeg(picture, header, settings.jpeg_quality))
+
+    def publish_times(self, milliseconds: Mapping[str, float | None]) -> None:
+        """Publish durations on ~/debug/<name>_ms; None where there is none."""
+        for name, value in milliseconds.items():
+            if value is not None and self._times[name].get_subscription_count():
+                self._times[name].publish(Float64(data=value))
+
+    def close(self) -> None:
+        """Take all topics back."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+        self._publishers.clear()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How a node's process starts, stays alive and ends.
+
+The main thread only waits, so a signal is answered at once whatever the others do: callbacks run
+in one thread of their own, inference in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import ctypes
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import cast, Protocol
+
+from dgtl_ros.parameters import ParameterError
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+_GRACE = 0.7  # seconds that each thread gets to end; all of it must stay below 2 s
+# glibc gives large blocks back to the kernel and asks for them again for every picture; the page
+# faults cost more than copying the picture. mallopt's own numbers and the bytes it takes.
+_MALLOPT = {'M_TRIM_THRESHOLD': (-1, 512 << 20), 'M_TOP_PAD': (-2, 64 << 20),
+            'M_MMAP_THRESHOLD': (-3, 32 << 20)}
+
+
+class RunningNode(Protocol):
+    """What :func:`run` needs of a node, beside being an rclpy node."""
+
+    def stop(self, timeout: float) -> bool:
+        """End own threads; return whether they did within ``timeout`` seconds."""
+
+    def destroy_node(self) -> None:
+        """Leave the graph."""
+
+
+def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
+        args: list[str]) -> int:
+    """
+    Run one node until SIGINT, SIGTERM or until it asks to end; return the exit code.
+
+    :param make_node: makes the node; is given a function that ends the process with an exit code.
+        A ParameterError raised here ends the process with code 2.
+    :param args: command line with ``--ros-args``.
+    """
+    requests: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: requests.put(0))
+    keep_memory()
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        print(f'{name}: cannot start ROS: {str(error).strip()}; check --ros-args, the parameter '
+              'file and that ROS_LOG_DIR (or ~/.ros/log) can be written', file=sys.stderr)
+        return 2
+    try:
+        node = make_node(requests.put)
+    except ParameterError as error:
+        get_logger(name).fatal(str(error))
+        rclpy.shutdown()
+        return 2
+    spinner = _Spinner(node, name)
+    code = requests.get()
+    ended = node.stop(_GRACE)
+    if not spinner.stop(_GRACE):  # in the middle of a callback, such as loading a model
+        _leave(code)
+    node.destroy_node()
+    rclpy.shutdown()
+    if not ended:  # an inference that cannot be interrupted
+        _leave(code)
+    return code
+
+
+class _Spinner:
+    """Runs a node's callbacks in a thread; what one of them raises is logged, not fatal."""
+
+    def __init__(self, node: RunningNode, name: str) -> None:
+        self._name = name
+        self._done = False
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(cast(Node, node))
+        self._thread = threading.Thread(target=self._run, name='callbacks', daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        self._done = True
+        self._executor.create_task(lambda: None)  # a task ends the wait on every distribution
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._done and rclpy.ok():
+            try:
+                self._executor.spin_once()
+            except ExternalShutdownException:
+                return
+            except Exception:  # rclpy re-raises whatever a callback or a broken message raised
+                get_logger(self._name).error(f'a callback failed:\n{traceback.format_exc()}')
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of a picture for the next one; elsewhere do nothing."""
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        for number, value in _MALLOPT.values():
+            mallopt(number, value)
+
+
+def _leave(code: int) -> None:
+    """End although a thread is busy; the interpreter would wait for it, or crash with it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
