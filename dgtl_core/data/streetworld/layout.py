@@ -14,6 +14,20 @@ from dgtl_core.data.streetworld.scene import (
     Thing, TRACK_BED, VEGETATION, WALK, WALL, WHITE_LINE, WORN_LINE, YARD, YELLOW_LINE)
 
 CHUNK = 40.0  # metres
+TRACK_HALF = 2.2  # metres; half the width of a line beside the street
+
+
+def without_collisions(drivers: list[Thing], standing: list[Thing]) -> list[Thing]:
+    """Leave out drivers that stand in each other or in something that stands; rare ones stay first."""
+    placed = [t for t in standing if t.layer == ROADWAY and t.shadow[0]]
+    out: list[Thing] = []
+    for thing in sorted(drivers, key=lambda t: t.shadow[0] == 0.95):
+        w, n = thing.shadow
+        if all(abs(t.x - thing.x) > t.shadow[0] + w + 0.1 or abs(t.z - thing.z) > t.shadow[1] + n + 0.4
+               for t in placed):
+            placed.append(thing)
+            out.append(thing)
+    return out
 
 
 class Street:
@@ -35,8 +49,11 @@ class Street:
         self.tracks = r.random() < (0.3 if self.style in ('city', 'town', 'mixed') else 0.12)
         self.median = r.uniform(3.0, 3.4) if self.tracks else 0.0
         self.track_bed = r.choice((TRACK_BED, ASPHALT, ASPHALT, GRASS))
+        self.side_bed = r.choice((GRAVEL, GRAVEL, GRASS, TRACK_BED))
         self.parking = (r.random() < 0.34, r.random() < 0.34)
         self.cycle_lane = r.random() < 0.18
+        # a tram or railway line between the sidewalk and what stands behind it, on one side
+        self.side_track = r.randrange(2) if not self.tracks and r.random() < 0.2 else None
         half = self.median / 2 + lanes * self.lane
         self.lane_half = half
         self.halves = tuple(half + (2.1 if p else 0.0) + (1.4 if self.cycle_lane else r.uniform(0.1, 0.6))
@@ -190,6 +207,11 @@ class Street:
         h = self.kerb if end else 0.0
         lot = {'city': PLAZA, 'town': PLAZA}.get(self.style, GRASS)
         out.patches.append(rectangle(s * (edge + end), s * 120, z0, z1, lot, 0.0))
+        if side == self.side_track:
+            x = self.track_x(side)
+            out.patches.append(rectangle(x - TRACK_HALF, x + TRACK_HALF, z0, z1, self.side_bed))
+            for rail in (-0.72, 0.68):
+                out.top_patches.append(rectangle(x + rail, x + rail + 0.07, z0, z1, RAIL))
         spans = [(z0, z1)] if not cross else [(z0, cross[0]), (cross[1], z1)]
         for a, b in spans:
             if end:
@@ -216,7 +238,12 @@ class Street:
             z += length
 
     def _origin(self, side: int) -> float:
-        return self.halves[side] + self.walk_span(side)[1]
+        track = 2 * TRACK_HALF if side == self.side_track else 0.0
+        return self.halves[side] + self.walk_span(side)[1] + track
+
+    def track_x(self, side: int) -> float:
+        """The x of the line beside the street."""
+        return (-1, 1)[side] * (self.halves[side] + self.walk_span(side)[1] + TRACK_HALF)
 
     def _block_house(self, out: Chunk, r: random.Random, side: int, a: float, b: float) -> None:
         s = (-1, 1)[side]
@@ -544,13 +571,11 @@ class Street:
         side = r.randrange(2)
         sign = (-1, 1)[side]
         base = self._origin(side)
-        if not self.tracks and r.random() < 0.16:  # a railway or tram line beside the street
-            x = sign * (base + 2.2)
-            out.patches.append(rectangle(x - 2.2, x + 2.2, z - 5, z + 90, GRAVEL))
-            for rail in (-0.72, 0.68):
-                out.top_patches.append(rectangle(x + rail, x + rail + 0.07, z - 5, z + 90, RAIL))
-            thing = self.vehicle(r, x, z + r.uniform(14, 40), r.choice((0.0, math.pi)), BOUNDARY, ('train',))
-            out.things.append(thing)
+        if self.side_track is not None and r.random() < 0.85:
+            train = self.vehicle(r, self.track_x(self.side_track), z + r.uniform(14, 40), r.choice((0.0, math.pi)),
+                                 BOUNDARY, ('train',))
+            train.lane, train.speed = None, r.uniform(8, 12)
+            out.things.append(train)
         if r.random() < 0.12:
             x = (-1, 1)[1 - side] * (self._origin(1 - side) + 0.15)
             a = z + r.uniform(5, 16)

@@ -9,7 +9,7 @@ import random
 import numpy as np
 
 from dgtl_core.data.streetworld.camera import Camera
-from dgtl_core.data.streetworld.layout import CHUNK, Street
+from dgtl_core.data.streetworld.layout import CHUNK, Street, without_collisions
 from dgtl_core.data.streetworld.lens import draw_light, expose
 from dgtl_core.data.streetworld.render import Renderer
 
@@ -67,6 +67,8 @@ class StreetWorld:
             end = r.uniform(26, 75)
             chunks = [chunk.before(end - 9) for chunk in chunks] + [street.end(r, end)]
             traffic = [thing for thing in traffic if thing.z < end - 10]
+        standing = [t for chunk in chunks for t in chunk.things if abs(t.z) < 150]
+        traffic = without_collisions(traffic, standing)
         chunks.insert(0, street.skyline(r, 150.0))
         picture = Renderer(camera, light, chunks, traffic).draw()
         return Sample(expose(picture.image, light, light.seed), picture.labels, picture.depth)
