@@ -34,7 +34,7 @@ class FoldedPatches(nn.Module):
         weight = conv.weight.double() / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
         self.project = frozen_linear(weight.permute(0, 2, 3, 1).flatten(1), None)
         # The mean is not in the bias: in 16 bits their difference would be lost.
-        self.register_buffer('mean', torch.tensor(mean))
+        self.register_buffer('mean', torch.tensor(mean).repeat(self.patch ** 2))
         prefix = [token[0] for token in (getattr(vit, 'cls_token', None),
                                          getattr(vit, 'reg_token', None)) if token is not None]
         position = torch.zeros(1, 1) if conv.bias is None else conv.bias[None]
@@ -51,12 +51,12 @@ class FoldedPatches(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 or float 0..255 -> (B, P + N, C)."""
         (height, width), patch = self.grid, self.patch
-        # float32 first: TensorRT transposes no uint8
-        x = (pictures.float() - self.mean).to(self.project.weight.dtype)
+        x = pictures.float()  # first of all: TensorRT transposes no uint8
         if pictures.shape[1:3] != (height * patch, width * patch):
             x = x[:, :height * patch, :width * patch]  # the rest of a patch is not seen
         x = x.reshape(-1, height, patch, width, patch * 3).transpose(2, 3)
-        x = self.project(x.reshape(-1, height * width, patch * patch * 3)) + self.position
+        x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
+        x = self.project(x.to(self.project.weight.dtype)) + self.position
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(len(x), -1, -1), x), dim=1)
         return self.norm(x)

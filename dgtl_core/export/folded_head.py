@@ -8,7 +8,7 @@ Shape legend: B pictures, C backbone width, N pixels of a level, D head width, Q
 
 from __future__ import annotations
 
-from dgtl_core.export.sampling import FoldedDeformableAttention, frozen_linear, SamplingForm
+from dgtl_core.export.sampling import FoldedDeformableAttention, frozen_linear, places, SamplingForm
 from dgtl_core.model.deformable_attention import Sizes
 from dgtl_core.model.mask_decoder import Attention, DecoderLayer, MaskDecoder, MaskLogits
 from dgtl_core.model.neck import BeitNeck
@@ -95,9 +95,9 @@ class FoldedEncoderLayer(nn.Module):
         self.norm1, self.norm2 = source.norm1, source.norm2
         self.linear1, self.linear2 = source.linear1, source.linear2
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """Shape: x (B, N, D), position (N, D) -> (B, N, D)."""
-        x = self.norm1(x + self.attention(x + position, x))
+    def forward(self, x: Tensor, position: Tensor, places: Tensor) -> Tensor:
+        """Shape: x (B, N, D), position (N, D), places as the attention takes -> (B, N, D)."""
+        x = self.norm1(x + self.attention(x + position, x, places))
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
@@ -123,6 +123,9 @@ class FoldedPixelDecoder(nn.Module):
         self.register_buffer('position', position)
         self.layers = nn.ModuleList(
             FoldedEncoderLayer(layer, self.sizes, form) for layer in source.layers)
+        attention = self.layers[0].attention
+        self.register_buffer(
+            'places', places(self.sizes, attention.heads, attention.points, form))
         self.output = source.output
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -134,7 +137,7 @@ class FoldedPixelDecoder(nn.Module):
         x = torch.cat([level(feature).flatten(2).transpose(1, 2)
                        for level, feature in zip(self.levels, features[:0:-1])], dim=1)
         for layer in self.layers:
-            x = layer(x, self.position)
+            x = layer(x, self.position, self.places)
         memories = list(x.split([h * w for h, w in self.sizes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, self.sizes[-1])
         fine = self.fine(features[0]) + F.interpolate(

@@ -62,14 +62,18 @@ class LabelNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Shape: (B, H, W, 3) uint8 RGB -> labels, confidence, each (B, H', W') uint8."""
-        scores = self.scores(pictures)
+        scores = self._scores(pictures)
         best, labels = scores.max(dim=1)
         # Decision 2: a probability, although the scores themselves may exceed 1.
-        confidence = best / scores.sum(dim=1) * 255
+        confidence = best / -scores[:, -1] * 255
         return labels.to(torch.uint8), confidence.round().to(torch.uint8)
 
     def scores(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 -> semantic scores (B, K, H', W') at the output size."""
+        return self._scores(pictures)[:, :-1]
+
+    def _scores(self, pictures: Tensor) -> Tensor:
+        """Scores, and after the last class minus their sum: never the largest (B, K + 1, ...)."""
         if len(self.windows) == 1:
             scores = self._window_scores(pictures)
         else:
@@ -87,6 +91,8 @@ class LabelNetwork(nn.Module):
     def _window_scores(self, pictures: Tensor) -> Tensor:
         classes, masks = self.network(pictures)
         classes = classes.float().softmax(dim=-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
+        # All that follows is linear in the rows; the sum comes along as one of them.
+        classes = torch.cat((classes, -classes.sum(dim=1, keepdim=True)), dim=1)
         size = self.network.size
         if self.upsampling == 'exact':
             masks = F.interpolate(masks, size=size, mode='bilinear', align_corners=False)
@@ -97,7 +103,7 @@ class LabelNetwork(nn.Module):
         return scores
 
     def _stitch(self, found: Tensor) -> Tensor:
-        """Sum window scores where they belong, (B, V, K, h, w) -> (B, K, H, W)."""
+        """Sum window scores where they belong, (B, V, K + 1, h, w) -> (B, K + 1, H, W)."""
         height, width = self.picture_size
         total = None
         for index, (y0, y1, x0, x1) in enumerate(self.windows):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx
 from onnx import numpy_helper, TensorProto
+from onnxscript import FLOAT, opset18 as op
 import torch
 
 # The only one that every TensorRT from 10.3 to 11 reads: 10.3 stops at 20, and from 20 on
@@ -60,6 +62,17 @@ def round_weights(network: LabelNetwork) -> None:
             tensor.data.copy_(tensor.half().float())
 
 
+def _gelu(x: FLOAT, approximate: str = 'none') -> FLOAT:
+    """GELU in the order of operations that ONNX Runtime and TensorRT know to fuse."""
+    one, half = op.CastLike(1.0, x), op.CastLike(0.5, x)
+    if approximate == 'tanh':
+        cubic = op.Mul(op.Mul(x, op.Mul(x, x)), op.CastLike(0.044715, x))
+        inner = op.Mul(op.Add(x, cubic), op.CastLike(math.sqrt(2 / math.pi), x))
+        return op.Mul(op.Mul(x, op.Add(op.Tanh(inner), one)), half)
+    inner = op.Div(x, op.CastLike(math.sqrt(2), x))
+    return op.Mul(op.Mul(x, op.Add(op.Erf(inner), one)), half)
+
+
 def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bool = False,
             weights: Weights = 'float32') -> onnx.ModelProto:
     """
@@ -74,7 +87,8 @@ def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bo
     with torch.no_grad():
         program = torch.onnx.export(
             network, (picture,), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=['image'], output_names=['labels', 'confidence'], dynamic_shapes=shapes)
+            input_names=['image'], output_names=['labels', 'confidence'], dynamic_shapes=shapes,
+            custom_translation_table={torch.ops.aten.gelu.default: _gelu})
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:  # source lines of this machine, several times the graph's size

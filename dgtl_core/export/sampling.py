@@ -31,6 +31,25 @@ def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
+def places(sizes: Sizes, heads: int, points: int, form: SamplingForm) -> Tensor:
+    """
+    Return where every pixel samples before its learned offsets, (N, L * h * P * xy) float32.
+
+    ``grid_sample``: in -1..1. The others: in pixels of a level that has a border of one zero
+    before and two after. One row is as wide as the offsets, so that they are added as they lie.
+    """
+    reference = reference_points(sizes, torch.device('cpu')).double()[:, None]
+    if form == 'grid_sample':
+        base = (2 * reference - 1).expand(-1, len(sizes), -1)
+    else:
+        base = reference * _sizes_xy(sizes) + 0.5
+    return base[:, :, None].expand(-1, -1, heads * points, -1).flatten(1).float()
+
+
+def _sizes_xy(sizes: Sizes) -> Tensor:
+    return torch.tensor([(w, h) for h, w in sizes], dtype=torch.float64)
+
+
 class FoldedDeformableAttention(nn.Module):
     """
     One deformable attention whose sampling positions come out of one matrix in their final unit.
@@ -51,28 +70,26 @@ class FoldedDeformableAttention(nn.Module):
         offsets = source.sampling_offsets
         weight = offsets.weight.double().view(heads, levels, points, 2, -1).transpose(0, 1)
         bias = offsets.bias.double().view(heads, levels, points, 2).transpose(0, 1)
-        reference = reference_points(sizes, torch.device('cpu'))
-        size = torch.tensor([(w, h) for h, w in sizes], dtype=torch.float64)
-        if form == 'grid_sample':  # in -1..1
-            weight = weight * (2 / size)[:, None, None, :, None]
-            bias = bias * (2 / size)[:, None, None, :]
-            base = (2 * reference.double() - 1).expand(levels, -1, -1)
-        else:  # in pixels of a level with a border of one zero before and two after
-            base = reference.double() * size[:, None] + 0.5
-        # The picture-independent part of a position: (L, 1, N, 1, 2)
-        self.register_buffer('base', base.float()[:, None, :, None].contiguous())
+        if form == 'grid_sample':
+            unit = 2 / _sizes_xy(sizes)
+            weight = weight * unit[:, None, None, :, None]
+            bias = bias * unit[:, None, None, :]
         weights = source.attention_weights
         self.positions = frozen_linear(weight.flatten(0, 3), bias.flatten())
         self.shares = frozen_linear(weights.weight, weights.bias)
 
-    def forward(self, query: Tensor, values: Tensor) -> Tensor:
-        """Shape: query (position added), values (B, N, C) -> (B, N, C)."""
+    def forward(self, query: Tensor, values: Tensor, places: Tensor) -> Tensor:
+        """
+        Return the gathered values, without the residual.
+
+        Shape: query (position added), values (B, N, C); places from :func:`places` -> (B, N, C).
+        """
         batch, count, _ = query.shape
         heads, levels, points = self.heads, self.levels, self.points
-        places = self.positions(query.float()).view(batch, count, levels, heads, points * 2)
-        # (L, B * h, N, P, 2)
-        places = places.permute(2, 0, 3, 1, 4).reshape(levels, batch * heads, count, points, 2)
-        places = places + self.base
+        places = self.positions(query.float()) + places
+        # (B, N, L, h, P * xy) -> (L, B * h, N, P, xy)
+        places = places.view(batch, count, levels, heads, points * 2).permute(2, 0, 3, 1, 4)
+        places = places.reshape(levels, batch * heads, count, points, 2)
         shares = self.shares(query).view(batch, count, heads, levels * points)
         shares = shares.softmax(dim=-1, dtype=torch.float32)
         values = self.value(values)
@@ -136,7 +153,8 @@ class FoldedDeformableAttention(nn.Module):
                 rows.flatten(0, 1), table.float(), mode='sum',
                 per_sample_weights=share.flatten(0, 1))
         else:
-            picked = table[rows.flatten()].view(batch * heads * count, -1, width)
+            # Not table[rows]: that becomes GatherND, which takes int64 alone.
+            picked = table.index_select(0, rows.flatten()).view(batch * heads * count, -1, width)
             result = share.flatten(0, 1)[:, None].to(table.dtype) @ picked
         result = result.view(batch, heads, count, width)
         return result.transpose(1, 2).flatten(2)
