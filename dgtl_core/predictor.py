@@ -10,14 +10,14 @@ import sys
 import time
 from typing import NamedTuple
 
-import numpy as np
-
 from dgtl_core.classes import ClassSet
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
-from dgtl_core.runtime.backend import Backend, open_backend
+from dgtl_core.runtime.backend import Backend, EngineOptions, open_backend
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
+import numpy as np
 
-__all__ = ['default_model', 'ModelError', 'Predictor', 'Segmentation', 'Timing']
+__all__ = [
+    'default_model', 'EngineOptions', 'ModelError', 'Predictor', 'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 
@@ -54,7 +54,8 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path | None = None, backend: str = 'auto', device: str = 'auto',
-             threads: int = 0, resize_mode: str = 'stretch') -> Predictor:
+             threads: int = 0, resize_mode: str = 'stretch',
+             engine: EngineOptions | None = None) -> Predictor:
         """
         Load a model file.
 
@@ -63,10 +64,11 @@ class Predictor:
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param threads: CPU threads for one inference; 0 leaves it to the engine.
         :param resize_mode: ``stretch``, ``letterbox`` or ``crop``.
+        :param engine: how the TensorRT engine of an ``.onnx`` file is made; None: the defaults.
         :raises ModelError: the file is missing, not a model, or cannot run here.
         """
         found = default_model() if path is None else path
-        return cls(open_backend(found, backend, device, threads), resize_mode)
+        return cls(open_backend(found, backend, device, threads, engine), resize_mode)
 
     @property
     def classes(self) -> ClassSet:

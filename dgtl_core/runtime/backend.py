@@ -8,20 +8,35 @@ an ``.onnx`` file needs neither torch nor TensorRT.
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import dataclass
 import logging
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from dgtl_core.runtime.metadata import MAKE_ONE, ModelError, ModelMetadata
+import numpy as np
 
 BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
 SUFFIXES = {
     '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
     '.safetensors': ('torch',)}
+ENGINE_BUILDS = ('background', 'blocking', 'never')
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How TensorRT runs an ``.onnx`` file: it needs an engine that was built for this GPU."""
+
+    build: str = 'background'  # ONNX Runtime answers meanwhile; 'blocking': wait; 'never': don't
+    cache_dir: str = '~/.cache/dgtl_ros/engines'
+    rebuild: bool = False      # build it again although there is one
+    max_batch: int = 1         # pictures in one call, for a model with a dynamic batch
+
+    def __post_init__(self) -> None:
+        if self.build not in ENGINE_BUILDS:
+            raise ModelError(
+                f'engine build must be one of {list(ENGINE_BUILDS)}, got {self.build!r}')
 
 
 class Backend(Protocol):
@@ -39,7 +54,7 @@ class Backend(Protocol):
 
 
 def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
-                 threads: int = 0) -> Backend:
+                 threads: int = 0, engine: EngineOptions | None = None) -> Backend:
     """
     Open a model file with the engine that fits the file and the device, and log the choice.
 
@@ -47,6 +62,7 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
     :param backend: one of BACKENDS.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     :param threads: CPU threads for one inference; 0 leaves it to the engine.
+    :param engine: how the TensorRT engine of an ``.onnx`` file is made; None: the defaults.
     :raises ModelError: the file is missing or not a model, or the backend cannot run it.
     """
     path = Path(path)
@@ -67,14 +83,19 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(f'backend {backend!r} cannot run {path.name}: use one of {list(able)}')
     chosen, why = (backend, 'asked for') if backend != 'auto' else _choose(able, device)
     _LOG.info('%s runs on %s (%s)', path.name, chosen, why)
-    if chosen == 'onnxruntime':
-        from dgtl_core.runtime.onnx import OnnxBackend
-        return OnnxBackend(path, device=device, threads=threads)
+    if chosen == 'tensorrt':
+        from dgtl_core.runtime.tensorrt import open_tensorrt
+        try:
+            return open_tensorrt(path, device, threads, engine or EngineOptions())
+        except ModelError as error:
+            if backend != 'auto' or 'onnxruntime' not in able:
+                raise
+            _LOG.warning('%s runs on onnxruntime instead: %s', path.name, error)
     if chosen == 'torch':
         from dgtl_core.runtime.torch import TorchBackend
         return TorchBackend(path, device=device, threads=threads)
-    from dgtl_core.runtime.tensorrt import open_tensorrt
-    return open_tensorrt(path, device=device)
+    from dgtl_core.runtime.onnx import OnnxBackend
+    return OnnxBackend(path, device=device, threads=threads)
 
 
 def _known(device: str) -> bool:
@@ -87,8 +108,6 @@ def _choose(able: tuple[str, ...], device: str) -> tuple[str, str]:
         return able[0], 'the only backend for this kind of file'
     if device == 'cpu':
         return 'onnxruntime', 'device is cpu'
-    if importlib.util.find_spec('tensorrt') is None:
-        return 'onnxruntime', 'TensorRT is not installed'
-    from dgtl_core.runtime.tensorrt import cuda_fault
-    fault = cuda_fault()
+    from dgtl_core.runtime.tensorrt import tensorrt_fault
+    fault = tensorrt_fault(device)
     return ('onnxruntime', fault) if fault else ('tensorrt', 'TensorRT and a GPU are there')

@@ -90,12 +90,12 @@ class EngineCache:
         :param rebuild: build in any case; the old engine stays until the new one is complete.
         :raises EngineCacheError: the folder cannot be used, is full, or nothing was built.
         """
-        if not rebuild and (found := self._find(key)):
+        if not rebuild and (found := self.find(key)):
             return found
         digest = key.digest()
         self._make_root()
         with self._building(digest):
-            found = None if rebuild else self._find(key)  # somebody else may just have built it
+            found = None if rebuild else self.find(key)  # somebody else may just have built it
             if found is None:
                 self._sweep(digest)
                 start = time.monotonic()
@@ -105,7 +105,7 @@ class EngineCache:
                         f'the builder returned no engine but {type(blob).__name__} of length '
                         f'{len(blob) if hasattr(blob, "__len__") else None}')
                 self._store(key, memoryview(blob), time.monotonic() - start)
-                found = self._find(key)
+                found = self.find(key)
                 if found is None:
                     raise EngineCacheError(
                         f'the engine that was just written to {self.root} reads back wrong: the '
@@ -125,8 +125,12 @@ class EngineCache:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _find(self, key: EngineKey) -> Path | None:
-        """Return the engine, now in use, if everything about it is right."""
+    def find(self, key: EngineKey) -> Path | None:
+        """
+        Return the engine if there is one and everything about it is right; waits for no builder.
+
+        The file stays where it is until :meth:`close`.
+        """
         digest = key.digest()
         side = self._side_path(digest)
         if not side.exists():

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Build a TensorRT engine from an exported ONNX file, on the machine that will run it.
+
+``python -m dgtl_core.export.tensorrt MODEL.onnx OUT.engine --pictures FOLDER``
+
+Needs no torch. Networks are strongly typed: an engine computes in the types of the ONNX file. The
+parser and the builder of TensorRT-RTX also work without a GPU, to check a model; what needs one
+(measuring kernels, comparing the finished engine) has not been run yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+import json
+import logging
+import os
+from pathlib import Path
+import sys
+
+from dgtl_core.export.progress import Progress
+from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, HARDWARE
+from dgtl_core.runtime.agreement import samples, THRESHOLD, verify_engine
+from dgtl_core.runtime.cuda import cuda_fault, device_index, Gpu
+from dgtl_core.runtime.engine_cache import file_sha256
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+from dgtl_core.runtime.metadata import ModelError
+from dgtl_core.runtime.tensorrt import import_tensorrt, MODULES, TensorRTBackend
+from dgtl_core.visualize import read_image
+import numpy as np
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.bmp')
+
+
+def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
+                 pictures: Sequence[np.ndarray] = (), threshold: float = THRESHOLD,
+                 reference: Path | None = None, timing_cache: Path | None = None,
+                 module: str = '', device: str = 'auto',
+                 progress: Progress | None = None) -> tuple[BuildReport, EngineInfo]:
+    """
+    Build an engine and its side file; whatever was at ``out`` stays until both are good.
+
+    :param pictures: real pictures (H, W, 3) uint8 RGB on which the engine is compared with ONNX
+        Runtime; none: it is not compared.
+    :param threshold: least share of pixels that must get the same label.
+    :param reference: the ONNX file to compare with; None: ``onnx`` itself.
+    :param timing_cache: a file with measured kernel times, used and brought up to date.
+    :param module: ``tensorrt`` or ``tensorrt_rtx``; empty: the first that is installed.
+    :raises ModelError: not one of our models, refused by parser or builder, no GPU, or the engine
+        labels too differently.
+    :raises KeyboardInterrupt: stopped by Ctrl-C; nothing is left behind.
+    :raises OSError: a file cannot be read or written; nothing is left behind.
+    """
+    options = BuildOptions() if options is None else options
+    metadata = onnx_metadata(onnx)
+    fault = cuda_fault(device)
+    trt = import_tensorrt(module)
+    if fault and (trt.__name__ != 'tensorrt_rtx' or pictures):
+        raise ModelError(
+            f'an engine is built and compared on the GPU that will run it, but {fault}. Without '
+            'a GPU, tensorrt-rtx can check that the model parses and builds: --module '
+            'tensorrt_rtx --unverified')
+    gpu = None if fault else Gpu(device_index(device))
+    try:
+        engine, report = build(trt, onnx, options, progress or Progress(), timing_cache)
+    finally:
+        if gpu is not None:
+            gpu.close()
+    staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
+    try:
+        staged.write_bytes(engine)
+        info = EngineInfo(
+            metadata=metadata, module=trt.__name__, version=trt.__version__,
+            gpu='' if gpu is None else gpu.name,
+            compute_capability='' if gpu is None else gpu.compute_capability,
+            precision=report.precision, model_sha256=file_sha256(onnx),
+            engine_sha256=file_sha256(staged), options=asdict(options))
+        if pictures:
+            equal = _compare(staged, info, reference or onnx, pictures, threshold, device)
+            info = replace(info, labels_equal=equal)
+        side_file(staged).write_text(info.to_json(), encoding='utf-8')
+        os.replace(staged, out)
+        os.replace(side_file(staged), side_file(out))
+    finally:
+        staged.unlink(missing_ok=True)
+        side_file(staged).unlink(missing_ok=True)
+    return report, info
+
+
+def _compare(engine: Path, info: EngineInfo, reference: Path, pictures: Sequence[np.ndarray],
+             threshold: float, device: str) -> float:
+    from dgtl_core.runtime.onnx import OnnxBackend
+
+    truth = OnnxBackend(reference, device='cpu')
+    known = samples(truth, pictures)
+    truth.close()
+    backend = TensorRTBackend(engine, info, device)
+    try:
+        return verify_engine(backend, known, threshold)
+    finally:
+        backend.close()
+
+
+def find_pictures(places: Sequence[Path]) -> list[Path]:
+    """
+    Return the picture files among files and folders.
+
+    :raises ModelError: a place does not exist or holds none.
+    """
+    found: list[Path] = []
+    for place in places:
+        here = sorted(p for p in place.rglob('*') if p.suffix.lower() in PICTURES) \
+            if place.is_dir() else [place] * place.is_file()
+        if not here:
+            raise ModelError(f'no pictures at {place}: name files, or a folder with {PICTURES}')
+        found += here
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = BuildOptions()
+    parser = argparse.ArgumentParser(
+        prog='python -m dgtl_core.export.tensorrt', description=__doc__.split('\n\n')[0].strip(),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('onnx', type=Path, help='the exported model')
+    parser.add_argument('out', type=Path, help='the engine; a .json with its description joins it')
+    check = parser.add_mutually_exclusive_group(required=True)
+    check.add_argument('--pictures', type=Path, nargs='+', metavar='PATH', default=[],
+                       help='real pictures (files or folders) to compare with ONNX Runtime')
+    check.add_argument('--unverified', action='store_true', help='do not compare')
+    parser.add_argument('--most', type=int, default=20, help='pictures to take, evenly spread')
+    parser.add_argument('--threshold', type=float, default=THRESHOLD,
+                        help='least share of pixels that must get the same label')
+    parser.add_argument('--reference', type=Path,
+                        help='another ONNX file of the same model to compare with; needed for '
+                             'bf16, which ONNX Runtime cannot run on a CPU')
+    parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib,
+                        help='most memory of one layer while it runs; 0: no limit')
+    parser.add_argument('--optimization-level', type=int, default=options.optimization_level,
+                        help='0 (quick to build) .. 5 (tries everything)')
+    parser.add_argument('--hardware', choices=HARDWARE, default=options.hardware,
+                        help='which GPUs can run it; other than "this" may be slower')
+    parser.add_argument('--version-compatible', action='store_true',
+                        help='newer versions of TensorRT can run it; may be slower')
+    parser.add_argument('--max-batch', type=int, default=options.max_batch,
+                        help='largest batch, for a model with a dynamic one')
+    parser.add_argument('--timing-cache', type=Path, metavar='FILE',
+                        help='measured kernel times, which make the next build quicker')
+    parser.add_argument('--module', choices=MODULES, default='',
+                        help='default: the first that is installed')
+    parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N')
+    parser.add_argument('--json', action='store_true', help='print the report as JSON')
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
+    try:
+        options = BuildOptions(
+            workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
+            hardware=args.hardware, version_compatible=args.version_compatible,
+            max_batch=args.max_batch)
+        files = find_pictures(args.pictures)
+        step = max(len(files) // max(args.most, 1), 1)
+        report, info = build_engine(
+            args.onnx, args.out, options, threshold=args.threshold, reference=args.reference,
+            pictures=[read_image(file) for file in files[::step][:args.most]],
+            timing_cache=args.timing_cache, module=args.module, device=args.device)
+    except KeyboardInterrupt:
+        print(f'stopped; {args.out} is as it was', file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:  # ModelError is a ValueError
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print(f'{args.out}: ' + ', '.join(f'{key} {value}' for key, value in told.items()))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

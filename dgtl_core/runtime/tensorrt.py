@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+TensorRT: run an engine, from its file or from the cache of engines built on this machine.
+
+Drives ``tensorrt`` (10.3 to 11.x) and ``tensorrt_rtx`` with the same code, without torch. Not run
+on a GPU yet: the names it uses exist in the bindings of 10.3, 10.13, 10.16, 11.0, 11.4 and RTX
+1.7, and its control flow is tested with stand-ins for engine and GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import mmap
+from pathlib import Path
+from typing import Any
+
+from dgtl_core.runtime.backend import Backend, EngineOptions
+from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
+from dgtl_core.runtime.engine_file import BUILD_ONE, EngineInfo
+from dgtl_core.runtime.metadata import ModelError
+import numpy as np
+
+MODULES = ('tensorrt', 'tensorrt_rtx')
+INPUT, OUTPUTS = 'image', ('labels', 'confidence')
+_LOG = logging.getLogger(__name__)
+_INSTALL = (
+    'on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment made with '
+    '--system-site-packages; elsewhere: pip install tensorrt, or tensorrt-rtx')
+
+
+def installed_module() -> str:
+    """Return the name of the TensorRT module to use, or an empty text; imports nothing."""
+    return next((name for name in MODULES if importlib.util.find_spec(name) is not None), '')
+
+
+def import_tensorrt(name: str = '') -> Any:
+    """
+    Import TensorRT; it may need a driver for anything beyond parsing and building.
+
+    :param name: one of MODULES; empty: the first that is installed.
+    :raises ModelError: it is not installed, or its libraries are not.
+    """
+    name = name or installed_module()
+    if name and name not in MODULES:
+        raise ModelError(f'the TensorRT module must be one of {list(MODULES)}, got {name!r}')
+    try:
+        return importlib.import_module(name or MODULES[0])
+    except (ImportError, OSError) as error:
+        raise ModelError(f'TensorRT cannot be imported ({error}); {_INSTALL}') from None
+
+
+def tensorrt_fault(device: str = 'auto') -> str:
+    """Return why no engine can run here, or an empty text; imports no TensorRT."""
+    return cuda_fault(device) or ('' if installed_module() else 'TensorRT is not installed')
+
+
+def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions) -> Backend:
+    """
+    Open an ``.engine`` or ``.plan`` file, or the engine of an ``.onnx`` file.
+
+    :param threads: CPU threads of ONNX Runtime, which answers while an engine is built.
+    :param options: whether and where the engine of an ``.onnx`` file is built and kept.
+    :raises ModelError: TensorRT cannot run it here; the message says why and what to do.
+    """
+    if path.suffix != '.onnx':
+        return TensorRTBackend(path, EngineInfo.beside(path), device)
+    from dgtl_core.runtime.building import open_onnx
+    return open_onnx(path, device, threads, options)
+
+
+class TensorRTBackend:
+    """Run an ``.engine`` file that keeps the model contract (uint8 picture to uint8 labels)."""
+
+    _engine: Any = None
+    _context: Any = None
+    _runtime: Any = None
+    _recorded: Any = None  # the CUDA graph
+    _runs = 0
+
+    def __init__(self, path: Path, info: EngineInfo, device: str = 'auto',
+                 blocking_sync: bool | None = None) -> None:
+        """
+        Load an engine.
+
+        :param info: what the engine is.
+        :param blocking_sync: see :class:`~dgtl_core.runtime.cuda.Gpu`.
+        :raises ModelError: no GPU, another GPU or TensorRT than it was built for, no memory.
+        """
+        fault = cuda_fault(device)
+        if fault:
+            raise ModelError(f'{path.name} needs a GPU: {fault}')
+        trt = import_tensorrt(info.module)
+        _check_version(path, info, trt)
+        self.metadata = info.metadata
+        self._logger = make_logger(trt)  # must outlive the engine, and so must the runtime
+        try:
+            self._gpu = gpu = Gpu(device_index(device), blocking_sync)
+            try:
+                _check_gpu(path, info, gpu)
+                self._runtime = trt.Runtime(self._logger)
+                self._load(trt, path, info)
+            except BaseException:
+                self.close()
+                raise
+        except CudaError as error:
+            raise ModelError(f'{path} cannot be loaded: {error}') from None
+        self.name = f'{info.module} {trt.__version__} ({gpu.name}, {info.precision})'
+
+    def _load(self, trt: Any, path: Path, info: EngineInfo) -> None:
+        # A version-compatible engine carries the code that runs it.
+        self._runtime.engine_host_code_allowed = bool(info.options.get('version_compatible'))
+        # Mapped, not read: on a Jetson the GPU has no memory of its own to spare for a copy.
+        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            self._engine = self._runtime.deserialize_cuda_engine(data)
+        if self._engine is None:
+            raise ModelError(
+                f'{info.module} {trt.__version__} cannot load {path} ({self._logger.last_error}); '
+                f'{BUILD_ONE}')
+        self.max_batch = _check_tensors(path, self._engine, info)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise ModelError(
+                f'{path} does not fit into the memory of {self._gpu.name}: it needs '
+                f'{self._engine.device_memory_size_v2 >> 20} MiB to run '
+                f'({self._logger.last_error}); stop other programs, or export a smaller input '
+                'size')
+        staged = {
+            name: self._gpu.stage((self.max_batch, *list(self._engine.get_tensor_shape(name))[1:]))
+            for name in (INPUT, *OUTPUTS)}
+        for name, staging in staged.items():
+            if not self._context.set_tensor_address(name, staging.address):
+                raise ModelError(
+                    f'{path} refuses the memory of {name!r} ({self._logger.last_error})')
+        self._input = staged[INPUT]
+        self._outputs = {name: staged[name] for name in OUTPUTS}
+        self._fixed = self._engine.get_tensor_shape(INPUT)[0] != -1
+        self._batch = self.max_batch if self._fixed else 0
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
+        batch = len(images)
+        if (images.dtype != np.uint8 or images.shape[1:] != self._input.array.shape[1:] or
+                not 0 < batch <= self.max_batch):
+            raise ValueError(
+                f'this engine takes uint8 {self._input.array.shape} or fewer pictures, got '
+                f'{images.dtype} {images.shape}')
+        self._gpu.activate()
+        self._input.array[:batch] = images
+        if self._recorded is not None:
+            self._gpu.launch(self._recorded)
+        else:
+            self._enqueue(self.max_batch if self._fixed else batch)
+        self._gpu.synchronize()
+        if self._fixed and self._runs == 0:
+            self._record()
+        self._runs += 1
+        labels, confidence = (o.array[:batch].copy() for o in self._outputs.values())
+        return labels, confidence
+
+    def _enqueue(self, batch: int) -> None:
+        if batch != self._batch:
+            shape = (batch, *self._input.array.shape[1:])
+            if (not self._context.set_input_shape(INPUT, shape) or any(
+                    tuple(self._context.get_tensor_shape(name)) != (batch, *o.array.shape[1:])
+                    for name, o in self._outputs.items())):
+                raise CudaError(
+                    f'the engine refuses a batch of {batch} ({self._logger.last_error})')
+            self._batch = batch
+        self._gpu.upload(self._input, self._input.array[:batch].nbytes)
+        if not self._context.execute_async_v3(self._gpu.stream):
+            raise CudaError(f'the engine did not run ({self._logger.last_error})')
+        for output in self._outputs.values():
+            self._gpu.download(output, output.array[:batch].nbytes)
+
+    def _record(self) -> None:
+        """Make a CUDA graph of upload, engine and download, after the first run has set it up."""
+        try:
+            self._recorded = self._gpu.capture(lambda: self._enqueue(self.max_batch))
+        except CudaError as error:
+            _LOG.warning('no CUDA graph, every picture is enqueued anew (%s)', error)
+
+    def close(self) -> None:
+        """Free the engine and its memory."""
+        self._gpu.activate()
+        self._context = self._engine = self._runtime = self._recorded = None
+        self._gpu.close()
+
+
+def make_logger(trt: Any) -> Any:
+    """Return a logger that passes TensorRT's warnings on and keeps the last error."""
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = 'no reason given'
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity.name in ('ERROR', 'INTERNAL_ERROR'):
+                self.last_error = message.strip()
+                _LOG.error('TensorRT: %s', self.last_error)
+            elif severity.name == 'WARNING':
+                _LOG.warning('TensorRT: %s', message.strip())
+
+    return Logger()
+
+
+def _check_version(path: Path, info: EngineInfo, trt: Any) -> None:
+    built, here = _numbers(info.version), _numbers(trt.__version__)
+    onward = bool(info.options.get('version_compatible')) and built[:1] == here[:1]
+    if built != here and not (onward and built < here):
+        raise ModelError(
+            f'{path} was built with {info.module} {info.version}, here is {trt.__version__}; an '
+            f'engine is not portable between versions: {BUILD_ONE}')
+
+
+def _check_gpu(path: Path, info: EngineInfo, gpu: Gpu) -> None:
+    if not info.gpu:
+        return  # TensorRT-RTX, built for any GPU that it supports
+    there, here = _numbers(info.compute_capability), _numbers(gpu.compute_capability)
+    onward = info.options.get('hardware') == 'ampere_plus' and here >= (8, 0)
+    if there != here and not onward:
+        raise ModelError(
+            f'{path} was built for {info.gpu} (compute capability {info.compute_capability}), '
+            f'here is {gpu.name} ({gpu.compute_capability}); an engine is not portable between '
+            f'GPUs: {BUILD_ONE}')
+    if there == here and info.gpu != gpu.name:
+        _LOG.warning('%s was built on %s and may be slower on %s', path, info.gpu, gpu.name)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split('.') if part.isdigit())
+
+
+def _check_tensors(path: Path, engine: Any, info: EngineInfo) -> int:
+    """Check the model contract; return the largest batch."""
+    height, width = info.metadata.input_size
+    found = {}
+    for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
+        found[name] = (engine.get_tensor_dtype(name).name, list(engine.get_tensor_shape(name))[1:])
+    sizes = {name: size for name, (_, size) in found.items()}
+    if (set(found) != {INPUT, *OUTPUTS} or {kind for kind, _ in found.values()} != {'UINT8'} or
+            sizes[INPUT] != [height, width, 3] or any(len(sizes[name]) != 2 for name in OUTPUTS)):
+        raise ModelError(
+            f'{path} must take "image" uint8 (B, {height}, {width}, 3) and give "labels" and '
+            f'"confidence" uint8 (B, height, width); it has {found} (without B); {BUILD_ONE}')
+    batch = engine.get_tensor_shape(INPUT)[0]
+    return int(batch if batch != -1 else engine.get_tensor_profile_shape(INPUT, 0)[2][0])
