@@ -399,7 +399,7 @@ class Street:
             if (k + side) % 2 == 0 or self.style == 'city':
                 mesh = figures.lamp(self.lamp)
                 out.things.append(Thing(mesh, s * (edge + 0.5), k * gap, 0.0 if s < 0 else math.pi, self.metal, WALK, y=h,
-                                        shadow=(0.1, 0.1), tall=6))
+                                        shadow=(0.1, 0.1), tall=6, lamp=True))
             k += 1
         if self.tree_gap[side]:
             x = edge + (begin / 2 if begin else min(0.9, max(0.5, end * 0.3)))

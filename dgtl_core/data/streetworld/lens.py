@@ -12,6 +12,7 @@ import numpy as np
 
 from dgtl_core.data.streetworld.scene import (
     Color, Light, Material, NUM_MATERIALS, ROAD, SIDEWALK, SKY, TERRAIN)
+from dgtl_core.data.weather import noise_tile
 
 
 def _vary(r: random.Random, color: Color, amount: float) -> Color:
@@ -53,8 +54,7 @@ def draw_light(r: random.Random) -> Light:
     assert len(table) == NUM_MATERIALS
     ambient = r.uniform(0.8, 1.0) if not sunny else r.uniform(0.45, 0.8)
     warm = (1.0, 0.97, 0.9)
-    level = ambient + strength * sun[1]
-    materials = tuple(Material(row[0], tuple(c * level for c in row[1]), *row[2:]) for row in table)
+    materials = tuple(Material(*row) for row in table)
     exposure = math.exp(r.gauss(0.14, 0.2))
     balance = r.gauss(0, 0.025)
     return Light(sun=sun, sun_strength=strength, ambient=ambient, warm=warm, zenith=zenith, horizon=horizon, cloud=cloud,
@@ -71,25 +71,6 @@ def _vignette(height: int, width: int, strength: float) -> np.ndarray:
     x = (np.arange(width) / max(1, width - 1) - 0.5)[None]
     gain = 1 - strength * np.minimum(1, (x * x + y * y) * 2) ** 1.3
     return cv2.merge([(gain * 255).astype(np.uint8)] * 3)
-
-
-@lru_cache(maxsize=1)
-def _sensor_noise() -> np.ndarray:
-    rng = np.random.default_rng(41)
-    field = rng.standard_normal((768, 1280)).astype(np.float32)
-    color = rng.standard_normal((768, 1280, 3)).astype(np.float32)
-    mixed = 0.8 * field[..., None] + 0.6 * cv2.GaussianBlur(color, (3, 3), 0.6)
-    return np.clip(mixed * 32 + 128, 0, 255).astype(np.uint8)  # one deviation = 32
-
-
-def noise_tile(size: tuple[int, int], seed: int) -> np.ndarray:
-    """Sensor noise of this size, (H, W, 3) uint8: mean 128, deviation about 32."""
-    tile = _sensor_noise()
-    height, width = size
-    y, x = seed % 251, (seed // 251) % 241
-    while tile.shape[0] < y + height or tile.shape[1] < x + width:
-        tile = np.tile(tile, (2, 2, 1))
-    return tile[y:y + height, x:x + width]
 
 
 def expose(image: np.ndarray, light: Light, noise_seed: int) -> np.ndarray:

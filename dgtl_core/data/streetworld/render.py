@@ -16,7 +16,7 @@ import numpy as np
 from dgtl_core.data.streetworld import textures
 from dgtl_core.data.streetworld.camera import Camera, FAR, NEAR, SKY_DEPTH
 from dgtl_core.data.streetworld.scene import (
-    Chunk, Foliage, KERB, Light, NUM_MATERIALS, Panel, Patch, PAVEMENT, SKY, Thing)
+    Chunk, Foliage, KERB, Light, NUM_MATERIALS, Panel, Patch, PAVEMENT, SKY, Thing, WALK)
 
 SUBPIXEL = 4  # bits
 _RAMP = np.linspace(0, 1, 256)[:, None]
@@ -84,8 +84,9 @@ class Renderer:
         self.plane = np.zeros((total, 3), np.float32)
         self.up = np.zeros(total, np.float32)
         glow = np.zeros(total, np.uint8)
+        level = self.light.ambient + self.light.sun_strength * self.light.sun[1]
         for i, material in enumerate(self.light.materials):
-            self.colors[i] = (*(min(255, c) for c in material.color), material.label)
+            self.colors[i] = (*(min(255, c * level) for c in material.color), material.label)
         self.colors[0, 3] = SKY
         self.up[1:NUM_MATERIALS] = 1
         first = NUM_MATERIALS
@@ -301,7 +302,8 @@ class Renderer:
             points.append(world[faces])
             colors.append(np.array(thing.colors, np.float64)[slots])
             labels.append(label)
-            glow.append(light)
+            lit = thing.speed != 0 or thing.layer == WALK and not thing.shadow[1] > 0.5
+            glow.append(light if lit else np.where(light == 4, 4, 0))
             flats.append(flat)
             count += len(faces)
         start.append(count)

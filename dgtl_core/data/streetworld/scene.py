@@ -36,6 +36,7 @@ class Thing:
     tall: float = 0.0  # height for the cast shadow, metres
     walk: tuple[int, bool, float] | None = None  # person: number, side view, phase 0..1
     ride: int | None = None  # cyclist: number
+    lamp: bool = False  # a street lamp, which lights the ground at night
     lane: float | None = None  # x of the lane in which it stands or drives
 
 

@@ -9,11 +9,10 @@ import random
 import numpy as np
 
 from dgtl_core.data.streetworld.camera import Camera
+from dgtl_core.data.streetworld.conditions import after_lens, apply, CONDITIONS, light_of
 from dgtl_core.data.streetworld.layout import CHUNK, Street, without_collisions
 from dgtl_core.data.streetworld.lens import draw_light, expose
 from dgtl_core.data.streetworld.render import Renderer
-
-CONDITIONS = ('clear', 'fog', 'night', 'rain', 'snow', 'low_sun')
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,14 @@ class StreetWorld:
         standing = [t for chunk in chunks for t in chunk.things if abs(t.z) < 150]
         traffic = without_collisions(traffic, standing)
         chunks.insert(0, street.skyline(r, 150.0))
-        picture = Renderer(camera, light, chunks, traffic).draw()
-        return Sample(expose(picture.image, light, light.seed), picture.labels, picture.depth)
+        condition, strength = self.condition, float(self.severity)
+        light = light_of(light, condition, strength)
+        picture = Renderer(camera, light, chunks, traffic, condition == 'night').draw()
+        things = [t for chunk in chunks for t in chunk.things]
+        image = apply(condition, picture.image, picture, light, things, strength, light.seed)
+        image = expose(image, light, light.seed)
+        image = after_lens(condition, image, light, strength, light.seed)
+        return Sample(image, picture.labels, picture.depth)
 
 
 __all__ = ['CHUNK', 'CONDITIONS', 'Sample', 'StreetWorld']
