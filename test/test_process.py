@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node starts, ends and fails as a process."""
+
+import re
+import signal
+import time
+
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+pytest.importorskip('onnx')
+from dgtl_ros.image_codec import rgb8
+from ros_world import picture, World
+from std_msgs.msg import Header
+from tiny_onnx import write_tiny_onnx
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    with World(tmp_path_factory.mktemp('world')) as world:
+        yield world
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('models')
+    write_tiny_onnx(folder / 'tiny.onnx')
+    write_tiny_onnx(folder / 'slow.onnx', slow=12)
+    write_tiny_onnx(folder / 'endless.onnx', slow=2000)
+    return folder
+PARAMETERS = {
+    'idle': {'model_path': 'tiny.onnx'},
+    'loading': {'model_path': 'slow.onnx', 'warmup_iterations': 100},
+    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0}}
+
+
+@pytest.mark.parametrize('moment, number', [
+    ('idle', signal.SIGINT), ('idle', signal.SIGTERM), ('loading', signal.SIGTERM),
+    ('inferring', signal.SIGINT), ('inferring', signal.SIGTERM)])
+def test_signals_end_it_within_two_seconds(world, models, moment, number):
+    space, parameters = f'{moment}{number}', dict(PARAMETERS[moment])
+    parameters['model_path'] = models / parameters['model_path']
+    with world.start('segment_node', space, **parameters) as node:
+        if moment == 'loading':
+            world.task(space, 'model', lambda values: values['state'] == 'configuring')
+            time.sleep(0.3)
+        else:
+            world.task(space, 'input')
+        if moment == 'inferring':
+            camera = world.camera(space)
+            while world.task(space, 'input')[1]['received'] == '0':
+                camera.publish(rgb8(picture(), Header(stamp=world.now())))
+            world.remove(camera)
+        code, seconds = node.signal(number)
+        assert (code, seconds < 2) == (0, True), (code, seconds, node.text())
+        assert 'Traceback' not in node.text()
+
+
+@pytest.mark.parametrize('name, message', [
+    ('missing.onnx', "no model file at '.*missing.onnx'; make one with"),
+    ('text.onnx', 'is not a model that ONNX Runtime .* can load .* make one with'),
+    ('plain.onnx', 'plain.onnx has no "dgtl" metadata, so its classes are unknown; make one with'),
+])
+def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
+    (models / 'text.onnx').write_text('not a model')
+    write_tiny_onnx(models / 'plain.onnx', metadata=None)
+    code, text = world.start('segment_node', 'wrong', model_path=models / name).ends()
+    assert code == 1 and 'Traceback' not in text
+    assert re.search(f'cannot configure: .*{message}', text), text
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['-p', 'jpeg_quality:=200'], 'jpeg_quality must be an integer in 1..100'),
+    (['-p', 'backend:=magic'], "backend must be one of ['auto'"),
+    (['--params-file', 'nowhere.yaml'], 'cannot start ROS'),
+])
+def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
+    code, text = world.start('segment_node', 'wrong', '--ros-args', *arguments).ends()
+    assert code == 2 and message in text and 'Traceback' not in text, text
+
+
+def test_log_folder_that_cannot_be_made(world, tmp_path):
+    (tmp_path / 'file').touch()
+    extra = {'ROS_LOG_DIR': str(tmp_path / 'file' / 'log')}
+    code, text = world.start('segment_node', 'log', extra=extra).ends()
+    assert code == 2 and 'ROS_LOG_DIR' in text and 'Traceback' not in text
+
+
+def test_misspelled_parameter_is_named(world, models):
+    model = models / 'tiny.onnx'
+    with world.start('segment_node', 'spell', model_path=model, max_rat=3.0) as node:
+        node.wait_for_text('unknown parameter max_rat has no effect; did you mean max_rate?')
+
+

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node does, picture by picture and transition by transition, as a process."""
+
+from functools import partial
+import json
+import os
+from pathlib import Path
+import signal
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+pytest.importorskip('onnx')
+from dgtl_core.classes import CITYSCAPES, ClassSet
+from dgtl_core.visualize import read_image
+from dgtl_ros.image_codec import mono8, rgb8, to_rgb
+from rclpy.serialization import serialize_message
+from ros_world import Link, picture, plane, stamp_of, World
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64, Header, String
+from std_srvs.srv import SetBool, Trigger
+from tiny_onnx import write_tiny_onnx
+
+pytestmark = pytest.mark.ros
+CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'segment.yaml'
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    with World(tmp_path_factory.mktemp('world')) as world:
+        yield world
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return write_tiny_onnx(tmp_path_factory.mktemp('models') / 'tiny.onnx')
+
+
+@pytest.fixture(scope='module')
+def link(world, model, tmp_path_factory):
+    """The node with the tiny model and the parameter file that is installed."""
+    snapshots = tmp_path_factory.mktemp('snapshots')
+    running = world.start('segment_node', 'one', '--ros-args', '--params-file', CONFIG,
+                          model_path=model, snapshot_dir=snapshots)
+    link = Link(world, 'one', running)
+    link.answer(picture())
+    yield link
+    link.close()
+    code, _ = running.signal(signal.SIGINT)
+    assert code == 0, running.text()
+# --- what one node does, picture by picture ------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [(32, 64), (48, 36), (720, 1280)])
+def test_labels_have_header_size_and_place_of_the_picture(link, size):
+    message = link.answer(picture(*size))
+    assert message.header.frame_id == 'camera_optical'
+    assert (message.encoding, message.height, message.width) == ('mono8', *size)
+    assert message.step == size[1] and message.is_bigendian == 0
+    labels = plane(message)
+    assert labels[0, 0] == labels[-1, 1] == 2 and labels[0, -1] == labels[-1, -2] == 13
+
+
+def test_colour_order_of_the_camera_is_respected(link):
+    header = link.header()
+    message = rgb8(np.ascontiguousarray(picture()[:, :, ::-1]), header)
+    message.encoding = 'bgr8'
+    link.camera.publish(message)
+    labels = plane(link.labels.with_stamp(stamp_of(message)))
+    assert labels[0, 0] == 2 and labels[0, -1] == 13
+
+
+def test_bad_messages_are_counted_and_never_fatal(link):
+    link.world.call(Trigger, '/one/segmenter/reset_stats', Trigger.Request())
+    unknown, short, empty, vast = (rgb8(picture(), link.header()) for _ in range(4))
+    unknown.encoding = 'yuv9'
+    short.data = short.data[:100]
+    empty.height = 0
+    vast.height = vast.width = vast.step = 2**31
+    for message in (unknown, short, empty, vast):
+        link.camera.publish(message)
+        time.sleep(0.15)  # so that none of them is superseded
+    # rclpy itself raises while it reads this one
+    link.camera.publish(serialize_message(unknown).replace(b'yuv9', b'\xff\xfe\xfd\xfc'))
+    link.answer(picture())
+    assert link.world.task('one', 'input', lambda v: int(v['decode_errors']) >= 4)
+    text = link.running.text()
+    assert "image encoding 'yuv9' is not supported: use one of ['bayer_bggr16'" in text
+    assert text.count('Traceback') == text.count('UnicodeDecodeError') == 1
+
+
+def test_a_picture_without_a_stamp_is_no_old_picture(link):
+    link.send(picture(), Header(frame_id='none'))
+    assert link.labels.wait(lambda m: m.header.frame_id == 'none')
+
+
+def test_stale_pictures_are_dropped_counted_and_explained(link):
+    link.world.call(Trigger, '/one/segmenter/reset_stats', Trigger.Request())
+    old = link.header()
+    old.stamp.sec -= 3
+    link.send(picture(), old)
+    assert link.world.task('one', 'input', lambda v: v['dropped_stale'] == '1')[0].level == b'\x01'
+    link.running.wait_for_text('more than max_image_age (0.5 s)')
+    assert stamp_of(link.labels.messages[-1]) != (old.stamp.sec, old.stamp.nanosec)
+    assert link.world.set_parameters('one', on_stale='process').successful
+    link.send(picture(), old)
+    assert link.labels.with_stamp((old.stamp.sec, old.stamp.nanosec))
+    assert link.world.set_parameters('one', on_stale='drop').successful
+
+
+def test_threshold_and_unlabelled_id_change_at_run_time(link):
+    assert link.world.set_parameters('one', confidence_threshold=0.5, unlabeled_id=200).successful
+    labels = plane(link.answer(picture()))
+    assert labels[0, 0] == 200 and labels[0, -1] == 13
+    assert link.world.set_parameters('one', confidence_threshold=0.0, unlabeled_id=255).successful
+    assert plane(link.answer(picture()))[0, 0] == 2
+
+
+def test_wrong_parameters_are_refused_as_a_whole_with_the_reason(link):
+    result = link.world.set_parameters('one', unlabeled_id=7, on_stale='perhaps')
+    assert not result.successful and "on_stale must be one of ['drop', 'process']" in result.reason
+    assert plane(link.answer(picture()))[0, 0] == 2
+    result = link.world.set_parameters('one', model_path='other.onnx')
+    assert not result.successful and 'cleanup' in result.reason
+
+
+def test_enable_service_stops_and_starts_inference(link):
+    assert link.world.call(SetBool, '/one/segmenter/enable', SetBool.Request(data=False)).success
+    before = len(link.labels.items)
+    link.send(picture())
+    assert link.world.task('one', 'input', lambda v: int(v['dropped_disabled']) > 0)
+    assert len(link.labels.items) == before
+    assert link.world.call(SetBool, '/one/segmenter/enable', SetBool.Request(data=True)).success
+    link.answer(picture())
+
+
+def test_class_map_reaches_who_comes_late(link):
+    inbox = link.world.listen(String, '/one/segmentation/class_map', latched=True)
+    data = json.loads(inbox.wait(lambda m: True).data)
+    assert ClassSet.from_list('x', data).names == CITYSCAPES.names
+    assert data[0] == {'id': 0, 'name': 'road', 'color': [128, 64, 128]}
+
+
+def test_pictures_for_people_come_when_somebody_subscribes(link):
+    image = picture(64, 128)
+    seen = {name: link.world.listen(kind, f'/one/{name}', depth=1) for name, kind in (
+        ('segmentation/confidence', Image), ('segmentation/overlay', Image),
+        ('segmentation/color', Image), ('segmentation/overlay/compressed', CompressedImage),
+        ('segmenter/debug/processing_time_ms', Float64),
+        ('segmenter/debug/pipeline_latency_ms', Float64))}
+    limit = time.monotonic() + 20
+    while not all(inbox.items for inbox in seen.values()) and time.monotonic() < limit:
+        header = link.answer(image).header
+        time.sleep(0.12)  # the overlay is limited to 10 Hz
+    got = {name: inbox.messages[-1] for name, inbox in seen.items()}
+    confidence = got['segmentation/confidence']
+    assert plane(confidence)[0, 0] == 50 and plane(confidence)[0, -1] == 200
+    assert confidence.header.frame_id == header.frame_id
+    color = to_rgb(got['segmentation/color'])
+    assert tuple(color[0, 0]) == CITYSCAPES[2].color and color.shape == image.shape
+    overlay = to_rgb(got['segmentation/overlay']).astype(int)
+    np.testing.assert_allclose(overlay[0, 0], (image[0, 0] + np.array(CITYSCAPES[2].color)) / 2,
+                               atol=1)
+    packed = to_rgb(got['segmentation/overlay/compressed']).astype(int)
+    assert np.abs(packed[10, 10] - overlay[10, 10]).max() < 12
+    assert 0 < got['segmenter/debug/processing_time_ms'].data < 5000
+    assert 0 < got['segmenter/debug/pipeline_latency_ms'].data < 10000
+
+
+def test_snapshot_holds_picture_labels_and_statistics(link):
+    image = picture(40, 80)
+    stamp = link.answer(image).header.stamp
+    result = link.world.call(Trigger, '/one/segmenter/snapshot', Trigger.Request())
+    folder = Path(result.message)
+    assert result.success and folder.name == str(stamp.sec * 10**9 + stamp.nanosec)
+    np.testing.assert_array_equal(read_image(folder / 'image.png'), image)
+    labels = cv2.imread(str(folder / 'labels.png'), cv2.IMREAD_UNCHANGED)
+    assert labels[0, 0] == 2 and labels.shape == (40, 80)
+    statistics = json.loads((folder / 'statistics.json').read_text())
+    assert statistics['model'] == 'tiny' and statistics['counts']['published'] > 0
+    assert {p.name for p in folder.iterdir()} == {
+        'image.png', 'labels.png', 'confidence.png', 'overlay.jpg', 'statistics.json'}
+
+
+def test_snapshot_that_cannot_be_written_says_where(link, tmp_path):
+    (tmp_path / 'file').touch()
+    assert link.world.set_parameters('one', snapshot_dir=str(tmp_path / 'file')).successful
+    link.answer(picture())
+    result = link.world.call(Trigger, '/one/segmenter/snapshot', Trigger.Request())
+    assert not result.success and str(tmp_path / 'file') in result.message
+    assert link.world.set_parameters('one', snapshot_dir=str(tmp_path)).successful
+
+
+def test_diagnostics_know_model_camera_and_rates(link):
+    link.answer(picture())
+    status, model = link.world.task('one', 'model')
+    assert status.name == '/one/segmenter: model' and status.level == b'\x00'
+    assert model['name'] == 'tiny' and model['num_classes'] == '19' and len(model['sha256']) == 12
+    values = link.world.task('one', 'input', lambda v: v['publishers'] == '1')[1]
+    assert (values['topic'], values['qos_match'], values['width']) == ('/one/image', 'True', '64')
+    assert float(link.world.task('one', 'inference')[1]['latency_ms_p50']) > 0
+
+
+def test_camera_comes_back_with_other_reliability_size_and_encoding(link):
+    world = link.world
+    link.close()
+    assert world.task('one', 'input', lambda v: v['publishers'] == '0')
+    link.camera = world.camera('one', reliable=False)
+    answer = link.answer(np.full((24, 18), 40, np.uint8), mono8)
+    assert (plane(answer) == 5).all() and (answer.height, answer.width) == (24, 18)
+    values = world.task('one', 'input', lambda v: v['qos_offered'] == 'best_effort')[1]
+    assert (values['qos_asked'], values['encoding']) == ('best_effort', 'mono8')
+
+
+def test_lifecycle_edges(world, model):
+    labels = world.listen(Image, '/edges/segmentation')
+    with world.start('segment_node', 'edges', autostart=False,
+                     model_path='missing.onnx') as node:
+        go, state = partial(world.change_state, 'edges'), partial(world.state, 'edges')
+        assert state() == 'unconfigured'
+        assert not go('activate'), 'not from unconfigured'
+        assert not go('configure') and state() == 'unconfigured'
+        node.wait_for_text("no model file at 'missing.onnx'")
+        assert world.task('edges', 'model')[0].level == b'\x02'
+        assert world.set_parameters('edges', model_path=str(model)).successful
+        for _ in range(3):
+            assert go('configure') and state() == 'inactive'
+            assert go('activate') and state() == 'active'
+            assert go('deactivate') and state() == 'inactive'
+            assert go('activate', 'deactivate')
+            assert world.node.count_publishers('/edges/segmentation') == 1
+            assert go('cleanup') and state() == 'unconfigured'
+        assert not go('deactivate')
+        assert go('configure', 'activate')
+        link = Link(world, 'edges', node)
+        short = rgb8(picture(), link.answer(picture()).header)
+        short.data = short.data[:100]
+        link.camera.publish(short)
+        node.wait_for_text('image is truncated: 64x32 rgb8 with step 192 needs 6144 bytes, got '
+                           '100; check the camera driver')
+        assert go('deactivate')
+        before = len(labels.items)
+        link.send(picture())
+        time.sleep(0.3)
+        assert len(labels.items) == before
+        assert go('activate')
+        link.answer(picture())
+        assert go('shutdown') and state() == 'finalized'
+        link.close()
+        assert node.signal(signal.SIGTERM)[0] == 0
+        assert 'Traceback' not in node.text()
+
+
+def test_repeated_configuration_leaks_nothing(world, model):
+    with world.start('segment_node', 'leaks', autostart=False, model_path=model) as node:
+        sizes = []
+        for _ in range(12):
+            assert world.change_state('leaks', 'configure', 'activate', 'deactivate', 'cleanup')
+            status = Path(f'/proc/{node.process.pid}/status').read_text()
+            sizes.append((
+                int(status.partition('Threads:')[2].split()[0]),
+                len(os.listdir(f'/proc/{node.process.pid}/fd'))))
+        assert sizes[-1][0] <= sizes[1][0] and sizes[-1][1] <= sizes[1][1], sizes
+
+
+def test_failing_inferences_are_counted_and_deactivate_if_told(world, tmp_path):
+    model = write_failing_onnx(tmp_path / 'fails.onnx')
+    with world.start('segment_node', 'fails', model_path=model, max_consecutive_errors=3,
+                     on_inference_error='deactivate') as node:
+        link = Link(world, 'fails', node)
+        bad = picture(right=(255, 0, 0))
+        link.answer(picture())
+        for _ in range(2):
+            link.send(bad)
+            time.sleep(0.2)
+        node.wait_for_text('inference failed (1 in a row)')
+        link.answer(picture())
+        values = world.task('fails', 'inference', lambda v: v['errors_total'] == '2')[1]
+        assert values['consecutive_errors'] == '0' and 'Gather' in values['last_error']
+        for _ in range(3):
+            link.send(bad)
+            time.sleep(0.2)
+        node.wait_for_text('3 inferences in a row failed: deactivating')
+        assert world.state('fails') == 'inactive'
+        link.close()
+        assert node.signal(signal.SIGINT)[0] == 0
+
+
+def write_failing_onnx(path):
+    """Like the tiny model, but it fails where any red is 200 or more."""
+    import onnx
+    from onnx import helper, numpy_helper, TensorProto
+    model = onnx.load(str(write_tiny_onnx(path)))
+    graph = model.graph
+    graph.node[2].output[0] = 'plain'
+    graph.initializer.extend([
+        numpy_helper.from_array(np.array(200, np.uint8), 'limit'),
+        numpy_helper.from_array(np.zeros(1, np.uint8), 'nothing')])
+    graph.node.extend([
+        helper.make_node('Div', ['red', 'limit'], ['over']),
+        helper.make_node('Cast', ['over'], ['over_int'], to=TensorProto.INT32),
+        helper.make_node('ReduceMax', ['over_int'], ['index'], keepdims=0),
+        helper.make_node('Gather', ['nothing', 'index'], ['zero_byte'], axis=0),
+        helper.make_node('Add', ['plain', 'zero_byte'], ['labels'])])
+    onnx.save(model, str(path))
+    return path
