@@ -67,10 +67,12 @@ class Outputs:
         """Whether vision_msgs is installed."""
         return self._label_info is not None
 
-    @property
     def subscribers(self) -> int:
-        """How many subscribe to the labels."""
-        return self._labels.get_subscription_count()
+        """Return how many subscribe to the labels; 0 once closed."""
+        try:
+            return self._labels.get_subscription_count()
+        except RuntimeError:  # closed by another thread
+            return 0
 
     def announce(self, threshold: float) -> None:
         """Publish the classes for all who are there and all who come later."""

@@ -106,6 +106,30 @@ class _Spinner:
                 get_logger(self._name).error(f'a callback failed:\n{traceback.format_exc()}')
 
 
+class Ticker:
+    """
+    Calls ``work`` every ``period`` seconds of the steady clock in a thread of its own.
+
+    Unlike a ROS timer it goes on while a callback takes its time, such as loading a model.
+    """
+
+    def __init__(self, period: float, work: Callable[[], None]) -> None:
+        self._period, self._work = period, work
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='ticker', daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Tick no more; return whether the thread ended within ``timeout`` seconds."""
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period):
+            self._work()
+
+
 def keep_memory() -> None:
     """Let glibc keep the memory of a picture for the next one; elsewhere do nothing."""
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 from functools import wraps
 import hashlib
 from pathlib import Path
@@ -19,7 +20,7 @@ from dgtl_ros.mailbox import Worker
 from dgtl_ros.outputs import Outputs
 from dgtl_ros.parameters import declare, ParameterError, Settings, unknown_parameters, updated
 from dgtl_ros.pipeline import Arrival, Pipeline
-from dgtl_ros.process import run
+from dgtl_ros.process import run, Ticker
 from dgtl_ros.snapshot import write_snapshot
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
@@ -86,7 +87,7 @@ class SegmentNode(LifecycleNode):
         self.create_service(Trigger, '~/snapshot', self._on_snapshot)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # runs on when simulated time stands
-        self.create_timer(1.0, self._diagnose, clock=steady)
+        self._ticker = Ticker(1.0, self._diagnose)
         self.create_timer(0.5, self._supervise, clock=steady)
         if self._settings.autostart:
             self._start = self.create_timer(0.0, self._autostart, clock=steady)
@@ -97,7 +98,6 @@ class SegmentNode(LifecycleNode):
     def on_configure(self) -> None:
         """Load the model and announce its classes."""
         self._state, self.model_error = 'configuring', ''
-        self._diagnose()  # loading may take long
         try:
             self._load()
         except BaseException:
@@ -149,9 +149,8 @@ class SegmentNode(LifecycleNode):
 
     def stop(self, timeout: float) -> bool:
         """End the inference thread; return whether it did within ``timeout`` seconds."""
-        if self._pipeline is not None:
-            self._pipeline.stopped = True
-        return self._worker is None or self._worker.stop(timeout)
+        self._ticker.stop(timeout / 2)
+        return self._stop_inference(timeout / 2)
 
     def _load(self) -> None:
         settings, start = self._settings, time.monotonic()
@@ -185,10 +184,15 @@ class SegmentNode(LifecycleNode):
                 'vision_msgs is not installed: no segmentation/label_info; the classes are on '
                 'segmentation/class_map', once=True)
 
+    def _stop_inference(self, timeout: float) -> bool:
+        if self._pipeline is not None:
+            self._pipeline.stopped = True
+        return self._worker is None or self._worker.stop(timeout)
+
     def _pause(self, timeout: float) -> bool:
         if self._input is not None:
             self._input.close()
-        ended = self.stop(timeout)
+        ended = self._stop_inference(timeout)
         self._input = self._worker = self._pipeline = None
         return ended
 
@@ -233,17 +237,18 @@ class SegmentNode(LifecycleNode):
             self.model_error = self._health.last_error
             self.trigger_deactivate()
 
-    def _diagnose(self) -> None:
-        monitor, outputs = self._monitor, self._outputs
+    def _diagnose(self) -> None:  # in a thread of its own
+        monitor, outputs, model = self._monitor, self._outputs, self._model
         found = statuses(Snapshot(
             state=self._state, settings=self._settings, health=self._health, camera=self._camera,
-            model=self._model, model_error=self.model_error,
+            model=model, model_error=self.model_error,
             domain=monitor.report(self._settings) if monitor is not None else ({}, []),
-            subscribers=outputs.subscribers if outputs is not None else 0,
+            subscribers=outputs.subscribers() if outputs is not None else 0,
             active_since=self._active_since))
-        self._diagnostics.publish(to_message(
-            found, self.get_fully_qualified_name(), self._model.backend if self._model else '',
-            self.get_clock().now().to_msg()))
+        message = to_message(found, self.get_fully_qualified_name(),
+                             model.backend if model else '', self.get_clock().now().to_msg())
+        with contextlib.suppress(RuntimeError):  # the node is just being destroyed
+            self._diagnostics.publish(message)
 
     def _autostart(self) -> None:
         self.destroy_timer(self._start)

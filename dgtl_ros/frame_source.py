@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures from a video file or a folder, read ahead of time so that a rate can be held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+import queue
+import threading
+from typing import NamedTuple
+
+import cv2
+from dgtl_core.visualize import read_image
+from dgtl_ros.parameters import ParameterError
+import numpy as np
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+
+
+class Frame(NamedTuple):
+    """One picture, and what is known about it."""
+
+    image: np.ndarray                 # (H, W, 3) uint8 RGB
+    labels: np.ndarray | None = None  # (H, W) uint8 class ids, where the source knows them
+    condition: str = ''               # of the weather and the light, where the source knows it
+
+
+class Frames(NamedTuple):
+    """Pictures, and how many per second they are meant to be shown at (0: not known)."""
+
+    frames: Iterator[Frame]
+    rate: float
+
+
+def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
+    """
+    Open a video file or a folder of pictures.
+
+    :param loop: start again at the end.
+    :param warn: called with a message for each picture that cannot be read, once.
+    :raises ParameterError: nothing there, or nothing that OpenCV can read.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise ParameterError(
+                f'source: the folder {str(path)!r} holds no picture; file names must end in one '
+                f'of {list(SUFFIXES)}')
+        return Frames(_folder(files, loop, warn), 0.0)
+    if not path.is_file():
+        raise ParameterError(
+            f'source: there is no file or folder {str(path)!r}; give a video file, a folder of '
+            'pictures, or "streetworld"')
+    video = cv2.VideoCapture(str(path))
+    if not video.isOpened() or not video.grab():
+        raise ParameterError(
+            f'source: {str(path)!r} is not a video that OpenCV can read; convert it, for example '
+            'with "ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"')
+    return Frames(_video(path, loop), float(video.get(cv2.CAP_PROP_FPS)))
+
+
+def _folder(files: list[Path], loop: bool, warn: Callable[[str], object]) -> Iterator[Frame]:
+    broken: set[Path] = set()
+    while True:
+        for file in files:
+            if file in broken:
+                continue
+            try:
+                image = read_image(file)
+            except (ValueError, OSError) as error:
+                warn(f'picture left out: {error}')
+                broken.add(file)
+                continue
+            yield Frame(image)
+        if len(broken) == len(files):
+            raise ParameterError(
+                f'source: none of the {len(files)} pictures in {str(files[0].parent)!r} can be '
+                'read by OpenCV')
+        if not loop:
+            return
+
+
+def _video(path: Path, loop: bool) -> Iterator[Frame]:
+    while True:
+        video = cv2.VideoCapture(str(path))
+        count = 0
+        while True:
+            good, image = video.read()
+            if not good:
+                break
+            count += 1
+            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        video.release()
+        if not count:
+            raise ParameterError(f'source: the video {str(path)!r} cannot be read any more')
+        if not loop:
+            return
+
+
+def resized(frames: Iterator[Frame], height: int, width: int) -> Iterator[Frame]:
+    """Bring pictures (and their labels) to a size; 0 keeps that side's proportion or size."""
+    for frame in frames:
+        h, w = frame.image.shape[:2]
+        size = (height or round(h * (width or w) / w), width or round(w * (height or h) / h))
+        if size == (h, w):
+            yield frame
+            continue
+        shrinks = size[0] < h and size[1] < w
+        image = cv2.resize(frame.image, size[::-1],
+                           interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        labels = frame.labels
+        if labels is not None:
+            labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        yield frame._replace(image=image, labels=labels)
+
+
+class ReadAhead:
+    """
+    Runs an iterator in a thread and hands its items over in order.
+
+    Iterating waits for the next item and raises what the iterator raised.
+    """
+
+    def __init__(self, frames: Iterator[Frame], depth: int = 8) -> None:
+        self._frames = frames
+        self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='read ahead', daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the items in order; ends when the iterator does or :meth:`close` was called."""
+        while not self._stop.is_set():
+            try:
+                item = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def close(self, timeout: float) -> bool:
+        """Stop reading; return whether the thread ended within ``timeout`` seconds."""
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        last: Exception | None = None
+        try:
+            for frame in self._frames:
+                if not self._put(frame):
+                    return
+        except Exception as error:  # belongs to whoever iterates
+            last = error
+        self._put(last)
+
+    def _put(self, item: Frame | Exception | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
