@@ -83,6 +83,7 @@ $(VENV)/.created:
 	    fi; \
 	    echo "making $(VENV) with $$($$python --version)"; \
 	    $$python -m venv --clear $(VENV_FLAGS) $(VENV) || exit 1; \
+	    $(BIN)/python -m pip install -q --upgrade pip || exit 1; \
 	    : >$(VENV)/constraints.txt; \
 	    if [ -n "$$ROS_DISTRO" ]; then $$python -c "$$CONSTRAIN" >$(VENV)/constraints.txt || exit 1; fi; \
 	    touch $@; exit 0; \
