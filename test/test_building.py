@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building in the background: a real process builds, the GPU and TensorRT are stand-ins."""
+
+from functools import partial
+import sys
+import threading
+import time
+
+from dgtl_core.predictor import EngineOptions, ModelError, Predictor
+from dgtl_core.runtime import building, cuda
+from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.building import Frames
+from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError
+from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+from tiny_onnx import write_tiny_onnx
+
+BUILDER = """
+import pathlib, sys, time
+from dgtl_core.runtime.engine_cache import file_sha256
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+folder = pathlib.Path(__file__).parent
+with (folder / 'builds').open('a') as file:
+    file.write(' '.join(sys.argv[1:]) + '\\n')
+print('building the engine:  10% Tuning', file=sys.stderr, flush=True)
+time.sleep(float((folder / 'seconds').read_text()))
+engine = (folder / 'engine').read_bytes()
+if not engine:
+    sys.exit('error: no kernel for node 7')
+out = pathlib.Path(sys.argv[2])
+out.write_bytes(engine)
+side_file(out).write_text(EngineInfo(
+    metadata=onnx_metadata(pathlib.Path(sys.argv[1])), module='tensorrt', version='10.3.0',
+    gpu='Orin', compute_capability='8.7', precision='fp16', model_sha256='',
+    engine_sha256=file_sha256(out)).to_json())
+"""
+
+
+class World:
+    """A robot with a GPU, a model and a builder."""
+
+    def __init__(self, folder, trt):
+        self.trt = trt
+        self.cache = folder / 'cache'
+        self.model = write_tiny_onnx(folder / 'tiny.onnx')
+        self.builder = folder / 'builder'
+        self.builder.mkdir()
+        (self.builder / 'build.py').write_text(BUILDER)
+        self.builds_give(engine_bytes())
+
+    def builds_give(self, content, seconds=0.0):
+        (self.builder / 'engine').write_bytes(content)
+        (self.builder / 'seconds').write_text(str(seconds))
+
+    @property
+    def builds(self):
+        log = self.builder / 'builds'
+        return log.read_text().splitlines() if log.exists() else []
+
+    def load(self, **options):
+        return Predictor.load(self.model, backend='tensorrt', engine=EngineOptions(
+            cache_dir=str(self.cache), **options))
+
+    def left(self):
+        """What lies in the cache, but for locks."""
+        return sorted(p.suffix for p in self.cache.iterdir() if p.suffix != '.lock')
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    driver = FakeDriver()
+    trt = FakeTensorRT(driver)
+    monkeypatch.setitem(sys.modules, 'tensorrt', trt)
+    monkeypatch.setattr(cuda, '_bindings', lambda: driver)
+    monkeypatch.setattr(cuda, '_installed', lambda module: True)
+    monkeypatch.setattr(cuda.ctypes, 'CDLL', lambda name: FakeLibrary())
+    monkeypatch.setattr(building, '_BUILDER', (str(tmp_path / 'builder' / 'build.py'),))
+    monkeypatch.setattr(building, 'Frames', partial(Frames, wanted=2, apart_s=0))
+    monkeypatch.setattr(building, '_generated_pictures', lambda: [street(0), street(1)])
+    world = World(tmp_path, trt)
+    world.driver = driver
+    yield world
+    for _ in range(100):  # of a thread that was told to end
+        if not [t for t in threading.enumerate() if t.name == 'engine build']:
+            return
+        time.sleep(0.05)
+    raise AssertionError('the thread of the build is still there')
+
+
+def street(seed):
+    return np.random.default_rng(seed).integers(0, 150, (32, 64, 3), np.uint8)
+
+
+def until(predict, condition, seconds=20):
+    """Feed pictures until the condition holds; every answer has to be right."""
+    for seed in range(1000 * seconds):
+        image = street(seed)
+        labels, confidence = predict(image)
+        np.testing.assert_array_equal(labels, image[..., 0] // 8)
+        np.testing.assert_array_equal(confidence, image[..., 1])
+        if condition():
+            return
+        time.sleep(0.001 * min(seed, 50))
+        if seed * 0.05 > seconds:
+            break
+    raise AssertionError('it did not happen in time')
+
+
+def test_onnx_runtime_answers_until_the_engine_does(world):
+    predict = world.load()
+    assert predict.backend_name == 'onnxruntime (CPU) while the engine is built'
+    until(predict, lambda: predict.backend_name.startswith('tensorrt 10.3.0 (Orin, fp16)'))
+    assert world.driver.calls.count('execute_async_v3') >= 2
+    until(predict, lambda: True)
+    assert world.left() == ['.engine', '.json'] and len(world.builds) == 1
+    assert world.builds[0].startswith(str(world.model)) and '--unverified' in world.builds[0]
+    predict.close()
+    assert world.trt.alive == 0 and not world.driver.memory
+
+
+def test_the_second_start_finds_the_engine(world):
+    first = world.load(build='blocking')
+    assert first.backend_name.startswith('tensorrt')
+    first.close()
+    for build in ('background', 'blocking', 'never'):
+        again = world.load(build=build)
+        assert again.backend_name.startswith('tensorrt 10.3.0 (Orin')
+        until(again, lambda: True)
+        again.close()
+    assert len(world.builds) == 1
+    world.load(build='blocking', rebuild=True).close()
+    assert len(world.builds) == 2
+
+
+@pytest.mark.parametrize('change', ['gpu', 'version', 'model', 'batch'])
+def test_an_engine_of_something_else_is_not_used(world, monkeypatch, change):
+    world.load(build='blocking').close()
+    options = {}
+    if change == 'gpu':
+        driver = FakeDriver(name='Thor')
+        monkeypatch.setattr(cuda, '_bindings', lambda: driver)
+        world.trt.driver = driver
+    elif change == 'version':
+        world.trt.__version__ = '10.4.0'
+    elif change == 'model':
+        write_tiny_onnx(world.model, slow=1)
+    else:
+        options = {'max_batch': 2}
+    with pytest.raises(ModelError, match='no engine of tiny.onnx for this GPU and TensorRT'):
+        world.load(build='never', **options)
+
+
+@pytest.mark.parametrize('build', ['background', 'blocking'])
+def test_a_wrong_engine_is_refused_and_not_built_again(world, build, caplog):
+    world.builds_give(engine_bytes(divisor=9))
+    if build == 'blocking':
+        with pytest.raises(ModelError, match='labels only .* form "gather"'):
+            world.load(build=build)
+    else:
+        predict = world.load(build=build)
+        until(predict, lambda: 'no engine (the engine' in predict.backend_name)
+        assert 'no engine; ONNX Runtime goes on' in caplog.text
+        until(predict, lambda: True)
+        predict.close()
+    assert world.left() == ['.refused'] and world.trt.alive == 0
+    with pytest.raises(ModelError, match='built here and refused: .*gather.*rebuild tries again'):
+        world.load(build=build)
+    assert len(world.builds) == 1
+    world.builds_give(engine_bytes())
+    world.load(build='blocking', rebuild=True).close()
+    assert world.left() == ['.engine', '.json']
+
+
+def test_a_build_that_fails_says_why(world):
+    world.builds_give(b'')
+    with pytest.raises(ModelError, match='exit status 1.*error: no kernel for node 7'):
+        world.load(build='blocking')
+    predict = world.load()
+    until(predict, lambda: 'no engine (' in predict.backend_name)
+    assert 'no kernel for node 7' in predict.backend_name
+    predict.close()
+    assert world.left() == []
+
+
+def test_closing_stops_the_builder_at_once(world):
+    world.builds_give(engine_bytes(), seconds=60)
+    predict = world.load()
+    until(predict, lambda: world.builds)
+    process = predict._backend._job._process
+    start = time.monotonic()
+    predict.close()
+    assert time.monotonic() - start < 2
+    assert process.wait(5) != 0
+    assert world.left() == []
+
+
+def test_closing_while_the_engine_waits_for_pictures(world):
+    predict = world.load()
+    for _ in range(200):
+        predict(np.full((32, 64, 3), (20, 90, 140), np.uint8))  # nothing to see here
+        if world.trt.alive:
+            break
+        time.sleep(0.05)
+    assert world.trt.alive and 'while the engine is built' in predict.backend_name
+    predict.close()
+    assert world.trt.alive == 0 and not world.driver.memory and world.left() == []
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_engine(world, monkeypatch, caplog):
+    def store(*arguments):
+        raise EngineCacheError('no space')
+
+    monkeypatch.setattr(EngineCache, '_store', store)
+    predict = world.load(build='blocking')
+    assert predict.backend_name.startswith('tensorrt')
+    assert 'used but not kept: no space' in caplog.text
+    until(predict, lambda: True)
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(world):
+    world.cache.write_text('a file')
+    with pytest.raises(ModelError, match='cannot make the engine cache'):
+        world.load(build='blocking')
+
+
+def test_a_cached_engine_that_does_not_load_is_built_again(world, monkeypatch):
+    world.load(build='blocking').close()
+    monkeypatch.setattr(world.trt, 'accept_addresses', False)
+    with pytest.raises(ModelError, match='refuses the memory'):
+        world.load(build='blocking')
+    assert len(world.builds) == 2
+    monkeypatch.setattr(world.trt, 'accept_addresses', True)
+    world.load(build='blocking').close()
+
+
+def test_auto_falls_back_to_onnx_runtime(world, caplog):
+    backend = open_backend(world.model, engine=EngineOptions(
+        build='never', cache_dir=str(world.cache)))
+    assert backend.name == 'onnxruntime (CPU)'
+    assert 'runs on onnxruntime instead: there is no engine' in caplog.text
+
+
+def test_unknown_kinds_of_build_are_refused():
+    with pytest.raises(ModelError, match="one of .*'never'.*got 'later'"):
+        EngineOptions(build='later')
+
+
+def test_frames_are_apart_and_show_something():
+    frames = Frames(wanted=2, apart_s=0.05)
+    labels = np.zeros((1, 32, 64), np.uint8)
+    frames.add(np.full((1, 32, 64, 3), (1, 90, 200), np.uint8), labels)
+    image = street(0)[None]
+    frames.add(image, labels)
+    frames.add(street(1)[None], labels)  # too soon
+    time.sleep(0.06)
+    frames.add(street(2)[None], labels)
+    image[:] = 0
+    kept = frames.wait()
+    assert [(k.image == street(s)).all() for k, s in zip(kept, (0, 2))] == [True, True]
+    frames.close()
+    with pytest.raises(ModelError, match='stopped'):
+        frames.wait()
+
+
+def test_generated_pictures_show_streets():
+    from dgtl_core.runtime.building import _generated_pictures
+    pictures = _generated_pictures()
+    assert len(pictures) > 3 and all(p.dtype == np.uint8 and p.std() > 20 for p in pictures)

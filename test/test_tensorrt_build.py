@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A real parser and a real builder of TensorRT, which need no GPU.
+
+What comes after the build, the comparison, runs on stand-ins for the GPU and for TensorRT.
+"""
+
+import errno
+import importlib.util
+import json
+from pathlib import Path
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+from dgtl_core.export import tensorrt as command
+from dgtl_core.export.progress import Progress
+from dgtl_core.export.tensorrt import build_engine, find_pictures, main
+from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, network_flags
+from dgtl_core.predictor import Predictor
+from dgtl_core.runtime import cuda
+from dgtl_core.runtime.engine_file import EngineInfo, side_file
+from dgtl_core.runtime.metadata import ModelError
+from dgtl_core.visualize import write_image
+from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+from tiny_onnx import write_tiny_onnx
+from tiny_segmenter_onnx import write_tiny_segmenter
+
+rtx = pytest.mark.skipif(
+    importlib.util.find_spec('tensorrt_rtx') is None,
+    reason='TensorRT-RTX is not installed (extra tensorrt-check)')
+
+
+@pytest.fixture
+def no_gpu():
+    if not cuda.cuda_fault():
+        pytest.skip('this machine has a GPU')
+
+
+def built(path, **options):
+    import tensorrt_rtx
+    return build(tensorrt_rtx, path, BuildOptions(**options), Progress())
+
+
+@rtx
+@pytest.mark.parametrize('dtype, precision, fused', [
+    (np.float32, 'fp32', 0), (np.float16, 'fp16', 1)])
+def test_a_segmenter_parses_and_builds_in_the_types_of_its_file(tmp_path, dtype, precision, fused):
+    engine, report = built(write_tiny_segmenter(tmp_path / 'm.onnx', dtype))
+    assert report.precision == precision and report.fused_attentions == fused
+    assert report.grid_samples == {'LINEAR': 1} and report.softmax_layers == 2
+    assert engine.nbytes > 100_000 and report.engine_mib == round(engine.nbytes / 2**20, 1)
+
+
+@rtx
+def test_a_dynamic_batch_gets_a_profile(tmp_path):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch', sampling='')
+    assert built(path, max_batch=4)[1].layers > 40
+
+
+@rtx
+def test_a_fixed_batch_stays(tmp_path):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', sampling='')
+    with pytest.raises(ModelError, match='max_batch 4 .* fixed batch of 1; export'):
+        built(path, max_batch=4)
+
+
+@rtx
+def test_sampling_that_is_read_as_nearest_is_refused(tmp_path):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', sampling='nearest')
+    with pytest.raises(ModelError, match='1 GridSample layers as nearest .* form "gather"'):
+        built(path)
+
+
+@rtx
+def test_a_parser_error_names_the_node(tmp_path):
+    with pytest.raises(ModelError, match='tensorrt_rtx .* cannot parse .*\n.*Gather.*UINT8'):
+        built(write_tiny_onnx(tmp_path / 'm.onnx'))  # computes in uint8
+
+
+@rtx
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx')
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ModelError, match='cannot parse'):
+        built(path)
+
+
+@rtx
+@pytest.mark.parametrize('options', [{'hardware': 'ampere_plus'}, {'version_compatible': True}])
+def test_what_rtx_cannot_do_is_said(tmp_path, options):
+    with pytest.raises(ModelError, match='no hardware- or version-compatible engines'):
+        built(write_tiny_segmenter(tmp_path / 'm.onnx'), **options)
+
+
+@rtx
+def test_a_cancelled_build_is_no_engine(tmp_path):
+    import tensorrt_rtx
+    progress = Progress()
+    progress.cancelled = True
+    with pytest.raises(ModelError, match='cannot build .*[Cc]ancel'):
+        build(tensorrt_rtx, write_tiny_segmenter(tmp_path / 'm.onnx'), BuildOptions(), progress)
+
+
+@rtx
+def test_the_command_writes_an_engine_and_its_side_file(tmp_path, no_gpu, capsys):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', np.float16)
+    out = tmp_path / 'm.engine'
+    assert main([str(path), str(out), '--unverified', '--module', 'tensorrt_rtx', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['precision'] == 'fp16' and told['labels_equal'] is None
+    info = EngineInfo.beside(out)
+    assert info.module == 'tensorrt_rtx' and info.gpu == '' and info.precision == 'fp16'
+    assert info.metadata.input_size == (64, 128) and info.labels_equal is None
+    with pytest.raises(ModelError, match='m.engine needs a GPU'):
+        Predictor.load(out)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['m.engine', 'm.json', 'm.onnx']
+
+
+@rtx
+def test_ctrl_c_stops_the_command_and_leaves_the_old_engine(tmp_path, no_gpu):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx')
+    out = tmp_path / 'm.engine'
+    out.write_bytes(b'old')
+    with subprocess.Popen(
+            [sys.executable, '-m', 'dgtl_core.export.tensorrt', str(path), str(out),
+             '--unverified', '--module', 'tensorrt_rtx'],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=Path(__file__).resolve().parents[1]) as process:
+        assert 'building the engine' in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130 and f'stopped; {out} is as it was' in said
+    assert 'Traceback' not in said and out.read_bytes() == b'old'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['m.engine', 'm.onnx']
+
+
+@pytest.mark.parametrize('members, flags', [
+    ({'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1}, 3), ({'STRONGLY_TYPED': 0}, 1)])
+def test_flags_are_found_by_name(members, flags):
+    trt = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(**members))
+    assert network_flags(trt) == flags
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'optimization_level': 6}, 'must be 0..5, got 6'), ({'hardware': 'any'}, "got 'any'"),
+    ({'max_batch': 0}, 'max_batch 1 or more'), ({'workspace_mib': -1}, 'workspace_mib must be')])
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        BuildOptions(**options)
+
+
+@pytest.fixture
+def robot(tmp_path, monkeypatch):
+    """A GPU, and a builder that gives the engine in ``robot.engine``."""
+    driver = FakeDriver()
+    trt = FakeTensorRT(driver)
+    robot = SimpleNamespace(
+        engine=engine_bytes(), trt=trt, driver=driver, out=tmp_path / 'out' / 'm.engine',
+        model=write_tiny_onnx(tmp_path / 'm.onnx'), folder=tmp_path / 'pictures')
+    robot.out.parent.mkdir()
+    robot.folder.mkdir()
+    for seed in range(3):
+        picture = np.random.default_rng(seed).integers(0, 150, (32, 64, 3), np.uint8)
+        write_image(robot.folder / f'{seed}.png', picture)
+    report = BuildReport(
+        tensorrt='tensorrt 10.3.0', precision='fp16', layers=9, grid_samples={},
+        softmax_layers=1, fused_attentions=1, parse_s=0.1, build_s=2.0, engine_mib=0.1)
+    monkeypatch.setitem(sys.modules, 'tensorrt', trt)
+    monkeypatch.setattr(cuda, '_bindings', lambda: driver)
+    monkeypatch.setattr(cuda, '_installed', lambda module: True)
+    monkeypatch.setattr(cuda.ctypes, 'CDLL', lambda name: FakeLibrary())
+    monkeypatch.setattr(command, 'build', lambda *_: (robot.engine, report))
+    robot.command = [str(robot.model), str(robot.out), '--pictures', str(robot.folder)]
+    return robot
+
+
+def test_an_engine_that_agrees_is_put_in_place(robot, capsys):
+    assert main(robot.command) == 0
+    assert 'labels_equal 1.0' in capsys.readouterr().out
+    info = EngineInfo.beside(robot.out)
+    assert info.labels_equal == 1.0 and info.gpu == 'Orin' and info.compute_capability == '8.7'
+    predict = Predictor.load(robot.out)
+    assert predict(np.full((32, 64, 3), 16, np.uint8)).labels[0, 0] == 2
+    predict.close()
+    assert robot.trt.alive == 0 and not robot.driver.memory
+
+
+def test_an_engine_that_disagrees_is_refused_and_the_old_one_stays(robot, capsys):
+    main(robot.command)
+    before = {p.name: p.read_bytes() for p in robot.out.parent.iterdir()}
+    robot.engine = engine_bytes(divisor=9)
+    capsys.readouterr()
+    assert main(robot.command) == 1
+    assert 'labels only' in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in robot.out.parent.iterdir()} == before
+    assert robot.trt.alive == 0
+    assert main([*robot.command, '--threshold', '0.1']) == 0
+
+
+def test_another_file_can_be_the_reference(robot, tmp_path):
+    other = write_tiny_onnx(tmp_path / 'nine.onnx', divisor=9)
+    robot.engine = engine_bytes(divisor=9)
+    assert main([*robot.command, '--reference', str(other)]) == 0
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), ModelError('no kernel')])
+def test_a_build_that_ends_early_leaves_nothing(robot, monkeypatch, error, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(command, 'build', fail)
+    assert main(robot.command) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert not list(robot.out.parent.iterdir()) and not robot.driver.memory
+
+
+def test_a_full_disk_leaves_the_old_engine(robot, monkeypatch, capsys):
+    main(robot.command)
+    before = robot.out.read_bytes()
+
+    def write(path, content):
+        with open(path, 'wb') as file:
+            file.write(bytes(content)[:10])
+        raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+    monkeypatch.setattr(Path, 'write_bytes', write)
+    robot.engine = engine_bytes(most=7)
+    assert main(robot.command) == 1
+    assert 'No space left on device' in capsys.readouterr().err
+    assert robot.out.read_bytes() == before and len(list(robot.out.parent.iterdir())) == 2
+
+
+def test_a_cut_between_the_two_files_is_noticed(robot):
+    main(robot.command)
+    old_side = side_file(robot.out).read_bytes()
+    robot.engine = engine_bytes(most=7)
+    main(robot.command)
+    side_file(robot.out).write_bytes(old_side)
+    with pytest.raises(ModelError, match='is not the engine that'):
+        Predictor.load(robot.out)
+
+
+def test_building_needs_a_gpu_but_for_a_check(robot, monkeypatch, capsys):
+    monkeypatch.setattr(cuda.ctypes, 'CDLL', lambda name: FakeLibrary(status=100))
+    assert main(robot.command) == 1
+    said = capsys.readouterr().err
+    assert 'no CUDA-capable device' in said and '--module tensorrt_rtx --unverified' in said
+
+
+def test_a_model_without_metadata_is_refused_before_the_build(robot, capsys):
+    write_tiny_onnx(robot.model, metadata=None)
+    assert main(robot.command) == 1
+    assert 'has no "dgtl" metadata' in capsys.readouterr().err
+
+
+def test_pictures_or_the_wish_for_none_must_be_given(robot, capsys):
+    with pytest.raises(SystemExit):
+        main(robot.command[:2])
+    assert '--pictures --unverified is required' in capsys.readouterr().err.replace(
+        'one of the arguments ', '').replace('\n', ' ')
+
+
+def test_pictures_are_found(robot, tmp_path):
+    (robot.folder / 'readme.txt').write_text('no picture')
+    (robot.folder / 'more').mkdir()
+    write_image(robot.folder / 'more' / 'x.JPG', np.zeros((4, 4, 3), np.uint8))
+    names = [p.name for p in find_pictures([robot.folder, robot.folder / '0.png'])]
+    assert names == ['0.png', '1.png', '2.png', 'x.JPG', '0.png']
+    with pytest.raises(ModelError, match='no pictures at .*empty'):
+        find_pictures([tmp_path / 'empty'])
+
+
+def test_the_engine_is_compared_on_every_given_picture(robot):
+    pictures = [np.full((32, 64, 3), 8 * i, np.uint8) for i in range(4)]
+    robot.engine = engine_bytes(divisor=12)  # right for 0 alone
+    with pytest.raises(ModelError, match='only 25.00% of the pixels of 4 pictures'):
+        build_engine(robot.model, robot.out, pictures=pictures)
+    assert not list(robot.out.parent.iterdir())
+
+
+def test_times_are_kept_for_the_next_build(tmp_path):
+    from dgtl_core.export.tensorrt_builder import _load_timing_cache
+
+    class Config:
+        def __init__(self, taken):
+            self.taken, self.given = taken, []
+
+        def create_timing_cache(self, blob):
+            self.given.append(blob)
+            return blob
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            assert ignore_mismatch is False
+            return self.taken
+
+    known = tmp_path / 'times'
+    config = Config(True)
+    _load_timing_cache(config, known)
+    known.write_bytes(b'times')
+    _load_timing_cache(config, known)
+    other = Config(False)
+    _load_timing_cache(other, known)
+    assert config.given == [b'', b'times'] and other.given == [b'times', b'']
+
+
+def test_the_command_loads_no_engine_library_before_it_needs_one():
+    done = subprocess.run(
+        [sys.executable, '-X', 'importtime', '-m', 'dgtl_core.export.tensorrt', '--help'],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
+    assert '--pictures' in done.stdout
+    assert not {'torch', 'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & {
+        line.split('|')[-1].strip() for line in done.stderr.splitlines()}
