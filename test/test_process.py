@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the node starts, ends and fails as a process."""
 
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -86,6 +89,37 @@ def test_log_folder_that_cannot_be_made(world, tmp_path):
     extra = {'ROS_LOG_DIR': str(tmp_path / 'file' / 'log')}
     code, text = world.start('segment_node', 'log', extra=extra).ends()
     assert code == 2 and 'ROS_LOG_DIR' in text and 'Traceback' not in text
+
+
+FAULTY = """
+import sys
+from rclpy.node import Node
+from dgtl_ros.process import run
+
+class Faulty(Node):
+    def __init__(self, leave):
+        super().__init__('faulty')
+        self.leave, self.ticks = leave, 0
+        self.create_timer(0.01, self.tick)
+
+    def tick(self):
+        self.ticks += 1
+        if self.ticks == 3:
+            self.leave(7)
+        raise KeyError('tick')
+
+    def stop(self, timeout):
+        return True
+
+sys.exit(run('faulty', Faulty, sys.argv))
+"""
+
+
+def test_a_callback_that_raises_is_logged_and_not_the_end(world):
+    done = subprocess.run([sys.executable, '-c', FAULTY], env={**os.environ, **world.environment},
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.count("KeyError: 'tick'") == 3 == done.stderr.count('a callback failed')
 
 
 def test_misspelled_parameter_is_named(world, models):

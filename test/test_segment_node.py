@@ -81,15 +81,17 @@ def test_bad_messages_are_counted_and_never_fatal(link):
     empty.height = 0
     vast.height = vast.width = vast.step = 2**31
     for message in (unknown, short, empty, vast):
+        message.header = link.header()
         link.camera.publish(message)
-        time.sleep(0.15)  # so that none of them is superseded
-    # rclpy itself raises while it reads this one
+        time.sleep(0.5)  # so that none of them is superseded
+    unknown.header = link.header()  # and an encoding that is not even text
     link.camera.publish(serialize_message(unknown).replace(b'yuv9', b'\xff\xfe\xfd\xfc'))
+    time.sleep(0.5)
     link.answer(picture())
-    assert link.world.task('one', 'input', lambda v: int(v['decode_errors']) >= 4)
+    assert link.world.task('one', 'input', lambda v: v['decode_errors'] == '5')
     text = link.running.text()
     assert "image encoding 'yuv9' is not supported: use one of ['bayer_bggr16'" in text
-    assert text.count('Traceback') == text.count('UnicodeDecodeError') == 1
+    assert 'Traceback' not in text
 
 
 def test_a_picture_without_a_stamp_is_no_old_picture(link):
