@@ -5,12 +5,17 @@ import json
 from pathlib import Path
 import zlib
 
+from dgtl_core.learning.alignment import released_alignment
 from dgtl_core.learning.losses import LossConfig, semantic_loss, set_loss
 from dgtl_core.learning.matcher import match
+from dgtl_core.learning.optim import build_optimizer, learning_rate, OptimConfig, set_learning_rate
 from dgtl_core.learning.points import RandomPoints
 from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.released import _rename, segmenter_from_released
+import golden_weights
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 import torch
 
 GOLDEN = Path(__file__).parent / 'golden' / 'learning'
@@ -183,3 +188,61 @@ def test_semantic_loss_follows_the_gradient_to_the_truth():
         semantic_loss(layer, labels).backward()
         optimizer.step()
     assert semantic_loss(layer, labels) < 0.7 * first
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('case', ['losses_64x96_b2', 'losses_64x96_b2_p12544'])
+def test_training_step_equals_the_released_one(case, shared):
+    """31 losses, all gradients and one AdamW step, from pictures to weights."""
+    data, meta = golden_weights.load_case(shared / 'golden' / 'cases' / f'{case}.npz')
+    shapes = {**golden_weights.dinov2_shapes(meta['depth']),
+              **golden_weights.adapter_shapes(meta['depth']),
+              **golden_weights.head_shapes(learned=False)}
+    model = segmenter_from_released(
+        golden_weights.state_dict(shapes), 'dgtl', 16, tuple(meta['out_indices']),
+        text=golden_weights.texts())
+    model.train()
+    optimizer = build_optimizer(model, OptimConfig())
+    set_learning_rate(optimizer, learning_rate(0, 40000, OptimConfig()))
+    images = golden_weights.image(
+        case, meta['batch'], meta['height'], meta['width'], meta['image_seed'])
+    labels = torch.from_numpy(data['labels'])
+    points = RecordedPoints(case)
+    points.total = sum(len(data[f'assign_query_l0_b{b}']) for b in range(2))
+
+    layers = model(images, labels)
+    losses = set_loss(layers, labels, points, LossConfig(num_points=meta['num_points']))
+    tokens = model.adapter.tokens().mean(0)
+    centroids = KMeans(19, random_state=0).fit(tokens.detach().numpy()).cluster_centers_
+    alignment = 0.01 * released_alignment(
+        layers, tokens, model.adapter.text_link.texts, torch.from_numpy(centroids))
+    expected = dict(zip(data['loss_names'].tolist(), data['loss_values'].tolist(), strict=True))
+    for name, values in losses.items():
+        for layer, value in enumerate(values):
+            prefix = 'decode.' if layer == 9 else f'decode.d{layer}.'
+            assert value.item() == pytest.approx(expected.pop(f'{prefix}loss_{name}'), rel=1e-5)
+    assert alignment.item() == pytest.approx(expected.pop('decode.loss_pcl'), rel=1e-5)
+    assert not expected
+
+    (sum(x.sum() for x in losses.values()) + alignment).backward()
+    own = dict(model.named_parameters())
+    published = {name: own[_rename(name)] for name in data['grad_names'].tolist()}
+    assert len(published) == sum(x.requires_grad for x in own.values())
+    for (name, parameter), norm in zip(published.items(), data['grad_norms'], strict=True):
+        assert parameter.grad.norm().item() == pytest.approx(norm, rel=1e-4), name
+        if f'grad_sub/{name}' in data:
+            sub = torch.from_numpy(data[f'grad_sub/{name}'])
+            step = -(-parameter.numel() // len(sub))
+            found = parameter.grad.flatten()[::step]
+            assert (found - sub).norm() <= 1e-4 * sub.norm(), name
+    if 'step_delta_norms' not in data:
+        return
+    before = {name: parameter.detach().clone() for name, parameter in published.items()}
+    optimizer.step()
+    for name, norm in zip(data['step_names'].tolist(), data['step_delta_norms'], strict=True):
+        moved = (published[name].detach() - before[name]).double().norm().item()
+        assert moved == pytest.approx(norm, rel=1e-4), name
+    for name, expected_sum in zip(
+            data['step_names'].tolist(), data['step_after_checksums'], strict=True):
+        found = golden_weights.checksum(published[name].detach().numpy())
+        assert np.abs(found - expected_sum).max() <= 1e-4 * expected_sum[1] * 50, name

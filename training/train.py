@@ -97,14 +97,15 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         objective = DistributedDataParallel(objective, static_graph=True)
     dtype = _precision(recipe, where)
 
-    pictures: Pictures = JoinedPictures([open_pictures(source) for source in recipe.data])
-    if recipe.cache:
-        pictures = cached(pictures, out / 'cache', recipe.workers)
+    def opened(*sources: str) -> Pictures:
+        pictures = JoinedPictures([open_pictures(source) for source in sources])
+        return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
+
+    pictures, tests = opened(*recipe.data), [opened(source) for source in recipe.evaluation.data]
     stream = batches(
         pictures, recipe.transforms, seed=recipe.seed, start=start, stop=recipe.steps,
         batch=recipe.batch, accumulate=recipe.accumulate, rank=rank, world=world,
         workers=recipe.workers, pin_memory=where.type == 'cuda')
-    tests = [open_pictures(source) for source in recipe.evaluation.data]
 
     def save(path: Path, step: int, *, resumable: bool) -> None:
         if not all(x.isfinite().all() for x in model.parameters()):

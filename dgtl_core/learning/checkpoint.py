@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dgtl_core.config import from_dict, SegmenterConfig, to_dict
-from dgtl_core.model.segmenter import build_segmenter, Segmenter
+from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.metadata import KEY, ModelError, ModelMetadata
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
@@ -96,7 +96,7 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterConfig]:
     """
     try:
         config = from_dict(SegmenterConfig, read_header(path)['config'])
-        model = build_segmenter(config)
+        model = Segmenter(config)
         load_weights(path, model)
     except ModelError:
         raise

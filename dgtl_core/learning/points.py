@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from dgtl_core.classes import IGNORE_INDEX
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -52,30 +53,25 @@ def sample_masks(masks: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(masks, grid, align_corners=False).squeeze(2)
 
 
-def bilinear_corners(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _corners(labels: Tensor, pictures: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """
-    Return the flat indices of the four pixels around each point, and their weights.
-
-    A corner outside of the picture gets weight 0 (and a valid index).
+    Return the labels of the four pixels around each point, and their bilinear weights.
 
     Shape:
-        points (..., 2) -> indices (..., 4) int64, weights (..., 4) float
+        labels (B, H, W), pictures (N,), points (N, P, 2) -> (N, P, 4) labels, (N, P, 4) float
     """
-    scale = points.new_tensor([width, height])
-    position = points * scale - 0.5
+    height, width = labels.shape[1:]
+    # a border of "no label" takes the corners outside of the picture
+    padded = F.pad(labels, (1, 1, 1, 1), value=IGNORE_INDEX)
+    position = points * points.new_tensor((width, height)) + 0.5
     low = position.floor()
-    high_part = position - low
-    low = low.long()
-    indices, weights = [], []
-    for dy in (0, 1):
-        for dx in (0, 1):
-            x, y = low[..., 0] + dx, low[..., 1] + dy
-            wx = high_part[..., 0] if dx else 1 - high_part[..., 0]
-            wy = high_part[..., 1] if dy else 1 - high_part[..., 1]
-            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            indices.append(y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
-            weights.append(wx * wy * inside)
-    return torch.stack(indices, -1), torch.stack(weights, -1)
+    right, down = (position - low).unbind(-1)
+    x, y = low.long().unbind(-1)
+    first = (pictures[:, None] * (height + 2) + y) * (width + 2) + x
+    index = torch.stack((first, first + 1, first + width + 2, first + width + 3), -1)
+    left, up = 1 - right, 1 - down
+    weight = torch.stack((up * left, up * right, down * left, down * right), -1)
+    return padded.take(index), weight
 
 
 def class_fractions(labels: Tensor, points: Tensor, num_classes: int) -> Tensor:
@@ -85,23 +81,20 @@ def class_fractions(labels: Tensor, points: Tensor, num_classes: int) -> Tensor:
     Shape:
         labels (B, H, W) integers, those >= K count as no class; points (B, P, 2) -> (B, P, K)
     """
-    batch, height, width = labels.shape
-    index, weight = bilinear_corners(points, height, width)
-    corner = labels.flatten(1).gather(1, index.flatten(1)).long().clamp(max=num_classes)
-    fractions = weight.new_zeros(batch, points.shape[1], num_classes + 1)
-    return fractions.scatter_add_(2, corner.view_as(index), weight)[..., :num_classes]
+    pictures = torch.arange(len(labels), device=labels.device)
+    corner, weight = _corners(labels, pictures, points)
+    fractions = weight.new_zeros(*points.shape[:2], num_classes + 1)
+    fractions.scatter_add_(2, corner.clamp(max=num_classes).long(), weight)
+    return fractions[..., :num_classes]
 
 
 def fraction_of_class(
         labels: Tensor, pictures: Tensor, classes: Tensor, points: Tensor) -> Tensor:
     """
-    Return the binary mask of one class at points, for M (picture, class) pairs.
+    Return the binary mask of one class at points, for N (picture, class) pairs.
 
     Shape:
-        labels (B, H, W); pictures (M,); classes (M,); points (M, P, 2) -> (M, P)
+        labels (B, H, W), pictures (N,), classes (N,), points (N, P, 2) -> (N, P)
     """
-    height, width = labels.shape[1:]
-    index, weight = bilinear_corners(points, height, width)
-    flat = labels.reshape(-1)
-    corner = flat[pictures[:, None, None] * (height * width) + index]
+    corner, weight = _corners(labels, pictures, points)
     return (weight * (corner == classes[:, None, None])).sum(-1)
