@@ -118,8 +118,8 @@ class AdapterConfig:
             raise ValueError(f'adapter.num_tokens must be at least 2, got {self.num_tokens}')
         if not 0 <= self.rank <= self.num_tokens:
             raise ValueError(
-                f'adapter.rank must be in 1..num_tokens ({self.num_tokens}), or 0 for full tokens, '
-                f'got {self.rank}')
+                f'adapter.rank must be in 1..num_tokens ({self.num_tokens}), or 0 for full '
+                f'tokens, got {self.rank}')
         if self.method != 'dgtl' and (self.text_link != 'off' or self.mask_link):
             raise ValueError(
                 f"adapter.method {self.method!r} has no text link and no mask link: set text_link "

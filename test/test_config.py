@@ -6,8 +6,17 @@ import json
 from typing import Literal
 
 from dgtl_core.config import (
-    AdapterConfig, BackboneConfig, from_dict, HeadConfig, load_yaml, override, preset, PRESETS,
-    SegmenterConfig, to_dict)
+    AdapterConfig,
+    BackboneConfig,
+    from_dict,
+    HeadConfig,
+    load_yaml,
+    override,
+    preset,
+    PRESETS,
+    SegmenterConfig,
+    to_dict,
+)
 import pytest
 
 
@@ -53,7 +62,7 @@ def test_all_presets_of_the_readme_exist():
     (SegmenterConfig, {'input_size': [1, 'x']}, r"input_size\[1\] must be int, got 'x'"),
     (AdapterConfig, {'method': 'dgtll'}, r"method must be one of \['dgtl', 'rein', 'none'\]"),
     (AdapterConfig, {'rank': 101}, r'rank must be in 1..num_tokens \(100\).* got 101'),
-    (AdapterConfig, {'method': 'rein'}, "has no text link and no mask link"),
+    (AdapterConfig, {'method': 'rein'}, 'has no text link and no mask link'),
     (BackboneConfig, {'name': 'dinov2-xl'}, 'did you mean dinov2-l'),
     (BackboneConfig, {'name': 'dinov2'}, 'give embed_dim, depth and num_heads'),
     (BackboneConfig, {'name': 'dinov2-l', 'depth': 4}, "take the family name 'dinov2'"),
@@ -87,7 +96,8 @@ def test_yaml_and_override(tmp_path):
     path = tmp_path / 'model.yaml'
     path.write_text('name: mine\nhead: {decoder_layers: 3}\nadapter: {text_link: off}\n')
     config = load_yaml(SegmenterConfig, path)
-    assert (config.name, config.head.decoder_layers, config.adapter.text_link) == ('mine', 3, 'off')
+    assert (config.name, config.adapter.text_link) == ('mine', 'off')
+    assert config.head.decoder_layers == 3
     assert config.head.encoder_layers == HeadConfig().encoder_layers
     path.write_text('head: [')
     with pytest.raises(ValueError, match='model.yaml'):
@@ -100,7 +110,7 @@ def test_yaml_and_override(tmp_path):
 
 
 def test_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="unknown preset 'dgtl-dino2-l'; did you mean dgtl-dinov2"):
+    with pytest.raises(ValueError, match='unknown preset .*; did you mean dgtl-dinov2'):
         preset('dgtl-dino2-l')
 
 

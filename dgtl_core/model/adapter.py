@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 
+from dgtl_core.config import AdapterConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-
-from dgtl_core.config import AdapterConfig
 
 
 class PresentTextLink(nn.Module):
@@ -56,8 +55,9 @@ class AllTextLink(nn.Module):
     """
     Link every token with every class, in training and at inference.
 
-    a = softmax(cos(t, P s) / temperature) over the classes; t <- t + gain * sum_c a_c P s_c / |P s_c|,
-    with a learned temperature and gain, and a learned projection P where the widths differ.
+    With u_c = P s_c / |P s_c|: a = softmax over the classes of cos(t, u_c) / temperature, and
+    t <- t + gain * sum_c a_c u_c. Temperature and gain are learned, and so is the projection P
+    where the widths differ; else P = I.
     """
 
     def __init__(self, num_classes: int, text_width: int, embed_dim: int) -> None:

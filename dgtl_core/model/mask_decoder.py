@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dgtl_core.config import HeadConfig
+from dgtl_core.model.pixel_decoder import NUM_LEVELS, sine_encoding
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-
-from dgtl_core.config import HeadConfig
-from dgtl_core.model.pixel_decoder import NUM_LEVELS, sine_encoding
 
 
 class MaskLogits(NamedTuple):

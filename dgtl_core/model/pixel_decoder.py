@@ -8,13 +8,13 @@ Shape legend: B pictures, D head width, C backbone width, N pixels of the three 
 from __future__ import annotations
 
 import math
-
-import torch
-from torch import nn, Tensor
-import torch.nn.functional as F
+from typing import cast
 
 from dgtl_core.config import HeadConfig
 from dgtl_core.model.deformable_attention import DeformableAttention, reference_points, Sizes
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
 
 NUM_LEVELS = 3  # the encoder works on the strides 32, 16 and 8
 
@@ -63,17 +63,19 @@ class PixelDecoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialise as the released head does (item 39)."""
-        for projection in self.input_projections:
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for module in self.input_projections.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(cast(Tensor, module.bias))
         for parameter in self.layers.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_normal_(parameter)
-        for layer in self.layers:
-            layer.attention.reset_parameters()
+        for module in self.layers.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
         for conv in (self.lateral[0], self.output[0], self.mask_feature):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.mask_feature.bias)
+            nn.init.kaiming_uniform_(cast(Tensor, conv.weight), a=1)
+        nn.init.zeros_(cast(Tensor, self.mask_feature.bias))
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """
@@ -85,7 +87,7 @@ class PixelDecoder(nn.Module):
         inputs, sizes = [], []
         for projection, feature, scale in zip(
                 self.input_projections, features[:0:-1], self.scales[:0:-1]):
-            feature = _project(projection, feature, scale)
+            feature = projection(_resize(feature, scale))
             inputs.append(feature.flatten(2).transpose(1, 2))
             sizes.append((feature.shape[-2], feature.shape[-1]))
         x = torch.cat(inputs, dim=1)
@@ -98,24 +100,18 @@ class PixelDecoder(nn.Module):
             x = layer(x, position, reference, sizes)
         parts = x.transpose(1, 2).split([h * w for h, w in sizes], dim=2)
         memories = [part.unflatten(2, size) for part, size in zip(parts, sizes)]
-        fine = _project(self.lateral, features[0], self.scales[0])
+        # A 1x1 convolution and a bilinear resize can change places: 16 times cheaper here.
+        fine = self.lateral[1](_resize(self.lateral[0](features[0]), self.scales[0]))
         fine = fine + F.interpolate(
             memories[-1], size=fine.shape[-2:], mode='bilinear', align_corners=False)
         return self.mask_feature(self.output(fine)), memories
 
 
-def _project(projection: nn.Sequential, feature: Tensor, scale: float) -> Tensor:
-    """
-    Resize bilinearly (item 5: by scale factor, odd sizes floor), project and normalise.
-
-    A 1x1 convolution and a bilinear resize can change places; the smaller picture is cheaper.
-    """
-    if scale < 1:
-        feature = F.interpolate(feature, scale_factor=scale, mode='bilinear')
-    feature = projection[0](feature)
-    if scale > 1:
-        feature = F.interpolate(feature, scale_factor=scale, mode='bilinear')
-    return projection[1:](feature)
+def _resize(feature: Tensor, scale: float) -> Tensor:
+    """Resize bilinearly by scale factor; odd sizes floor (item 5)."""
+    if scale == 1:
+        return feature
+    return F.interpolate(feature, scale_factor=scale, mode='bilinear')
 
 
 def sine_encoding(size: tuple[int, int], dim: int, device: torch.device) -> Tensor:

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
-from torch import nn, Tensor
-import torch.nn.functional as F
-
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
+from dgtl_core.model.backbone_weights import load_backbone
 from dgtl_core.model.mask_decoder import MaskDecoder, MaskLogits, semantic_scores
 from dgtl_core.model.neck import BeitNeck, INTERPOLATE
 from dgtl_core.model.pixel_decoder import PixelDecoder
+from dgtl_core.model.text import load_texts
 from dgtl_core.model.vit import Backbone
+from torch import nn, Tensor
 
 
 class Segmenter(nn.Module):
@@ -92,10 +91,9 @@ class Segmenter(nn.Module):
         else:
             tokens = adapter.tokens()
             linked = adapter.linked_tokens(tokens, labels)
-            values = adapter.values(linked).unbind()
-            linked = linked.unbind()
+            pairs = list(zip(linked.unbind(), adapter.values(linked).unbind()))
             features = self.backbone(
-                images, lambda i, patches: adapter(patches, linked[i], values[i]))
+                images, lambda block, patches: adapter(patches, *pairs[block]))
             if adapter.query_transform is not None:
                 queries = adapter.queries(tokens)
             if self.config.adapter.mask_link:
@@ -108,10 +106,15 @@ def build_segmenter(config: SegmenterConfig) -> Segmenter:
     """
     Build a segmenter with fresh weights; backbone weights and texts as the configuration says.
 
+    A model whose weights come from a checkpoint needs neither file: that is ``Segmenter(config)``.
+
     :raises ValueError: a weight or text file that does not fit.
     :raises OSError: a file that is not there, or no network for ``backbone.weights: timm``.
     """
     model = Segmenter(config)
+    load_backbone(model.backbone, config.backbone)
+    if config.text.file and config.adapter.text_link != 'off':
+        model.set_texts(load_texts(config.text.file, config.classes.names).embeddings)
     return model
 
 

@@ -8,13 +8,13 @@ Shape legend: B pictures, h x w patches, N = h * w, P prefix tokens (class, regi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
+from dgtl_core.config import BackboneConfig
 import timm
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-
-from dgtl_core.config import BackboneConfig
 
 # (block number, patch features (B, N, C)) -> patch features (B, N, C)
 Link = Callable[[int, Tensor], Tensor]
@@ -58,11 +58,11 @@ class Backbone(nn.Module):
         self.grid = (config.img_size[0] // config.patch_size,
                      config.img_size[1] // config.patch_size)
         embed_dim, depth, num_heads = config.sizes
-        options = {}
+        options: dict[str, Any] = {}
         if config.family == 'eva02':
             # Items 4 and 5 of VLTSeg: the public code has no norm inside the attention.
             options['scale_attn_inner'] = config.attn_norm
-        self.vit = timm.create_model(
+        self.vit: Any = timm.create_model(
             timm_name(config), pretrained=False, num_classes=0, global_pool='',
             img_size=config.img_size, patch_size=config.patch_size, dynamic_img_size=True,
             embed_dim=embed_dim, depth=depth, num_heads=num_heads,
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
 
         None where the transformer has none (DINOv3).
         """
-        embedding = self.vit.pos_embed
+        embedding = cast('Tensor | None', self.vit.pos_embed)
         if embedding is None or self.positions == 'fixed' or grid == self.grid:
             return embedding
         count = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens

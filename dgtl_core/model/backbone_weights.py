@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Published backbone files, brought into the form of :class:`dgtl_core.model.vit.Backbone`.
+
+Known are facebook's DINOv2 files, the same already converted to 16-pixel patches, EVA-CLIP's
+``.pt`` and what timm publishes. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import logging
+from pathlib import Path
+import pickle
+from typing import Any
+
+from dgtl_core.config import BackboneConfig
+from dgtl_core.model.vit import Backbone, timm_name
+import timm
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+State = dict[str, Tensor]
+
+# Bookkeeping of a training run that may lie beside the weights. A stand-in takes the place of
+# each of these names, so that nothing of it is imported or called.
+_BOOKKEEPING = ('mmengine.', 'numpy.', 'collections.', 'builtins.getattr')
+
+# EVA-CLIP and VLTSeg -> timm (item 22 of VLTSeg)
+EVA_NAMES = (
+    ('mlp.w1.', 'mlp.fc1_g.'), ('mlp.w2.', 'mlp.fc1_x.'), ('mlp.w3.', 'mlp.fc2.'),
+    ('mlp.ffn_ln.', 'mlp.norm.'), ('attn.inner_attn_ln.', 'attn.norm.'),
+    ('attn.q_bias', 'attn.q_proj.bias'), ('attn.v_bias', 'attn.v_proj.bias'))
+
+
+class _Dropped:
+    """Stands for an object of another library that a file holds; it keeps and does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> _Dropped:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+def read_state_dict(path: str | Path) -> State:
+    """
+    Return the tensors of a .safetensors, .pth or .pt file by name, without executing anything.
+
+    A training file's bookkeeping is tolerated: ``state_dict`` inside ``{'meta': ..., ...}``.
+
+    :raises OSError: there is no such file.
+    :raises ValueError: it holds code, or no weights; the message says what to do.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist')
+    if path.suffix == '.safetensors':
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f'{path} is not a .safetensors file: {error}') from None
+    data = _unpickle(path)
+    for key in ('state_dict', 'model', 'teacher', 'module'):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    tensors = {str(key): value for key, value in data.items() if isinstance(value, Tensor)} \
+        if isinstance(data, Mapping) else {}
+    if not tensors:
+        raise ValueError(
+            f'{path} holds no weights: expected a mapping of names to tensors, or one under '
+            f'"state_dict", got {type(data).__name__}')
+    if all(key.startswith('module.') for key in tensors):
+        tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
+    return tensors
+
+
+def convert_patch(weight: Tensor, patch: int) -> Tensor:
+    """
+    Resize a patch kernel (C, 3, p, p) to ``patch``: plain bicubic by size (item 38).
+
+    No antialias and no rescaling, as the published adapters were trained on it.
+    """
+    if weight.shape[-1] == patch:
+        return weight
+    return F.interpolate(weight.float(), size=(patch, patch), mode='bicubic')
+
+
+def convert_positions(embedding: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
+    """
+    Resize the square grid of a position embedding (1, prefix + g * g, C): bicubic by size.
+
+    :raises ValueError: the stored grid is not square.
+    """
+    count = embedding.shape[1] - prefix
+    if count == grid[0] * grid[1]:
+        return embedding
+    side = round(count ** 0.5)
+    if side * side != count:
+        raise ValueError(f'a position embedding of {count} places is no square grid')
+    places = embedding[:, prefix:].transpose(1, 2).unflatten(2, (side, side)).float()
+    places = F.interpolate(places, size=grid, mode='bicubic').flatten(2).transpose(1, 2)
+    return torch.cat((embedding[:, :prefix].float(), places), dim=1)
+
+
+def backbone_state(state: Mapping[str, Tensor], backbone: Backbone, source: str) -> State:
+    """
+    Return the state of ``backbone`` made from a published file's tensors; none is left over.
+
+    :raises ValueError: another architecture, width or depth; missing and unexpected keys.
+    """
+    if any(key.startswith('visual.') for key in state):  # EVA-CLIP: the picture tower only
+        state = {key.removeprefix('visual.'): value for key, value in state.items()
+                 if key.startswith('visual.')}
+    own = backbone.vit.state_dict()
+    result = {}
+    for key, value in state.items():
+        key = key.removeprefix('backbone.').removeprefix('vit.')
+        key = 'reg_token' if key == 'register_tokens' else key
+        for theirs, ours in EVA_NAMES:
+            key = key.replace(theirs, ours)
+        result[key] = value.float() if value.is_floating_point() else value
+    for key in list(result):
+        # What belongs to other tasks, or is computed: classifier, pooling, rotary tables; final
+        # norms that are never used (item 3); item 18 of VLTSeg: no norm inside its attention.
+        unused = key.startswith(('head.', 'attn_pool.', 'fc_norm.', 'norm.')) or 'rope.' in key \
+            or key.endswith(('attn.norm.weight', 'attn.norm.bias', 'k_bias'))
+        if unused and key not in own:
+            del result[key]
+    for key in ('mask_token', 'norm.weight', 'norm.bias'):  # never used, and not in every file
+        if key in own:
+            result.setdefault(key, own[key])
+    if 'patch_embed.proj.weight' in result:
+        result['patch_embed.proj.weight'] = convert_patch(
+            result['patch_embed.proj.weight'], backbone.patch_size)
+    if 'pos_embed' in result and 'pos_embed' in own:
+        result['pos_embed'] = _positions(result, own['pos_embed'], backbone)
+    return match(result, own, source)
+
+
+def match(state: State, own: Mapping[str, Tensor], source: str) -> State:
+    """
+    Return ``state`` if its names and shapes are exactly those of ``own``.
+
+    :raises ValueError: they are not; the message names them.
+    """
+    problems = []
+    for title, keys in (('missing', own.keys() - state.keys()),
+                        ('unexpected', state.keys() - own.keys())):
+        if keys:
+            problems.append(f'{len(keys)} {title} ({_some(keys)})')
+    wrong = [f'{key} is {tuple(state[key].shape)} instead of {tuple(own[key].shape)}'
+             for key in own if key in state and state[key].shape != own[key].shape]
+    if wrong:
+        problems.append(f'{len(wrong)} of another shape ({_some(wrong)})')
+    if problems:
+        raise ValueError(
+            f'{source} does not fit: {"; ".join(problems)}. Take the file of the same '
+            'architecture, width and depth')
+    return state
+
+
+@torch.no_grad()
+def load_backbone(backbone: Backbone, config: BackboneConfig) -> None:
+    """
+    Load ``config.weights`` into a backbone: 'timm', a file, or '' for none.
+
+    :raises OSError: the file, or the network, is not there; the message says what to do.
+    :raises ValueError: the file does not fit.
+    """
+    if not config.weights:
+        return
+    if config.weights == 'timm':
+        state, source = _published(timm_name(config), config), f'timm {timm_name(config)}'
+    else:
+        state, source = read_state_dict(config.weights), config.weights
+    backbone.vit.load_state_dict(backbone_state(state, backbone, source))
+
+
+def _published(name: str, config: BackboneConfig) -> State:
+    if config.sizes[0] and config.name in ('vit', 'mini'):
+        raise ValueError(f'backbone {config.name!r} has no published weights; use weights: ""')
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:  # at its own patch and picture size, so that timm resizes nothing by its own rule
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except (OSError, RuntimeError, httpx.HTTPError, HfHubHTTPError) as error:
+        raise OSError(
+            f'cannot get the weights of {name} ({type(error).__name__}: no network?). On a '
+            f'machine with network download model.safetensors of timm/{name} from the Hugging '
+            'Face hub, copy it here and set backbone.weights to its path') from error
+
+
+def _positions(state: State, own: Tensor, backbone: Backbone) -> Tensor:
+    embedding = state['pos_embed']
+    prefix = 1 if 'cls_token' in state else 0
+    if backbone.vit.no_embed_class and embedding.shape[1] % 2 == 0 and prefix:
+        # facebook's files with registers keep a place for the class token: add it there
+        state['cls_token'] = state['cls_token'] + embedding[:, :1]
+        embedding = embedding[:, 1:]
+    prefix = 0 if backbone.vit.no_embed_class else prefix
+    if backbone.positions == 'fixed' and embedding.shape != own.shape:
+        # Item 18 of VLTSeg: an embedding of another size is skipped and stays random.
+        logging.getLogger(__name__).warning(
+            'the position embedding of the file has %d places, the model %d: it is left random, '
+            'as the public VLTSeg code does', embedding.shape[1], own.shape[1])
+        return own
+    return convert_positions(embedding, backbone.grid, prefix)
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError) as error:
+        unknown, reason = [], error  # an old file that is no zip archive, or no weight file
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+            raise ValueError(
+                f'{path} cannot be read as weights ({reason}); expected a .pth, .pt or '
+                '.safetensors file') from None
+    refused = [name for name in unknown if not name.startswith(_BOOKKEEPING)]
+    if refused:
+        raise ValueError(
+            f'{path} is refused: loading it would run code ({_some(refused)}). Ask for a file '
+            'of plain tensors, or save its "state_dict" alone where you trust it')
+    stand_ins: list[Any] = [(_Dropped, name) for name in unknown]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'{path} is refused: {str(error).splitlines()[0]} Save its "state_dict" alone where '
+            'you trust it') from None
+
+
+def _some(names: Any) -> str:
+    listing = sorted(names)
+    return ', '.join(listing[:6]) + (', ...' if len(listing) > 6 else '')

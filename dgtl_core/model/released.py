@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Checkpoints published by DGTL, Rein and VLTSeg -> a segmenter with our names, loaded strictly.
+
+Everything about the network is read from the tensors' shapes, except what no shape tells: the
+number of heads of the backbone and the blocks whose features are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import re
+from typing import Literal
+
+from dgtl_core.classes import CITYSCAPES, ClassSet, SegmentationClass
+from dgtl_core.config import (
+    AdapterConfig,
+    BackboneConfig,
+    BACKBONES,
+    HeadConfig,
+    SegmenterConfig,
+    TextConfig,
+)
+from dgtl_core.model.backbone_weights import EVA_NAMES, match
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.text import CLIP_PREFIX
+import torch
+from torch import Tensor
+
+METHODS = ('dgtl', 'rein', 'vltseg')
+_HEAD_HEADS = 8  # of the attentions of the head; no tensor tells
+
+# published name -> our name, the first match wins; EVA's names follow where they occur
+_NAMES = (
+    (r'backbone\.reins\.learnable_tokens_([ab])$', r'adapter.tokens_\1'),
+    (r'backbone\.reins\.learnable_tokens$', 'adapter.tokens_full'),
+    (r'backbone\.reins\.scale$', 'adapter.scale'),
+    (r'backbone\.reins\.mlp_token2feat\.', 'adapter.token_value.'),
+    (r'backbone\.reins\.mlp_delta_f\.', 'adapter.delta.'),
+    (r'backbone\.reins\.transform\.', 'adapter.query_transform.'),
+    (r'backbone\.reins\.merge\.', 'adapter.query_merge.'),
+    (r'backbone\.fpn1\.', 'neck.up4.'),
+    (r'backbone\.fpn2\.0\.', 'neck.up2.'),
+    (r'backbone\.', 'backbone.vit.'),
+    (r'decode_head\.pixel_decoder\.input_convs\.(\d+)\.conv\.',
+     r'pixel_decoder.input_projections.\1.0.'),
+    (r'decode_head\.pixel_decoder\.input_convs\.(\d+)\.gn\.',
+     r'pixel_decoder.input_projections.\1.1.'),
+    (r'decode_head\.pixel_decoder\.encoder\.layers\.(\d+)\.self_attn\.',
+     r'pixel_decoder.layers.\1.attention.'),
+    (r'decode_head\.pixel_decoder\.encoder\.', 'pixel_decoder.'),
+    (r'decode_head\.pixel_decoder\.lateral_convs\.0\.conv\.', 'pixel_decoder.lateral.0.'),
+    (r'decode_head\.pixel_decoder\.lateral_convs\.0\.gn\.', 'pixel_decoder.lateral.1.'),
+    (r'decode_head\.pixel_decoder\.output_convs\.0\.conv\.', 'pixel_decoder.output.0.'),
+    (r'decode_head\.pixel_decoder\.output_convs\.0\.gn\.', 'pixel_decoder.output.1.'),
+    (r'decode_head\.pixel_decoder\.', 'pixel_decoder.'),
+    (r'decode_head\.transformer_decoder\.layers\.(\d+)\.(self|cross)_attn\.attn\.'
+     r'in_proj_(weight|bias)$', r'mask_decoder.layers.\1.\2_attention.in_proj.\3'),
+    (r'decode_head\.transformer_decoder\.layers\.(\d+)\.(self|cross)_attn\.attn\.out_proj\.',
+     r'mask_decoder.layers.\1.\2_attention.out_proj.'),
+    (r'decode_head\.transformer_decoder\.post_norm\.', 'mask_decoder.norm.'),
+    (r'decode_head\.transformer_decoder\.', 'mask_decoder.'),
+    (r'decode_head\.querys2feat\.', 'mask_decoder.query_content.'),
+    (r'decode_head\.query_feat\.', 'mask_decoder.query_content.'),
+    (r'decode_head\.query_embed\.', 'mask_decoder.query_position.'),
+    (r'decode_head\.level_embed\.', 'mask_decoder.level_embedding.'),
+    (r'decode_head\.cls_embed\.', 'mask_decoder.class_head.'),
+    (r'decode_head\.mask_embed\.', 'mask_decoder.mask_head.'),
+)
+
+
+def segmenter_from_released(
+        state_dict: Mapping[str, Tensor], method: Literal['dgtl', 'rein', 'vltseg'],
+        num_heads: int, out_indices: tuple[int, ...],
+        image_size: int | tuple[int, int] | None = None,
+        text: Tensor | None = None) -> Segmenter:
+    """
+    Build a segmenter, in eval mode, from a published checkpoint's tensors.
+
+    Depth, widths, rank, numbers of tokens, queries and classes are read from the shapes. Tensors
+    of the frozen backbone are shared with ``state_dict``, the others are copied.
+
+    :param state_dict: backbone, adapter (``reins``) and head under their published names.
+    :param num_heads: heads of the backbone's attention (16 for ViT-L).
+    :param out_indices: the four blocks whose features are taken, counted from 0.
+    :param image_size: pixels the position embedding was made for, where whole patches do not
+        tell (VLTSeg: 512 pixels are 36 patches of 14 and a rest).
+    :param text: (K, D) class texts, D the backbone's width; a DGTL training forward needs them.
+    :raises ValueError: a part is missing, or names or shapes do not fit; the message names them.
+    """
+    if method not in METHODS:
+        raise ValueError(f'method must be one of {list(METHODS)}, got {method!r}')
+    state = {key: value.float() if value.is_floating_point() else value
+             for key, value in state_dict.items()
+             if not key.startswith(CLIP_PREFIX) and '.rope.freqs_' not in key}
+    _check_parts(state, method)
+    config = _config(state, method, num_heads, tuple(out_indices), image_size, text)
+    with torch.device('meta'):  # 300 million random numbers would take longer than the rest
+        model = Segmenter(config)
+    own = model.state_dict()
+    renamed = {_rename(key): value for key, value in state.items()}
+    for key in ('mask_token', 'norm.weight', 'norm.bias'):  # never used, not in every file
+        if f'backbone.vit.{key}' in own and f'backbone.vit.{key}' not in renamed:
+            renamed[f'backbone.vit.{key}'] = torch.zeros(own[f'backbone.vit.{key}'].shape)
+    if text is not None and config.adapter.text_link == 'present':
+        renamed['adapter.text_link.texts'] = text.detach().float().clone()
+    elif config.adapter.text_link == 'present':
+        renamed['adapter.text_link.texts'] = torch.zeros(
+            own['adapter.text_link.texts'].shape)
+    # Item 3: the final norm of EVA02 is not ours; it was never used.
+    renamed = {key: value for key, value in renamed.items()
+               if key in own or key not in ('backbone.vit.norm.weight', 'backbone.vit.norm.bias')}
+    match(renamed, own, f'the {method} checkpoint')
+    frozen = 'backbone.' if not config.backbone.trainable else '-'
+    model.load_state_dict(
+        {key: value if key.startswith(frozen) else value.clone()
+         for key, value in renamed.items()}, assign=True)
+    for module in model.modules():
+        if hasattr(module, 'init_non_persistent_buffers'):  # timm's rotary frequencies
+            module.to_empty(device='cpu', recurse=False)
+            module.init_non_persistent_buffers()  # type: ignore[operator]
+    return model.eval()
+
+
+def _check_parts(state: Mapping[str, Tensor], method: str) -> None:
+    """Tell a file that lacks a whole part from one that is damaged."""
+    if 'backbone.patch_embed.proj.weight' not in state:
+        name = {'vltseg': "the whole model's published .pth"}.get(
+            method, 'the DINOv2 file (dinov2_vitl14_pretrain.pth or dinov2_converted.pth)')
+        raise ValueError(
+            f'the checkpoint has no backbone (backbone.patch_embed.proj.weight and so on): the '
+            f'published {method} file holds only adapter and head. Add {name}: '
+            f'"python -m training.import_weights --method {method} --backbone BACKBONE.pth '
+            '--adapter ADAPTER.pth OUT", or merge its keys under "backbone."')
+    if method != 'vltseg' and not any(key.startswith('backbone.reins.') for key in state):
+        raise ValueError(
+            f'the checkpoint has no adapter (backbone.reins.*), which {method} needs; add the '
+            "published adapter file, or take method 'vltseg' for a whole EVA02 model")
+    if 'decode_head.cls_embed.weight' not in state:
+        raise ValueError(
+            'the checkpoint has no head (decode_head.cls_embed.weight and so on); add the '
+            'published file that holds adapter and head')
+
+
+def _config(
+        state: Mapping[str, Tensor], method: str, num_heads: int, out_indices: tuple[int, ...],
+        image_size: int | tuple[int, int] | None, text: Tensor | None) -> SegmenterConfig:
+    patch_weight = state['backbone.patch_embed.proj.weight']
+    embed_dim, patch = patch_weight.shape[0], patch_weight.shape[-1]
+    places = state['backbone.pos_embed'].shape[1] - 1 if 'backbone.pos_embed' in state else 0
+    side = round(places ** 0.5)
+    if side * side != places or not places:
+        raise ValueError(
+            f'backbone.pos_embed must hold a class token and a square grid, got {places + 1} '
+            'places')
+    size = (side * patch, side * patch)
+    if image_size is not None:
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if size[0] // patch * (size[1] // patch) != places:
+            raise ValueError(
+                f'image_size {image_size} has {size[0] // patch}x{size[1] // patch} patches of '
+                f'{patch}, but the checkpoint has {side}x{side}')
+    eva = 'backbone.blocks.0.attn.q_proj.weight' in state
+    family = 'eva02' if eva else 'dinov2'
+    depth = _count(state, r'backbone\.blocks\.(\d+)\.')
+    sizes = (embed_dim, depth, num_heads)
+    named = [name for name, known in BACKBONES.items()
+             if known == sizes and name.rsplit('-', 1)[0] == family]
+    positions: Literal['scale', 'size', 'fixed'] = 'size' if eva else 'scale'
+    backbone = BackboneConfig(
+        name=named[0] if named else family, patch_size=patch, img_size=size,
+        embed_dim=0 if named else embed_dim, depth=0 if named else depth,
+        num_heads=0 if named else num_heads, out_indices=out_indices,
+        positions='fixed' if method == 'vltseg' else positions, attn_norm=not eva,
+        drop_path=0.2 if method == 'vltseg' else 0.0, trainable=method == 'vltseg')
+    queries: Literal['tokens', 'learned'] = 'learned' if method == 'vltseg' else 'tokens'
+    adapter = AdapterConfig(method='none', text_link='off', mask_link=False)
+    num_queries = _shape(state, 'decode_head.query_feat.weight')[0] if method == 'vltseg' else 0
+    if method != 'vltseg':
+        full = 'backbone.reins.learnable_tokens' in state
+        tokens = _shape(state, 'backbone.reins.learnable_tokens' + ('' if full else '_a'))
+        num_queries = tokens[1]
+        adapter = AdapterConfig(
+            method='dgtl' if method == 'dgtl' else 'rein', num_tokens=num_queries,
+            rank=0 if full else tokens[2], mask_link=method == 'dgtl',
+            text_link='present' if method == 'dgtl' else 'off')
+    num_classes = _shape(state, 'decode_head.cls_embed.weight')[0] - 1
+    if text is not None and text.shape != (num_classes, embed_dim):
+        raise ValueError(
+            f'text must be (classes, width) = {(num_classes, embed_dim)}, '
+            f'got {tuple(text.shape)}')
+    window = min(size)
+    stride = round(window * 426 / 512) if method == 'vltseg' else 2 * window // 3
+    return SegmenterConfig(
+        name=f'{method}-{backbone.name}', backbone=backbone, adapter=adapter,
+        text=TextConfig(width=embed_dim),
+        neck='beit' if method == 'vltseg' else 'interpolate',
+        head=_head(state, num_queries, queries), classes=_classes(num_classes),
+        input_size=size, window_stride=(768, 768) if window == 1024 and stride == 852
+        else (stride, stride))
+
+
+def _head(
+        state: Mapping[str, Tensor], num_queries: int,
+        queries: Literal['tokens', 'learned']) -> HeadConfig:
+    encoder = 'decode_head.pixel_decoder.encoder.layers.'
+    decoder = 'decode_head.transformer_decoder.layers.'
+    offsets = _shape(state, f'{encoder}0.self_attn.attention_weights.weight')[0]
+    levels = _shape(state, 'decode_head.level_embed.weight')[0]
+    return HeadConfig(
+        hidden_dim=_shape(state, 'decode_head.cls_embed.weight')[1], num_heads=_HEAD_HEADS,
+        num_queries=num_queries, queries=queries,
+        encoder_layers=_count(state, re.escape(encoder) + r'(\d+)\.'),
+        encoder_feedforward=_shape(state, f'{encoder}0.ffn.layers.0.0.weight')[0],
+        num_points=offsets // (_HEAD_HEADS * levels),
+        decoder_layers=_count(state, re.escape(decoder) + r'(\d+)\.'),
+        decoder_feedforward=_shape(state, f'{decoder}0.ffn.layers.0.0.weight')[0])
+
+
+def _classes(count: int) -> ClassSet:
+    if count == len(CITYSCAPES):
+        return CITYSCAPES
+    return ClassSet('released', tuple(
+        SegmentationClass(id=i, name=f'class {i}', color=(i * 67 % 256, i * 131 % 256, 90))
+        for i in range(count)))
+
+
+def _rename(key: str) -> str:
+    for pattern, ours in _NAMES:
+        renamed, count = re.subn(r'\A' + pattern, ours, key)
+        if count:
+            key = renamed
+            break
+    if key.startswith('backbone.vit.'):
+        for theirs, timms in EVA_NAMES:
+            key = key.replace(theirs, timms)
+    # both kinds of layers: FFN and numbered norms
+    key = re.sub(r'\.ffn\.layers\.0\.0\.', '.linear1.', key)
+    key = re.sub(r'\.ffn\.layers\.1\.', '.linear2.', key)
+    return re.sub(r'\.norms\.(\d)\.', lambda found: f'.norm{int(found[1]) + 1}.', key)
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    numbers = [int(found[1]) for found in (re.match(pattern, key) for key in state) if found]
+    return max(numbers, default=-1) + 1
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> torch.Size:
+    if key not in state:
+        raise ValueError(
+            f'the checkpoint has no {key}; it is no released file of this method, or damaged')
+    return state[key].shape

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Embed the classes of a class set as texts with a CLIP model, once, into a small .npz.
+
+    python -m training.embed_classes config/classes/cityscapes.yaml texts.npz --model RN50
+    python -m training.embed_classes config/classes/cityscapes.yaml texts.npz \\
+        --released dgtl.pth       # from the CLIP inside a released DGTL checkpoint
+
+Training and inference read that file and never need CLIP.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+import sys
+
+from dgtl_core.classes import CITYSCAPES, ClassSet
+from dgtl_core.model.backbone_weights import read_state_dict
+from dgtl_core.model.text import ClassTexts, clip_text_tensors, encode_clip_text, save_texts
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+# Of CLIP's prompt templates those that fit a street scene.
+TEMPLATES = (
+    'a photo of a {}.', 'a photo of the {}.', 'a photo of a {} on the street.',
+    'a photo of a {} in the city.', 'a blurry photo of a {}.', 'a dark photo of a {}.',
+    'a bright photo of a {}.', 'a photo of a {} at night.', 'a photo of a {} in fog.',
+    'a photo of a {} in the rain.', 'a photo of a {} in the snow.', 'a rendering of a {}.')
+
+
+def texts_of(classes: ClassSet, ensemble: bool) -> list[list[str]]:
+    """Return the texts of each class: its bare words, or each of them in each template."""
+    words = [list(entry.prompts) or [entry.name] for entry in classes]
+    if not ensemble:
+        return words
+    return [[template.format(word) for word in row for template in TEMPLATES] for row in words]
+
+
+@torch.no_grad()
+def embed_with_open_clip(
+        texts: Sequence[Sequence[str]], model_name: str, pretrained: str) -> Tensor:
+    """
+    Return one unit row per class, the mean of the unit embeddings of its texts, (K, D).
+
+    :raises ValueError: open_clip knows no such model or weights.
+    :raises OSError: the weights are not here and there is no network.
+    """
+    import open_clip
+
+    pairs = open_clip.list_pretrained()
+    known = [tag for name, tag in pairs if name == model_name]
+    if not Path(pretrained).is_file() and pretrained not in known:
+        raise ValueError(
+            f'open_clip has no weights {pretrained!r} for {model_name!r}; it has '
+            f'{known or sorted({name for name, _ in pairs})}, or give a file')
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        model = open_clip.create_model(model_name, pretrained=pretrained).eval()
+    except (OSError, RuntimeError, httpx.HTTPError, HfHubHTTPError) as error:
+        raise OSError(
+            f'cannot get {model_name} {pretrained} ({type(error).__name__}: no network?). '
+            'Download the file on another machine and give its path with --pretrained') from error
+    tokenizer = open_clip.get_tokenizer(model_name)
+    rows = []
+    for row in texts:
+        embedded = F.normalize(model.encode_text(tokenizer(list(row))).float(), dim=-1)
+        rows.append(F.normalize(embedded.mean(dim=0), dim=-1))
+    return torch.stack(rows)
+
+
+def embed_with_released(path: str | Path, classes: ClassSet) -> Tensor:
+    """
+    Return the texts a released DGTL checkpoint was trained with: bare names, not normalised.
+
+    :raises ValueError: the file has no CLIP text encoder.
+    """
+    import open_clip
+
+    state = clip_text_tensors(read_state_dict(path))
+    if not state:
+        raise ValueError(
+            f'{path} holds no CLIP text encoder (backbone.reins.clip_model.*); take a released '
+            'DGTL checkpoint, or --model')
+    # Item 35: the bare class names, no prompt, no normalisation
+    return encode_clip_text(state, open_clip.tokenize([entry.name for entry in classes]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the file was written."""
+    parser = argparse.ArgumentParser(
+        prog='training.embed_classes', description=__doc__.strip().splitlines()[0])
+    parser.add_argument('classes', help='class set (.yaml), or "cityscapes"')
+    parser.add_argument('out', type=Path, help='.npz to write')
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument('--model', help='open_clip model: RN50, ViT-B-16, EVA02-L-14, ...')
+    source.add_argument('--released', type=Path, help='released DGTL checkpoint that holds CLIP')
+    parser.add_argument('--pretrained', default='openai',
+                        help='open_clip weights (tag or file), default %(default)s')
+    parser.add_argument('--bare', action='store_true',
+                        help='bare words instead of the mean over prompt templates')
+    args = parser.parse_args(argv)
+    try:
+        classes = CITYSCAPES if args.classes == 'cityscapes' else ClassSet.from_yaml(args.classes)
+        if args.released:
+            embeddings = embed_with_released(args.released, classes)
+            provenance = f'CLIP inside {args.released.name}, bare class names, not normalised'
+        else:
+            texts = texts_of(classes, not args.bare)
+            embeddings = embed_with_open_clip(texts, args.model, args.pretrained)
+            prompts = 'bare words' if args.bare else f'{len(TEMPLATES)} prompt templates'
+            provenance = (f'open_clip {version("open_clip_torch")} {args.model} '
+                          f'{Path(args.pretrained).name}, {prompts}, unit rows')
+        save_texts(args.out, ClassTexts(embeddings, classes.names, provenance))
+    except (OSError, ValueError) as error:
+        print(f'embed_classes: {error}', file=sys.stderr)
+        return 1
+    print(f'{args.out}: {len(embeddings)} classes, {embeddings.shape[1]} wide ({provenance})')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
