@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch files, with a stand-in for launch where ROS 2 is not installed, and with the real."""
+
+import ast
+import importlib.util
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+import types
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+SEGMENT = ROOT / 'launch' / 'segment.launch.py'
+
+
+class Recorded:
+    """Any action or substitution: remembers what it was made with."""
+
+    def __init__(self, *args, **kwargs):
+        self.args, self.given = args, kwargs
+
+    def perform(self, context):
+        return context[self.args[0]]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Put classes that only remember their arguments in place of launch and launch_ros."""
+    names = {
+        'launch': ['LaunchDescription'],
+        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription', 'OpaqueFunction',
+                           'SetEnvironmentVariable'],
+        'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
+        'launch.substitutions': ['LaunchConfiguration'],
+        'launch_ros': [], 'launch_ros.actions': ['Node']}
+    for module, classes in names.items():
+        made = types.ModuleType(module)
+        for name in classes:
+            setattr(made, name, type(name, (Recorded,), {}))
+        monkeypatch.setitem(sys.modules, module, made)
+    for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE',
+                     'ROS_DISTRO'):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.name.partition('.')[0] + '_launch', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments_of(path):
+    description = load(path).generate_launch_description()
+    return {a.args[0]: a.given for a in description.args[0]
+            if type(a).__name__ == 'DeclareLaunchArgument'}
+
+
+def actions(**given):
+    """Return the actions of segment.launch.py for arguments, by the executable or the class."""
+    defaults = {n: a['default_value'] for n, a in arguments_of(SEGMENT).items()}
+    unknown = set(given) - set(defaults)
+    assert not unknown, unknown
+    return {a.given.get('executable', type(a).__name__): a
+            for a in load(SEGMENT).start({**defaults, **given})}
+
+
+def parameters_of(node):
+    return [p for p in node.given['parameters'] if isinstance(p, dict)]
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
+def test_every_argument_is_described_and_its_default_allowed(stand_in, path):
+    arguments = arguments_of(path)
+    assert arguments
+    for name, given in arguments.items():
+        assert len(given['description']) > 8, name
+        assert given['choices'] is None or given['default_value'] in given['choices'], name
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
+def test_no_launch_file_needs_a_learning_library_or_our_package(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    roots = {name.partition('.')[0] for name in imported}
+    assert roots <= {'launch', 'launch_ros', *sys.stdlib_module_names}, roots
+
+
+def test_empty_arguments_leave_the_parameter_file_alone(stand_in):
+    node = actions()['segment_node']
+    assert node.given['parameters'] == [str(ROOT / 'config' / 'segment.yaml')]
+    assert node.given['name'] == 'segmenter' and node.given['package'] == 'dgtl_ros'
+    assert node.given['respawn'] is False
+    assert ('image', '/camera/image_raw') in node.given['remappings']
+    assert ('image/compressed', '/camera/image_raw/compressed') in node.given['remappings']
+
+
+def test_arguments_become_parameters_of_the_right_type(stand_in):
+    node = actions(model_path='m.onnx', reliability='best_effort', autostart='false',
+                   use_sim_time='true', params_file='mine.yaml', image_topic='/cam',
+                   namespace='robot', respawn='true', respawn_delay='5')['segment_node']
+    assert node.given['parameters'][1:] == ['mine.yaml', {
+        'model_path': 'm.onnx', 'qos.image.reliability': 'best_effort', 'autostart': False,
+        'use_sim_time': True}]
+    assert node.given['namespace'] == 'robot' and ('image', '/cam') in node.given['remappings']
+    assert node.given['respawn'] is True and node.given['respawn_delay'] == 5.0
+
+
+def test_every_forwarded_argument_is_a_parameter_with_the_same_choices(stand_in):
+    pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+    from dgtl_ros.parameters import parameters_of as table
+    from dgtl_ros.parameters import Settings
+    known = table(Settings)
+    for name, (parameter, kind, _, choices) in load(SEGMENT).PARAMETERS.items():
+        if parameter == 'use_sim_time':
+            continue
+        entry = known[parameter]
+        assert type(entry.default) is kind, name
+        if kind is str:
+            assert set(choices or ()) - {''} == set(entry.metadata['choices']), name
+
+
+def test_large_image_profile(stand_in, monkeypatch):
+    profile = str(ROOT / 'config' / 'fastdds_large_images.xml')
+    new, old = 'FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'
+    assert actions()['SetEnvironmentVariable'].args == (new, profile)
+    for distribution, variable in (('humble', old), ('jazzy', old), ('lyrical', new)):
+        monkeypatch.setenv('ROS_DISTRO', distribution)
+        assert actions()['SetEnvironmentVariable'].args == (variable, profile)
+    assert 'SetEnvironmentVariable' not in actions(dds_profile='none')
+    monkeypatch.setenv(old, 'mine.xml')
+    assert 'SetEnvironmentVariable' not in actions(), "the user's own profile stays"
+
+
+def test_player_and_rviz_come_when_asked_for(stand_in):
+    assert set(actions()) == {'segment_node', 'SetEnvironmentVariable'}
+    found = actions(play='street.mp4', rviz='true', image_topic='/cam')
+    assert found['camera_player'].given['parameters'] == [{'source': 'street.mp4', 'loop': True}]
+    assert found['camera_player'].given['remappings'] == [('image', '/cam')]
+    config = Path(found['rviz2'].given['arguments'][1])
+    displays = yaml.safe_load(config.read_text())['Visualization Manager']['Displays']
+    assert {d['Topic']['Value'] for d in displays} == {
+        'image', 'segmentation/overlay', 'segmentation/color'}
+
+
+def test_demo_passes_on_only_what_segment_knows(stand_in):
+    included = load(ROOT / 'launch' / 'demo.launch.py').generate_launch_description().args[0][-1]
+    source, forwarded = included.args[0], dict(included.given['launch_arguments'])
+    assert source.args[0] == str(SEGMENT)
+    assert set(forwarded) <= set(arguments_of(SEGMENT)) and 'play' in forwarded
+
+
+def test_files_named_by_default_exist(stand_in):
+    defaults = [a['default_value'] for a in arguments_of(SEGMENT).values()]
+    files = [d for d in defaults if d.startswith('/') and d.endswith(('.yaml', '.xml'))]
+    assert files and all(Path(f).is_file() for f in files)
+
+
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+service = LaunchService()
+service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+    PythonLaunchDescriptionSource(sys.argv[1]),
+    launch_arguments=[tuple(a.split(':=')) for a in sys.argv[2:]])]))
+sys.exit(service.run())
+"""
+
+
+def test_with_the_real_launch(tmp_path):
+    """What the node's process is started with, by the launch of the ROS 2 that is installed."""
+    pytest.importorskip('launch.actions', reason='needs launch', exc_type=ImportError)
+    pytest.importorskip('launch_ros.actions', reason='needs launch_ros', exc_type=ImportError)
+    index = tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    index.mkdir(parents=True)
+    (index / 'dgtl_ros').touch()
+    node = tmp_path / 'lib' / 'dgtl_ros' / 'segment_node'
+    node.parent.mkdir(parents=True)
+    node.write_text(
+        f'#!{sys.executable}\nimport json, os, sys\n'
+        'text = "".join(open(a).read() for a in sys.argv if os.path.isfile(a) and a != __file__)\n'
+        f'with open({str(tmp_path / "seen.json")!r}, "w") as file:\n'
+        '    json.dump([sys.argv[1:], dict(os.environ), text], file)\n')
+    node.chmod(0o755)
+    prefixes = [str(tmp_path), os.environ.get('AMENT_PREFIX_PATH', '')]
+    environment = {**os.environ, 'AMENT_PREFIX_PATH': os.pathsep.join(filter(None, prefixes)),
+                   'ROS_LOG_DIR': str(tmp_path / 'log')}
+    done = subprocess.run(
+        [sys.executable, '-c', RUN, SEGMENT, 'model_path:=m.onnx', 'autostart:=false',
+         'namespace:=robot', 'image_topic:=/cam'],
+        env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    arguments, variables, text = json.loads((tmp_path / 'seen.json').read_text())
+    assert {'image:=/cam', '__ns:=/robot', '__node:=segmenter'} <= set(arguments)
+    assert str(ROOT / 'config' / 'segment.yaml') in arguments
+    assert 'model_path: m.onnx' in text and 'autostart: false' in text
+    assert any(v.endswith('fastdds_large_images.xml') for n, v in variables.items()
+               if n.endswith('_DEFAULT_PROFILES_FILE'))
