@@ -28,6 +28,7 @@ from std_msgs.msg import Header, String
 
 STREETWORLD = 'streetworld'
 _DEFAULT_RATE = 10.0  # of sources that have none of their own
+_TRIAL = 4  # pictures that are drawn to see how many per second this machine can draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class PlayerSettings:
     source: str = option(
         STREETWORLD, 'A video file, a folder of pictures, or "streetworld": a drawn street')
     rate: float = option(
-        0.0, "Pictures per second; 0: the video's own rate, 10 for everything else", low=0.0,
-        high=240.0)
+        0.0, "Pictures per second; 0: the video's own rate, 10 for everything else (less where "
+        'StreetWorld is drawn more slowly)', low=0.0, high=240.0)
     loop: bool = option(False, 'Start again at the end')
     height: int = option(0, 'Height of the pictures; 0: as they are', low=0, high=8192)
     width: int = option(0, 'Width of the pictures; 0: as they are', low=0, high=8192)
@@ -114,6 +115,7 @@ class CameraPlayer(Node):
                 throttle_duration_sec=5.0)
             if self._stop.wait(0.05):
                 return 0
+        self.get_logger().info(f'playing at {self._rate:g} Hz')
         due = time.monotonic()
         for frame in self._frames:
             if self._stop.wait(max(due - time.monotonic(), 0.0)):
@@ -148,23 +150,27 @@ def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Fram
     """
     if settings.source != STREETWORLD:
         return open_files(Path(settings.source).expanduser(), settings.loop, warn)
-    return Frames(_street(settings), settings.rate or _DEFAULT_RATE)
+    if settings.rate:
+        return Frames(_street(settings, settings.rate), settings.rate)
+    trial, start = _street(settings, _DEFAULT_RATE), time.monotonic()
+    for _ in range(_TRIAL):
+        next(trial)
+    able = _TRIAL / (time.monotonic() - start)
+    rate = round(min(_DEFAULT_RATE, 0.7 * able), 1)
+    return Frames(_street(settings, rate), rate)
 
 
-def _street(settings: PlayerSettings) -> Iterator[Frame]:
-    from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
+def _street(settings: PlayerSettings, rate: float) -> Iterator[Frame]:
+    from dgtl_core.data.streetworld import StreetWorld
 
-    names = tuple(name.strip() for name in settings.conditions.split(','))
-    unknown = [name for name in names if name not in CONDITIONS]
-    if unknown:
-        raise ParameterError(
-            f'conditions: {unknown} are not known; use a comma-separated list of '
-            f'{list(CONDITIONS)}')
     size = (settings.height or 512, settings.width or 1024)
-    world = StreetWorld(seed=settings.seed, size=size)
-    stream = world.stream(
-        fps=settings.rate or _DEFAULT_RATE, conditions=names,
-        seconds_per_condition=settings.seconds_per_condition, loop=settings.loop)
+    names = [name.strip() for name in settings.conditions.split(',')]
+    try:
+        stream = StreetWorld(seed=settings.seed, size=size).stream(
+            fps=rate, conditions=names, seconds_per_condition=settings.seconds_per_condition,
+            loop=settings.loop)
+    except ValueError as error:
+        raise ParameterError(f'source {STREETWORLD}: {error}') from None
     return (Frame(f.image, f.labels, f.condition) for f in stream)
 
 

@@ -214,13 +214,15 @@ def _run(options: argparse.Namespace) -> int:
     else:
         player += ['--conditions', ','.join(CONDITIONS), '--seconds-per-condition', str(each)]
     children: list[Child] = []
+    print(f'starting the node and the camera as processes; ROS_DOMAIN_ID='
+          f'{environment["ROS_DOMAIN_ID"]}, on this machine only', flush=True)
     try:
         with Observer(recorder, environment) as observer:
             children.append(Child('dgtl_ros.segment_node', node, environment))
             _wait(observer, children, stopped, lambda: recorder.classes is not None)
             children.append(Child('dgtl_ros.camera_player', player, environment))
             _wait(observer, children, stopped, lambda: recorder.outputs > 0)
-            _watch(observer, children, stopped, options.duration)
+            _watch(observer, children, stopped, options.duration, parts)
     except ChildError as error:
         print(f'demo: {error}', file=sys.stderr)
         if not recorder.outputs:
@@ -247,18 +249,25 @@ def _wait(observer: Any, children: list[Child], stopped: list[int], done: Any) -
             child.check()
 
 
-def _watch(observer: Any, children: list[Child], stopped: list[int], seconds: float) -> None:
+def _watch(observer: Any, children: list[Child], stopped: list[int], seconds: float,
+           parts: int) -> None:
+    """Show the live line for ``seconds``, and longer where not all parts were to be seen yet."""
     live = sys.stdout.isatty()
     start = shown = time.monotonic()
-    while not stopped and (now := time.monotonic()) < start + seconds:
+    while not stopped:
+        now = time.monotonic()
+        seen = len(observer.recorder.conditions)
+        if now - start > (seconds if seen >= parts else 2 * seconds):
+            break
         observer.spin(0.1)
         for child in children:
             child.check()
         if now - shown >= (1 if live else 5):
             shown = now
-            print(f'\r{now - start:4.0f} s | {observer.recorder.line(now)}',
-                  end='' if live else '\n', flush=True)
-    print()
+            line = f'{now - start:4.0f} s | {observer.recorder.line(now)}'
+            print(f'\r{line}\x1b[K' if live else line, end='' if live else '\n', flush=True)
+    if live:
+        print()
 
 
 if __name__ == '__main__':

@@ -119,7 +119,8 @@ def test_a_callback_that_raises_is_logged_and_not_the_end(world):
     done = subprocess.run([sys.executable, '-c', FAULTY], env={**os.environ, **world.environment},
                           capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 7, done.stderr
-    assert done.stderr.count("KeyError: 'tick'") == 3 == done.stderr.count('a callback failed')
+    assert done.stderr.count("KeyError: 'tick'") >= 3
+    assert done.stderr.count('a callback failed') == done.stderr.count('Traceback')
 
 
 def test_misspelled_parameter_is_named(world, models):
