@@ -24,7 +24,7 @@ import time
 
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.config import SegmenterConfig
-from dgtl_core.data.datasets import JoinedPictures, open_pictures
+from dgtl_core.data.catalog import join
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(f'--out must end in .safetensors, got {options.out}')
         recipe = read_recipe(options.recipe, options.set)
         config = recipe.segmenter()
-        pictures = JoinedPictures([open_pictures(source) for source in recipe.data])
+        pictures = join(recipe.data)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         if recipe.cache:
             pictures = cached(pictures, options.out.parent / 'cache', recipe.workers)

@@ -18,7 +18,8 @@ import sys
 import time
 
 from dgtl_core.config import to_dict
-from dgtl_core.data.datasets import JoinedPictures, open_pictures, Pictures
+from dgtl_core.data.catalog import join
+from dgtl_core.data.datasets import Pictures
 from dgtl_core.learning.batches import batches, cached
 from dgtl_core.learning.checkpoint import read_header, restore, save_checkpoint
 from dgtl_core.learning.matcher import NonFiniteError
@@ -98,7 +99,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
     dtype = _precision(recipe, where)
 
     def opened(*sources: str) -> Pictures:
-        pictures = JoinedPictures([open_pictures(source) for source in sources])
+        pictures = join(sources)
         return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
 
     pictures, tests = opened(*recipe.data), [opened(source) for source in recipe.evaluation.data]

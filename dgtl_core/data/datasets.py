@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Labelled street pictures: the public data sets, StreetWorld, and plain folders.
+What a data set is, and the ways one is made of others.
 
-A data set is named as on the command line: ``NAME``, ``NAME:FOLDER`` or ``NAME:FOLDER,key=value``.
+The data sets themselves are in :mod:`dgtl_core.data.catalog`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-import difflib
-import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import json
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +15,7 @@ from typing import NamedTuple, Protocol
 import cv2
 from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
 import numpy as np
+from PIL import Image
 
 
 class DataError(ValueError):
@@ -42,48 +41,23 @@ class Pictures(Protocol):
     def __getitem__(self, index: int) -> LabelledPicture: ...
 
 
-class StreetWorldPictures:
-    """Pictures of procedural streets, drawn when they are asked for."""
-
-    def __init__(self, condition: str = 'clear', *, count: int = 100, seed: int = 1000,
-                 severity: int = 3, height: int = 512, width: int = 1024) -> None:
-        from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
-
-        if condition not in CONDITIONS:
-            raise DataError(
-                f'StreetWorld has no condition {condition!r}; take one of {list(CONDITIONS)}')
-        self._world = StreetWorld(
-            seed=seed, size=(height, width), condition=condition, severity=severity)
-        self._count = count
-        self._about = (condition, count, seed, severity, height, width)
-        self.name = f'streetworld-{condition}'
-        self.classes = CITYSCAPES
-
-    def __repr__(self) -> str:
-        return f'StreetWorldPictures{self._about}'
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> LabelledPicture:
-        if not 0 <= index < self._count:
-            raise IndexError(index)
-        sample = self._world.picture(index)
-        return LabelledPicture(sample.image, sample.labels, f'{self.name}/{index}')
-
-
 class PicturePairs:
     """Picture files with label files; ``table`` turns stored ids into class ids."""
 
-    def __init__(self, name: str, pairs: Sequence[tuple[Path, Path]], table: np.ndarray,
-                 classes: ClassSet = CITYSCAPES,
-                 read_labels: Callable[[Path], np.ndarray] | None = None) -> None:
+    def __init__(self, name: str, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, *,
+                 classes: ClassSet = CITYSCAPES, shrink: int = 1,
+                 read: Callable[[Path], np.ndarray] | None = None) -> None:
+        """
+        :param table: (256,) int16, see :func:`id_table`.
+        :param shrink: divide the size of pictures and labels by this.
+        :param read: reads a label file as (H, W) ids; by default a grey or a palette PNG.
+        """
         self.name, self.classes = name, classes
-        self._pairs, self._table = pairs, table
-        self._read_labels = read_labels or _read_labels
+        self._pairs, self._table, self._shrink = pairs, table, shrink
+        self._read = read or read_ids
 
     def __repr__(self) -> str:
-        return f'PicturePairs({self.name}, {self._pairs[0][0]}, {len(self)})'
+        return f'PicturePairs({self.name}, {self._pairs[0][0]}, {len(self)}, {self._shrink})'
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -93,63 +67,61 @@ class PicturePairs:
         image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
         if image is None:
             raise DataError(f'{image_file} is missing or not a picture')
-        stored = self._read_labels(label_file)
+        stored = self._read(label_file)
         if stored.shape != image.shape[:2]:
             raise DataError(
-                f'{label_file} has size {stored.shape}, its picture {image_file.name} '
+                f'{label_file} has size {stored.shape}, its picture {image_file.name} has '
                 f'{image.shape[:2]}; they must be equal')
-        labels = self._table[stored]
+        labels = np.where(stored < 256, self._table[np.minimum(stored, 255)], -1)
         if (labels < 0).any():
+            allowed = [i for i, entry in enumerate(self._table) if entry >= 0]
             raise DataError(
-                f'{label_file} holds the ids {np.unique(stored[labels < 0]).tolist()}, which '
-                f'{self.name} does not have')
-        return LabelledPicture(
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB), labels.astype(np.uint8), image_file.name)
+                f'{label_file} holds the ids {np.unique(stored[labels < 0]).tolist()}; '
+                f'{self.name} has {_ranges(allowed)}')
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        labels = labels.astype(np.uint8)
+        if self._shrink > 1:
+            size = image.shape[1] // self._shrink, image.shape[0] // self._shrink
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return LabelledPicture(image, labels, f'{self.name}/{image_file.name}')
 
 
-def _read_labels(path: Path) -> np.ndarray:
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise DataError(f'{path} is missing or not a picture')
-    if labels.ndim != 2:
-        raise DataError(f'{path} must hold one id for each pixel, got shape {labels.shape}')
-    return labels
+def read_ids(path: Path) -> np.ndarray:
+    """
+    Return the ids in a grey or a palette picture, (H, W).
+
+    :raises DataError: it is no such picture.
+    """
+    # OpenCV would turn palette entries into colours
+    try:
+        with Image.open(path) as picture:
+            ids = np.asarray(picture)
+    except (OSError, ValueError) as error:
+        raise DataError(f'{path} cannot be read: {error}') from None
+    if ids.ndim != 2:
+        raise DataError(
+            f'{path} must hold one id for each pixel (grey or palette), got shape {ids.shape}')
+    return ids.astype(np.int64)
 
 
-def id_table(ids: dict[int, int], ignored: Sequence[int] = (), size: int = 256) -> np.ndarray:
-    """Return (size,) int16: stored id -> class id, 255 where ignored, -1 where not allowed."""
-    table = np.full(size, -1, np.int16)
+def id_table(ids: Mapping[int, int], ignored: Iterable[int] = (IGNORE_INDEX,)) -> np.ndarray:
+    """Return (256,) int16: stored id -> class id, 255 where ignored, -1 where not allowed."""
+    table = np.full(256, -1, np.int16)
     table[list(ignored)] = IGNORE_INDEX
     table[list(ids)] = list(ids.values())
     return table
 
 
-def pairs_below(images: Path, labels: Path, label_of: Callable[[Path], str],
-                pattern: str = '**/*.png') -> list[tuple[Path, Path]]:
-    """
-    Return the pictures below ``images`` with their label files, sorted.
-
-    :raises DataError: a folder or a label file is not there, or there is no picture.
-    """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise DataError(f'there is no folder {folder}')
-    found = sorted(images.glob(pattern))
-    if not found:
-        raise DataError(f'{images} holds no {pattern}')
-    pairs = [(file, labels / label_of(file.relative_to(images))) for file in found]
-    for image, label in pairs:
-        if not label.is_file():
-            raise DataError(f'{image} has no labels: there is no {label}')
-    return pairs
-
-
-def camvid(folder: str, *, split: str = 'test') -> PicturePairs:
-    """CamVid with 11 classes: ``images/*.jpg`` and ``labels/*.png``, also below the split."""
-    root = Path(folder) / split if (Path(folder) / split).is_dir() else Path(folder)
-    pairs = pairs_below(root / 'images', root / 'labels', lambda file: f'{file.stem}.png', '*.*g')
-    ids = dict(enumerate((10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12)))
-    return PicturePairs('camvid', pairs, id_table(ids, [255]))
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write 0, 1, 2, 255 as '0-2, 255'."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ', '.join('-'.join(map(str, part)) for part in parts)
 
 
 class JoinedPictures:
@@ -199,38 +171,3 @@ class CachedPictures:
         images, labels = self._arrays
         return LabelledPicture(
             np.array(images[index]), np.array(labels[index]), self._names[index])
-
-
-def open_pictures(spec: str) -> Pictures:
-    """
-    Open a data set by its command-line name, for example ``streetworld:fog,count=50``.
-
-    :raises DataError: there is no such data set or option, or its folder is not right.
-    """
-    name, _, rest = spec.partition(':')
-    if name not in DATASETS:
-        raise DataError(f'unknown data set {name!r}{_near(name, list(DATASETS))}')
-    function = DATASETS[name]
-    allowed = {key: parameter for key, parameter in inspect.signature(function).parameters.items()
-               if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
-    words = [word for word in rest.split(',') if word]
-    place = [word for word in words if '=' not in word]
-    options: dict[str, str | int] = {}
-    for key, _, value in (word.partition('=') for word in words if '=' in word):
-        if key not in allowed:
-            raise DataError(f'{name} has no option {key!r}{_near(key, list(allowed))}')
-        options[key] = int(value) if isinstance(allowed[key].default, int) else value
-    if len(place) > 1:
-        raise DataError(f'{spec!r} names more than one place: {place}')
-    return function(*place, **options)
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1)
-    return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known))}'
-
-
-DATASETS: dict[str, Callable[..., Pictures]] = {
-    'camvid': camvid,
-    'streetworld': StreetWorldPictures,
-}

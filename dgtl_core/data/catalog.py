@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The data sets by name: the public ones, StreetWorld, and plain folders of one's own.
+
+On a command line and in a recipe a data set is ``NAME``, ``NAME:FOLDER`` or
+``NAME:FOLDER,key=value,...``. Without a folder it is looked for in $DGTL_DATA/NAME (in data/NAME
+where DGTL_DATA is not set). Layouts and encodings are those of the published archives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import difflib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
+from dgtl_core.data.datasets import (
+    DataError,
+    id_table,
+    JoinedPictures,
+    LabelledPicture,
+    PicturePairs,
+    Pictures,
+)
+import numpy as np
+
+# stored id -> train id
+_LABEL_IDS = {7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11,
+              25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}  # Cityscapes' label ids
+_SYNTHIA = {3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 11, 17: 12, 8: 13,
+            19: 15, 12: 17, 11: 18}  # 16 classes: no terrain, truck and train
+_CAMVID = dict(enumerate((10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12)))
+_WILDDASH = {**_LABEL_IDS, 34: 13, 35: 13, 38: 0}  # van, pickup; road marking
+_MAPILLARY = {13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7,
+              30: 8, 29: 9, 27: 10, 19: 11, 20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15,
+              58: 16, 57: 17, 52: 18}
+# What two groups of papers make of Mapillary's 66 ids; scores under the two must not be mixed.
+MAPILLARY_MAPPINGS = {
+    'robustnet': _MAPILLARY,  # RobustNet, HRDA, VLTSeg
+    'rein': {  # Rein, DGTL: by name, so that more ids count
+        **{key: value for key, value in _MAPILLARY.items() if key != 41},
+        7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7}}
+TRAIN_ID_TABLE = id_table({i: i for i in range(len(CITYSCAPES))})
+LABEL_ID_TABLE = id_table(_LABEL_IDS, [*range(35), IGNORE_INDEX])
+
+
+class StreetWorldPictures:
+    """Pictures of procedural streets, drawn when they are asked for."""
+
+    def __init__(self, condition: str = 'clear', *, count: int = 100, seed: int = 1000,
+                 severity: int = 3, height: int = 512, width: int = 1024) -> None:
+        from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
+
+        if condition not in CONDITIONS:
+            raise DataError(
+                f'StreetWorld has no condition {condition!r}; take one of {list(CONDITIONS)}')
+        self._world = StreetWorld(
+            seed=seed, size=(height, width), condition=condition, severity=severity)
+        self._count = count
+        self._about = (condition, count, seed, severity, height, width)
+        self.name = f'streetworld-{condition}'
+        self.classes = CITYSCAPES
+
+    def __repr__(self) -> str:
+        return f'StreetWorldPictures{self._about}'
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        sample = self._world.picture(index)
+        return LabelledPicture(sample.image, sample.labels, f'{self.name}/{index}')
+
+
+def gta5(folder: Path) -> PicturePairs:
+    """GTA5: ``images/*.png``, ``labels/*.png`` (palette) with Cityscapes label ids."""
+    return PicturePairs('gta5', _pairs(folder, 'images', '*.png', 'labels', '.png', ['.png']),
+                        LABEL_ID_TABLE)
+
+
+def synthia(folder: Path) -> PicturePairs:
+    """SYNTHIA-RAND-CITYSCAPES: ``RGB/*.png``, ``GT/LABELS/*.png`` (16 bit, id in red)."""
+    return PicturePairs('synthia', _pairs(folder, 'RGB', '*.png', 'GT/LABELS', '.png', ['.png']),
+                        id_table(_SYNTHIA, [*range(23), IGNORE_INDEX]), read=_read_synthia)
+
+
+def urbansyn(folder: Path) -> PicturePairs:
+    """UrbanSyn: ``rgb/rgb_0001.png``, ``ss/ss_0001.png`` with train ids; 19 is void."""
+    pairs = _pairs(folder, 'rgb', '*.png', 'ss', '.png', ['.png'],
+                   rename=lambda name: name.replace('rgb_', 'ss_'))
+    table = TRAIN_ID_TABLE.copy()
+    table[19] = IGNORE_INDEX
+    return PicturePairs('urbansyn', pairs, table)
+
+
+def cityscapes(folder: Path, *, split: str = 'val') -> PicturePairs:
+    """Cityscapes: ``leftImg8bit/<split>/<city>/*.png``, ``gtFine``; train ids, else label ids."""
+    pairs = _pairs(folder, f'leftImg8bit/{split}', '*/*.png', f'gtFine/{split}',
+                   '_leftImg8bit.png', ['_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'])
+    return PicturePairs('cityscapes', pairs, _table_of(pairs))
+
+
+def bdd100k(folder: Path, *, split: str = 'val') -> PicturePairs:
+    """BDD100K: ``images/10k/<split>/*.jpg``, ``labels/sem_seg/masks/<split>/*.png``."""
+    return PicturePairs('bdd100k', _pairs(
+        folder, f'images/10k/{split}', '*.jpg', f'labels/sem_seg/masks/{split}', '.jpg', ['.png']),
+        TRAIN_ID_TABLE)
+
+
+def mapillary(folder: Path, *, split: str = 'validation', mapping: str = 'robustnet',
+              shrink: int = 1) -> PicturePairs:
+    """Mapillary Vistas 1.2; ``mapping`` robustnet or rein (Rein also has ``shrink`` 2)."""
+    if mapping not in MAPILLARY_MAPPINGS:
+        raise DataError(f'mapillary has the mappings {list(MAPILLARY_MAPPINGS)}, got {mapping!r}')
+    labels = 'v1.2/labels' if (folder / split / 'v1.2').is_dir() else 'labels'
+    pairs = _pairs(folder, f'{split}/images', '*.jpg', f'{split}/{labels}', '.jpg', ['.png'])
+    return PicturePairs(
+        f'mapillary-{mapping}', pairs, id_table(MAPILLARY_MAPPINGS[mapping], [*range(66)]),
+        shrink=shrink)
+
+
+def acdc(folder: Path, *, condition: str = '*', split: str = 'val') -> PicturePairs:
+    """ACDC: ``rgb_anon/<fog|night|rain|snow>/<split>/...``; all conditions, or one."""
+    pairs = _pairs(folder, 'rgb_anon', f'{condition}/{split}/*/*.png', 'gt', '_rgb_anon.png',
+                   ['_gt_labelTrainIds.png'])
+    return PicturePairs(_with('acdc', condition), pairs, TRAIN_ID_TABLE)
+
+
+def dark_zurich(folder: Path, *, split: str = 'val') -> PicturePairs:
+    """Dark Zurich: ``rgb_anon/<split>/night/...``, ``gt/<split>/night/...``."""
+    return PicturePairs('dark-zurich', _pairs(
+        folder, f'rgb_anon/{split}/night', '**/*.png', f'gt/{split}/night', '_rgb_anon.png',
+        ['_gt_labelTrainIds.png']), TRAIN_ID_TABLE)
+
+
+def muses(folder: Path, *, split: str = 'val', weather: str = '*',
+          time: str = '*') -> PicturePairs:
+    """MUSES: ``frame_camera/<split>/<weather>/<time>/``, ``gt_semantic/...``."""
+    pairs = _pairs(folder, f'frame_camera/{split}', f'{weather}/{time}/*.png',
+                   f'gt_semantic/{split}', '_frame_camera.png', ['_gt_labelTrainIds.png'])
+    return PicturePairs(_with('muses', weather, time), pairs, TRAIN_ID_TABLE)
+
+
+def nightcity(folder: Path, *, split: str = 'val') -> PicturePairs:
+    """NightCity(-fine): ``<split>/img/*.png``, ``<split>/lbl/*_trainIds.png`` or ``_labelIds``."""
+    pairs = _pairs(folder, f'{split}/img', '*.png', f'{split}/lbl', '.png',
+                   ['_trainIds.png', '_labelIds.png'])
+    return PicturePairs('nightcity', pairs, _table_of(pairs))
+
+
+def wilddash2(folder: Path) -> PicturePairs:
+    """WildDash 2: ``images/*.jpg``, ``labels/*.png`` with Cityscapes label ids and five more."""
+    return PicturePairs('wilddash2', _pairs(
+        folder, 'images', '*.jpg', 'labels', '.jpg', ['.png']),
+        id_table(_WILDDASH, [*range(39), IGNORE_INDEX]))
+
+
+def camvid(folder: Path, *, split: str = '') -> PicturePairs:
+    """CamVid, 11 classes, as 480x360: ``[<split>/]images/*.jpg|png``, ``labels/*.png``."""
+    pairs = _pairs(folder / split, 'images', '*.*', 'labels', '', ['.png'])
+    return PicturePairs(_with('camvid', split or '*'), pairs, id_table(_CAMVID))
+
+
+def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
+    """One's own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
+    file = Path(classes) if classes else folder / 'classes.yaml'
+    if not file.is_file():
+        raise DataError(
+            f'{folder} needs a class file {file} ("name: ...", "classes: [{{id, name, color}}]"; '
+            'config/classes holds examples); name another with folder:FOLDER,classes=FILE')
+    known = ClassSet.from_yaml(file)
+    return PicturePairs(
+        folder.name, _pairs(folder, 'images', '*.*', 'labels', '', ['.png']),
+        id_table({entry.id: entry.id for entry in known}), classes=known)
+
+
+DATASETS: dict[str, Callable[..., Pictures]] = {
+    'acdc': acdc, 'bdd100k': bdd100k, 'camvid': camvid, 'cityscapes': cityscapes,
+    'dark-zurich': dark_zurich, 'folder': own_folder, 'gta5': gta5, 'mapillary': mapillary,
+    'muses': muses, 'nightcity': nightcity, 'streetworld': StreetWorldPictures,
+    'synthia': synthia, 'urbansyn': urbansyn, 'wilddash2': wilddash2}
+
+
+def open_pictures(spec: str) -> Pictures:
+    """
+    Open a data set by its command-line name, for example ``streetworld:fog,count=50``.
+
+    :raises DataError: there is no such data set or option, or its folder is not right.
+    """
+    name, _, rest = spec.partition(':')
+    if name not in DATASETS:
+        raise DataError(f'unknown data set {name!r}{_near(name, list(DATASETS))}')
+    function = DATASETS[name]
+    allowed = {key: parameter for key, parameter in inspect.signature(function).parameters.items()
+               if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    place, *words = rest.split(',')
+    options: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition('=')
+        if key not in allowed:
+            raise DataError(f'{name} has no option {key!r}{_near(key, list(allowed))}')
+        number = isinstance(allowed[key].default, int)
+        if number and not value.isdigit():
+            raise DataError(f'option {key} of {name} must be a number, got {value!r}')
+        options[key] = int(value) if number else value
+    if function is StreetWorldPictures:
+        return function(place or 'clear', **options)
+    folder = Path(place) if place else Path(os.environ.get('DGTL_DATA', 'data')) / name
+    try:
+        return function(folder, **options)
+    except DataError as error:
+        raise DataError(
+            f'{name}: {error}. Expected: {inspect.getdoc(function)} Name the folder with '
+            f'{name}:FOLDER, or put it at $DGTL_DATA/{name}') from None
+
+
+def join(specs: Sequence[str]) -> Pictures:
+    """Open one or several data sets of the same classes as one."""
+    return JoinedPictures([open_pictures(spec) for spec in specs])
+
+
+def _pairs(root: Path, images: str, pattern: str, labels: str, suffix: str,
+           label_suffixes: Sequence[str], rename: Callable[[str], str] = str,
+           ) -> list[tuple[Path, Path]]:
+    """
+    Return pictures with their label files, sorted by name.
+
+    A label file lies below ``labels`` as its picture below ``images``, its name's ``suffix``
+    (where '': whatever it is) replaced by the first of ``label_suffixes`` that exists.
+    """
+    for folder in (root, root / images, root / labels):
+        if not folder.is_dir():
+            raise DataError(f'there is no folder {folder}')
+    files = sorted((root / images).glob(pattern))
+    if not files:
+        raise DataError(f'there is no {pattern} in {root / images}')
+    pairs = []
+    for file in files:
+        if not file.name.endswith(suffix):
+            raise DataError(f'{file} should end in {suffix}')
+        stem = rename(file.name.removesuffix(suffix) if suffix else file.stem)
+        place = root / labels / file.relative_to(root / images).parent
+        options = [place / f'{stem}{ending}' for ending in label_suffixes]
+        label = next((option for option in options if option.is_file()), None)
+        if label is None:
+            raise DataError(f'{file} has no labels: there is no {" nor ".join(map(str, options))}')
+        pairs.append((file, label))
+    return pairs
+
+
+def _table_of(pairs: Sequence[tuple[Path, Path]]) -> np.ndarray:
+    """Return the table for label files that are named after their ids, all in the same way."""
+    kinds = {'rainIds' in label.name for _, label in pairs}
+    if len(kinds) > 1:
+        raise DataError(
+            'some label files hold train ids and some label ids; make the missing ones')
+    return TRAIN_ID_TABLE if kinds == {True} else LABEL_ID_TABLE
+
+
+def _read_synthia(path: Path) -> np.ndarray:
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 3:
+        raise DataError(f'{path} is no 16-bit label picture with three channels')
+    return stored[..., 2].astype(np.int64)  # red
+
+
+def _with(name: str, *parts: str) -> str:
+    return '-'.join([name, *(part for part in parts if part != '*')])
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known))}'

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What augmentation may change and what it must keep."""
+
+from dgtl_core.data.transforms import photometric, transform, TransformConfig
+import numpy as np
+import pytest
+import torch
+
+
+def sample(height=60, width=100):
+    """Return a picture whose red and green say where a pixel was; labels are its column / 10."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 2, columns * 2, np.full_like(rows, 128)], -1).astype(np.uint8)
+    return image, (columns // 10).astype(np.uint8)
+
+
+def config(**changes):
+    plain = {'crop': (32, 48), 'scale': (1.0, 1.0), 'flip': False, 'photometric': 0.0}
+    return TransformConfig(**{**plain, **changes})
+
+
+def apply(changes, seed=0, **size):
+    return transform(*sample(**size), config(**changes), np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_picture_and_labels_stay_together(seed):
+    image, labels = apply({'flip': True, 'scale': (0.8, 2.0)}, seed)
+    assert image.shape == (3, 32, 48) and image.dtype == torch.uint8
+    assert labels.shape == (32, 48) and labels.dtype == torch.uint8
+    inside = labels != 255
+    # green holds twice the column that the label came from, whatever the scale and the flip
+    column = image[1].float() / 2
+    assert (column[inside] / 10 - labels[inside] - 0.5).abs().max() < 0.75
+
+
+def test_same_seed_same_sample_and_another_seed_another():
+    changes = {'flip': True, 'scale': (0.5, 2.0), 'photometric': 1.0}
+    first, again, other = (apply(changes, seed) for seed in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_beyond_a_small_picture_nothing_is_learned():
+    image, labels = apply({}, height=20, width=30)
+    assert (labels[20:] == 255).all() and (labels[:, 30:] == 255).all()
+    assert (image[:, 20:] == 0).all()
+    assert (labels[:20, :30] != 255).all()
+
+
+def test_crop_avoids_a_class_that_fills_it():
+    labels = np.zeros((64, 256), np.uint8)
+    labels[:, 224:] = 1
+    image = np.zeros((64, 256, 3), np.uint8)
+    def share(limit):
+        found = [transform(image, labels, config(crop=(64, 64), max_share=limit),
+                           np.random.default_rng(seed))[1] for seed in range(40)]
+        return np.mean([(x == 0).float().mean() <= 0.75 for x in found])
+    # at random a crop has a quarter of class 1 in 1 of 12 cases; ten draws find one more often
+    assert share(1.0) < 0.3 and share(0.75) > 0.35
+
+
+def test_ignored_pixels_do_not_count_as_a_class():
+    labels = np.full((40, 200), 255, np.uint8)
+    labels[:2] = 3
+    _, cropped = transform(np.zeros((40, 200, 3), np.uint8), labels, config(crop=(40, 40)),
+                           np.random.default_rng(0))
+    assert (cropped[:2] == 3).all()
+
+
+def test_resize_comes_before_scale():
+    image, labels = apply({'resize': (120, 100), 'crop': (120, 100)})
+    assert (labels != 255).all()
+    assert abs(int(image[0, 119, 0]) - 118) <= 1  # the last of 60 rows
+
+
+def test_scale_covers_its_range():
+    widths = set()
+    for seed in range(40):
+        _, labels = apply({'scale': (0.5, 1.0), 'crop': (60, 100)}, seed)
+        widths.add(int((labels[0] != 255).sum()))
+    assert min(widths) < 60 and max(widths) > 90
+
+
+def test_photometric_keeps_the_shape_and_stays_near():
+    picture = torch.randint(0, 256, (3, 16, 16), generator=torch.Generator().manual_seed(0))
+    picture = picture.to(torch.uint8)
+    found = [photometric(picture, 1.0, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(x.dtype == torch.uint8 and x.shape == picture.shape for x in found)
+    assert len({int(x.sum()) for x in found}) > 20
+    means = torch.stack([x.float().mean() for x in found])
+    assert (means - picture.float().mean()).abs().max() < 100
+    weak = torch.stack([photometric(picture, 0.1, np.random.default_rng(seed)).float().mean()
+                        for seed in range(30)])
+    assert weak.std() < 0.3 * means.std()
+
+
+@pytest.mark.parametrize('wrong', [
+    {'crop': (0, 5)}, {'scale': (2.0, 1.0)}, {'scale': (0.0, 1.0)}])
+def test_impossible_values_are_refused(wrong):
+    with pytest.raises(ValueError, match='must be positive'):
+        TransformConfig(**wrong)
