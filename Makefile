@@ -58,7 +58,8 @@ parity: $(VENV)/.development  ## compare with the recorded numbers of the releas
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
 train-mini: $(VENV)/.development  ## train the embedded demonstration model again
-	$(BIN)/python -m training.train training/recipes/mini.yaml
+	$(BIN)/python -m training.train training/recipes/dgtl_mini.yaml --out runs/dgtl_mini
+	$(BIN)/python -m training.export runs/dgtl_mini/model.safetensors models/dgtl_mini.onnx
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

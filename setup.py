@@ -58,7 +58,6 @@ setup(
         'ros': [
             'ros-rclpy[fastrtps]>=7.1',
             'ros-diagnostic-msgs',
-            'ros-lifecycle-msgs',
             'ros-sensor-msgs',
             'ros-std-msgs',
             'ros-std-srvs',
@@ -67,6 +66,7 @@ setup(
             *NETWORK,
             'matplotlib>=3.7',
             'open_clip_torch>=2.24',
+            'pillow>=9',
             'scipy>=1.11',
             'tensorboard>=2.14',
             'tqdm>=4.60',

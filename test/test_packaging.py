@@ -27,7 +27,7 @@ DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless', 'open_clip': 'open-clip-torch', 'yaml': 'pyyaml',
     'PIL': 'pillow', 'sklearn': 'scikit-learn', 'catkin_pkg': 'colcon-ros'}
 # Parts of rclpy's own requirements; what only a ROS 2 brings; what only a Jetson or CUDA brings.
-ELSEWHERE = {'ament_index_python', 'builtin_interfaces', 'rcl_interfaces',
+ELSEWHERE = {'ament_index_python', 'builtin_interfaces', 'lifecycle_msgs', 'rcl_interfaces',
              'launch', 'launch_ros', 'vision_msgs', 'cuda', 'tensorrt'}
 WHERE = """
 import json, dgtl_core, dgtl_ros
@@ -174,6 +174,13 @@ def test_colcon_build(source, tmp_path, options):
         [*in_install_space, prefix / 'lib' / 'dgtl_ros' / 'segment_node'], tmp_path, **sourced)
 
 
+def ros_packages(*folders):
+    """Return the ROS packages that the Python files of these folders of ours import."""
+    found = modules(ROOT, *folders)
+    used = {i.module.split('.')[0] for n, path in found.items() for i in imports(n, path, found)}
+    return used & ROS
+
+
 def test_package_xml():
     parse = pytest.importorskip('catkin_pkg.package').parse_package
     warnings = []
@@ -184,12 +191,11 @@ def test_package_xml():
     assert package.get_build_type() == 'ament_python'
     assert '                                 Apache License\n' in (ROOT / 'LICENSE').read_text()
 
-    used = {i.module.split('.')[0] for name, found in Tree(ROOT).imports.items()
-            if name.startswith('dgtl_ros') for i in found}
-    for launch in (ROOT / 'launch').glob('*.py'):
-        used |= set(re.findall(r'^\s*(?:from|import) (\w+)', launch.read_text(), re.MULTILINE))
+    used = ros_packages('dgtl_ros', 'launch')
     declared = {d.name for d in package.exec_depends if not d.name.startswith('python3-')}
-    assert declared == used & ROS - {'cv_bridge'}
+    assert declared == used
+    declared = {d.name for d in package.test_depends if not d.name.startswith('python3-')}
+    assert declared == ros_packages('test') - used
 
 
 @pytest.fixture
