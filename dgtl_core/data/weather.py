@@ -8,6 +8,7 @@ rows and scale with the height. Every function gives the same picture for the sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 import math
 
@@ -17,6 +18,25 @@ import numpy as np
 ROWS = 512  # rows of the picture that the tiles are made for
 FOG_EXTINCTION = (0.0, 0.010, 0.020, 0.036, 0.062, 0.110)  # 1 / metre, by severity 0..5
 _TILE = (1024, 2048)
+
+
+RAIN_STREAKS = (0.0, 0.10, 0.22, 0.38, 0.60, 0.90)  # share of the streaks, by severity 0..5
+RAIN_DROPS = (0.0, 0.0, 0.06, 0.16, 0.32, 0.60)  # share of the drops on the lens
+SNOW_FLAKES = (0.0, 0.08, 0.18, 0.32, 0.55, 0.90)  # share of the flakes
+NIGHT_NOISE = ((0.0, 0.0), (1.5, 0.3), (2.5, 0.5), (4.0, 0.8), (6.0, 1.2), (9.0, 1.8))  # read, shot
+
+
+def fractal(seed: Sequence[int], size: int, exponent: float) -> np.ndarray:
+    """Tileable noise with amplitudes 1 / f ** exponent, mean 0, deviation 1, (size, size) float32."""
+    rng = np.random.default_rng(list(seed))
+    spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
+    fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
+    frequency = np.hypot(fy, fx)
+    frequency[0, 0] = 1
+    spectrum /= np.maximum(frequency, 2 / size) ** exponent
+    spectrum[0, 0] = 0
+    field = np.fft.irfft2(spectrum, s=(size, size))
+    return np.ascontiguousarray(field / field.std(), np.float32)
 
 
 # -- fog ------------------------------------------------------------------------------------------
@@ -81,12 +101,14 @@ def _streak_tile(angle: int) -> np.ndarray:
     rng = np.random.default_rng([51, angle])
     tile = np.zeros(_TILE, np.uint8)
     slope = (-0.18, -0.06, 0.07, 0.2)[angle]
-    for number in np.sort(rng.integers(1, 256, 7000))[::-1]:
-        x, y = rng.uniform(0, _TILE[1]), rng.uniform(-40, _TILE[0])
-        size = rng.choice((0.4, 0.9, 1.8), p=(0.72, 0.24, 0.04))
-        length = rng.uniform(14, 34) * size
-        cv2.line(tile, (round(x), round(y)), (round(x + slope * length), round(y + length)), int(number),
-                 2 if size > 1 else 1)
+    count = 7000
+    numbers = np.sort(rng.integers(1, 256, count))[::-1]  # the first to appear are drawn last
+    size = rng.choice((0.4, 0.9, 1.8), count, p=(0.72, 0.24, 0.04))
+    length = rng.uniform(14, 34, count) * size
+    x, y = rng.uniform(0, _TILE[1], count), rng.uniform(-40, _TILE[0], count)
+    ends = np.round(np.stack([x, y, x + slope * length, y + length], 1)).astype(int).tolist()
+    for number, (x0, y0, x1, y1), wide in zip(numbers.tolist(), ends, (size > 1).tolist()):
+        cv2.line(tile, (x0, y0), (x1, y1), number, 2 if wide else 1)
     return tile
 
 
@@ -96,10 +118,11 @@ def _flake_tile(kind: int) -> np.ndarray:
     rng = np.random.default_rng([52, kind])
     tile = np.zeros(_TILE, np.uint8)
     count, low, high = ((26000, 0.5, 1.1), (6000, 1.1, 2.2), (900, 2.5, 5.5))[kind]
-    for number in np.sort(rng.integers(1, 256, count))[::-1]:
-        centre = rng.uniform(0, _TILE[1] * 16), rng.uniform(0, _TILE[0] * 16)
-        cv2.circle(tile, (round(centre[0]), round(centre[1])), round(rng.uniform(low, high) * 16), int(number),
-                   -1, shift=4)
+    numbers = np.sort(rng.integers(1, 256, count))[::-1]
+    centres = rng.uniform(0, 16, (count, 2)) * (_TILE[1], _TILE[0])
+    circles = np.round(np.column_stack([centres, rng.uniform(low, high, count) * 16])).astype(int).tolist()
+    for number, (x, y, radius) in zip(numbers.tolist(), circles):
+        cv2.circle(tile, (x, y), radius, number, -1, shift=4)
     return tile
 
 

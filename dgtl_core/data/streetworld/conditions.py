@@ -67,7 +67,7 @@ def _mix(a: Color, b: Color, w: float) -> Color:
 # -- effects --------------------------------------------------------------------------------------
 
 def apply(condition: str, image: np.ndarray, picture: Picture, light: Light, things: list[Thing],
-          strength: float, seed: int, time: float = 0.0) -> np.ndarray:
+          strength: float, seed: int) -> np.ndarray:
     """Put a condition on a rendered picture, before the lens."""
     if condition == 'clear' or strength <= 0:
         return image
@@ -87,21 +87,18 @@ def after_lens(condition: str, image: np.ndarray, light: Light, strength: float,
     if strength <= 0:
         return image
     if condition == 'night':
-        return weather.photon_noise(image, at(strength, 0, 1.5, 2.5, 4, 6, 9), at(strength, 0, 0.3, 0.5, 0.8, 1.2, 1.8),
-                                    seed + int(time * 1000))
+        read, shot = (at(strength, *column) for column in zip(*weather.NIGHT_NOISE))
+        return weather.photon_noise(image, read, shot, seed + int(time * 1000))
     if condition == 'rain':
-        image = weather.rain_streaks(image, at(strength, 0, 0.1, 0.22, 0.38, 0.6, 0.9), seed, time,
-                                     min(1.0, light.exposure))
-        return weather.lens_drops(image, at(strength, 0, 0.0, 0.06, 0.16, 0.32, 0.6), seed)
+        image = weather.rain_streaks(image, at(strength, *weather.RAIN_STREAKS), seed, time, min(1.0, light.exposure))
+        return weather.lens_drops(image, at(strength, *weather.RAIN_DROPS), seed)
     if condition == 'snow':
-        return weather.snowflakes(image, at(strength, 0, 0.08, 0.18, 0.32, 0.55, 0.9), seed, time,
-                                  min(1.0, 0.2 + 0.8 * light.exposure))
+        return weather.snowflakes(image, at(strength, *weather.SNOW_FLAKES), seed, time, min(1.0, 0.2 + 0.8 * light.exposure))
     return image
 
 
 def _fog(image: np.ndarray, picture: Picture, light: Light, strength: float) -> np.ndarray:
-    extinction = float(np.interp(strength, _STEPS, weather.FOG_EXTINCTION))
-    return weather.fog(image, picture.depth, extinction, _gray(light.horizon))
+    return weather.fog(image, picture.depth, at(strength, *weather.FOG_EXTINCTION), _gray(light.horizon))
 
 
 def _gray(color: Color) -> tuple[float, float, float]:

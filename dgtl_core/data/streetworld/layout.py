@@ -536,20 +536,21 @@ class Street:
                 at = z + (r.uniform(7, 45) if direction > 0 else r.uniform(2, 40))
                 density = r.choice((10, 20, 40, 80))
                 while at < z + reach:
-                    out.append(self._driver(r, x, at, direction, kinds))
+                    out.append(self.driver(r, x, at, direction, kinds))
                     at += 7 + r.expovariate(1 / density)
         for direction in (1, -1):  # two-wheelers at the edge of the road
             for _ in range(r.choice((0, 0, 0, 0, 1, 1, 2))):
                 x = direction * self.hand * (self.lane_half - 0.3)
-                thing = self._driver(r, x + r.gauss(0, 0.2), z + r.uniform(6, 60), direction,
+                thing = self.driver(r, x + r.gauss(0, 0.2), z + r.uniform(6, 60), direction,
                                      ('cyclist', 'cyclist', 'motorcyclist'))
                 thing.lane = direction * self.hand * (self.median / 2 + (self.lanes - 0.5) * self.lane)
                 out.append(thing)
         if self.tracks and r.random() < 0.8:
-            out.append(self._driver(r, 0.0, z + r.uniform(18, 60), r.choice((1, -1)), ('train',)))
+            out.append(self.driver(r, 0.0, z + r.uniform(18, 60), r.choice((1, -1)), ('train',)))
         return out
 
-    def _driver(self, r: random.Random, x: float, z: float, direction: int, kinds: tuple[str, ...]) -> Thing:
+    def driver(self, r: random.Random, x: float, z: float, direction: int, kinds: tuple[str, ...]) -> Thing:
+        """A vehicle that drives in the lane at ``x``, along +z (direction 1) or against it (-1)."""
         yaw = (0.0 if direction > 0 else math.pi) + r.gauss(0, 0.02)
         thing = self.vehicle(r, x + r.gauss(0, 0.15), z, yaw, ROADWAY, kinds)
         thing.lane = x
@@ -565,7 +566,7 @@ class Street:
             if r.random() < chance:
                 direction = r.choice((1, -1))
                 shift = self.lane * 0.3 if kind in ('motorcyclist', 'cyclist') else 0
-                thing = self._driver(r, direction * s * (lane + shift), z + r.uniform(9, 32), direction, (kind,))
+                thing = self.driver(r, direction * s * (lane + shift), z + r.uniform(9, 32), direction, (kind,))
                 thing.lane = direction * s * lane
                 out.things.append(thing)
         side = r.randrange(2)

@@ -102,6 +102,7 @@ class Renderer:
         image = cv2.cvtColor(rgbl, cv2.COLOR_RGBA2RGB)
         labels = cv2.extractChannel(rgbl, 3)
         depth = self._depth(ground)
+        self.seen = np.bincount(self.faces.ravel(), minlength=total) > 0
         self._paint_ground(image, ground)
         self._paint_sky(image)
         for paint in self.paints:
@@ -219,65 +220,61 @@ class Renderer:
 
     def _shadow(self, first: int) -> np.ndarray:
         """How much light the ground gets: cast shadows and the dark under things, (rows, W)."""
-        sun, strength = self.sun, self.light.sun_strength
-        mask = np.full((self.height - first, self.width), 255, np.uint8)
-        quads: list[list[tuple[float, float, float]]] = []
-        values: list[int] = []
+        strength = self.light.sun_strength
         dark = int(255 / (1 + 1.25 * strength))
+        things = [t for t in self.things if t.shadow[0]]
+        placed = np.array([(t.x, t.z, *t.shadow, t.tall, math.cos(t.yaw), math.sin(t.yaw)) for t in things])
+        placed = placed.reshape(-1, 7)
+        quads, values = [], []
         if strength > 0.05:
-            shift = (-sun[0] / sun[1], -sun[2] / sun[1])
-            for chunk in self.chunks:
-                for x0, x1, z0, z1, high in chunk.shades:
-                    dx, dz = shift[0] * high, shift[1] * high
-                    for xa, za, xb, zb in ((x0, z0, x0, z1), (x1, z0, x1, z1), (x0, z0, x1, z0), (x0, z1, x1, z1)):
-                        quads.append([(xa, 0, za), (xb, 0, zb), (xb + dx, 0, zb + dz), (xa + dx, 0, za + dz)])
-                        values.append(dark)
-                    quads.append([(x0 + dx, 0, z0 + dz), (x1 + dx, 0, z0 + dz), (x1 + dx, 0, z1 + dz), (x0 + dx, 0, z1 + dz)])
-                    values.append(dark)
-            for plant in self.plants:
-                if plant.height > 3 and plant.layer > 0 and abs(plant.x) < 30:
-                    w, mid = plant.width * 0.36, plant.height * 0.62
-                    cx, cz = plant.x + shift[0] * mid, plant.z + shift[1] * mid
-                    ring = [(cx + w * math.cos(a) + shift[0] * w * 0.5 * math.cos(a - 0.6), 0.0,
-                             cz + w * math.sin(a) + shift[1] * w * 0.5 * math.sin(a)) for a in np.arange(8) * math.pi / 4]
-                    for k in range(0, 3):
-                        quads.append([ring[k], ring[k + 1], ring[6 - k], ring[(7 - k) % 8]])
-                        values.append(int((255 + dark * 2) / 3) if plant.plant.kind == 'bare' else dark)
-        for thing in self.things:
-            w, n = thing.shadow
-            if not w:
-                continue
-            c, s = math.cos(thing.yaw), math.sin(thing.yaw)
-            base = [(thing.x + c * u + s * v, 0.0, thing.z - s * u + c * v)
-                    for u, v in ((-w, -n), (w, -n), (w, n), (-w, n))]
-            if strength > 0.05 and thing.tall:
-                dx, dz = shift[0] * thing.tall, shift[1] * thing.tall
-                for i in range(4):
-                    p, q = base[i - 1], base[i]
-                    quads.append([p, q, (q[0] + dx, 0, q[2] + dz), (p[0] + dx, 0, p[2] + dz)])
-                    values.append(dark)
-                quads.append([(p[0] + dx, 0, p[2] + dz) for p in base])
-                values.append(dark)
-        under, values_under = [], []
-        for thing in self.things:
-            w, n = thing.shadow
-            if w > 0.15:
-                c, s = math.cos(thing.yaw), math.sin(thing.yaw)
-                for grow, value in ((1.12, 150), (0.96, 62)):
-                    under.append([(thing.x + c * u + s * v, 0.0, thing.z - s * u + c * v)
-                                  for u, v in ((-w * grow, -n * grow), (w * grow, -n * grow), (w * grow, n * grow), (-w * grow, n * grow))])
-                    values_under.append(value if w > 0.4 else (value + 255) // 2)
-        quads, values = quads + under, values + values_under
-        if quads:
-            points = self.camera.to_camera(np.array(quads, np.float64))
-            keep = self.faces
-            self.faces = np.zeros(self.faces.shape, np.uint8)
-            self._fill(points, np.array(values))
-            shade = self.faces[first:]
-            self.faces = keep
-            mask = np.where(shade > 0, shade, 255).astype(np.uint8)
-        mask = cv2.blur(mask, (5, 3))
+            shift = np.array([-self.sun[0] / self.sun[1], -self.sun[2] / self.sun[1]])
+            for quad, value in (self._house_shadows(shift, dark), self._tree_shadows(shift, dark),
+                                _thing_shadows(placed, shift, dark)):
+                quads.append(quad)
+                values.append(value)
+        under = placed[placed[:, 2] > 0.15]
+        rings = np.stack([_footprints(under, grow) for grow in (1.12, 0.96)], 1).reshape(-1, 4, 2)
+        tone = np.tile([150, 62], len(under))
+        slim = np.repeat(under[:, 2] <= 0.4, 2)
+        quads.append(rings)
+        values.append(np.where(slim, (tone + 255) // 2, tone))
+        flat = np.concatenate(quads)
+        corners = np.zeros((len(flat), 4, 3))
+        corners[..., 0], corners[..., 2] = flat[..., 0], flat[..., 1]
+        keep = self.faces
+        self.faces = np.zeros(self.faces.shape, np.uint8)
+        self._fill(self.camera.to_camera(corners), np.concatenate(values))
+        shade = self.faces[first:]
+        self.faces = keep
+        mask = cv2.blur(np.where(shade > 0, shade, 255).astype(np.uint8), (5, 3))
         return mask.astype(np.float32) * (1 / 255)
+
+    def _house_shadows(self, shift: np.ndarray, dark: int) -> tuple[np.ndarray, np.ndarray]:
+        """Four swept walls and the roof of each footprint, (N, 4, 2) on the ground."""
+        rows = np.array([s for chunk in self.chunks for s in chunk.shades], np.float64).reshape(-1, 5)
+        x0, x1, z0, z1, high = rows.T
+        move = high[:, None] * shift
+        quads = []
+        for xa, za, xb, zb in ((x0, z0, x0, z1), (x1, z0, x1, z1), (x0, z0, x1, z0), (x0, z1, x1, z1)):
+            a, b = np.stack([xa, za], 1), np.stack([xb, zb], 1)
+            quads.append(np.stack([a, b, b + move, a + move], 1))
+        roof = [np.stack([x, z], 1) + move for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
+        quads.append(np.stack(roof, 1))
+        out = np.stack(quads, 1).reshape(-1, 4, 2)
+        return out, np.full(len(out), dark)
+
+    def _tree_shadows(self, shift: np.ndarray, dark: int) -> tuple[np.ndarray, np.ndarray]:
+        """Each crown as an octagon of three quads, (N, 4, 2) on the ground."""
+        trees = [p for p in self.plants if p.height > 3 and p.layer > 0 and abs(p.x) < 30]
+        rows = np.array([(p.x, p.z, p.width * 0.36, p.height * 0.62) for p in trees], np.float64).reshape(-1, 4)
+        a = np.arange(8) * math.pi / 4
+        w = rows[:, 2:3]
+        cx, cz = rows[:, 0] + shift[0] * rows[:, 3], rows[:, 1] + shift[1] * rows[:, 3]
+        ring = np.stack([cx[:, None] + w * np.cos(a) + shift[0] * w * 0.5 * np.cos(a - 0.6),
+                         cz[:, None] + w * np.sin(a) + shift[1] * w * 0.5 * np.sin(a)], 2)
+        quads = np.stack([ring[:, [k, k + 1, 6 - k, (7 - k) % 8]] for k in range(3)], 1).reshape(-1, 4, 2)
+        thin = np.repeat([p.plant.kind == 'bare' for p in trees], 3).astype(bool)
+        return quads, np.where(thin, (255 + dark * 2) // 3, dark)
 
     # -- things, panels, plants -------------------------------------------------------------------
 
@@ -471,9 +468,9 @@ class Renderer:
         gain, base = self.panel_gain[i], self.panel_base[i]
 
         def paint(image: np.ndarray) -> None:
-            mask = (self.faces[y0:y1, x0:x1] == number)
-            if not mask.any():
+            if not self.seen[number]:
                 return
+            mask = self.faces[y0:y1, x0:x1] == number
             tex = panel.texture
             h, w = tex.levels[0].shape[:2]
             level = 0
@@ -541,9 +538,9 @@ class Renderer:
         table = np.clip(dark + (bright - dark) * _RAMP, 0, 255).astype(np.uint8)
 
         def paint(image: np.ndarray) -> None:
-            seen = self.faces[y0:y1, x0:x1] == number
-            if not seen.any():
+            if not self.seen[number]:
                 return
+            seen = self.faces[y0:y1, x0:x1] == number
             shade = cv2.extractChannel(piece, 0)
             color = cv2.LUT(cv2.merge([shade] * 3), table[None])
             if through is not False:
@@ -557,6 +554,24 @@ class Renderer:
             cv2.copyTo(color, seen.view(np.uint8), image[y0:y1, x0:x1])
 
         self.paints.append(paint)
+
+
+def _footprints(rows: np.ndarray, grow: float) -> np.ndarray:
+    """Corners (N, 4, 2) of what stands on the ground; rows: x, z, half width, half length, -, cos, sin."""
+    x, z, w, n, _, c, s = (column[:, None] for column in rows.T)
+    u = w * grow * np.array([-1, 1, 1, -1])
+    v = n * grow * np.array([-1, -1, 1, 1])
+    return np.stack([x + c * u + s * v, z - s * u + c * v], 2)
+
+
+def _thing_shadows(rows: np.ndarray, shift: np.ndarray, dark: int) -> tuple[np.ndarray, np.ndarray]:
+    """The cast shadow of boxes: their four swept sides and the top, (N, 4, 2) on the ground."""
+    rows = rows[rows[:, 4] != 0]
+    base = _footprints(rows, 1.0)
+    top = base + (rows[:, 4:5] * shift)[:, None]
+    quads = [np.stack([base[:, i - 1], base[:, i], top[:, i], top[:, i - 1]], 1) for i in range(4)]
+    out = np.stack([*quads, top], 1).reshape(-1, 4, 2)
+    return out, np.full(len(out), dark)
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ import random
 import cv2
 import numpy as np
 
+from dgtl_core.data.weather import fractal
+
 PIXELS_PER_METRE = 32
 NUM_FACADES = 72
 NUM_WALLS = 14
@@ -43,16 +45,8 @@ def pyramid(picture: np.ndarray, smallest: int = 8) -> tuple[np.ndarray, ...]:
 
 @lru_cache(maxsize=32)
 def noise(kind: int, size: int, exponent: float) -> np.ndarray:
-    """Tileable noise with the spectrum 1 / f ** exponent, mean 0, deviation 1, (size, size) float32."""
-    rng = np.random.default_rng([11, kind, size])
-    spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
-    fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
-    frequency = np.hypot(fy, fx)
-    frequency[0, 0] = 1
-    spectrum /= np.maximum(frequency, 2 / size) ** exponent
-    spectrum[0, 0] = 0
-    field = np.fft.irfft2(spectrum, s=(size, size))
-    return np.ascontiguousarray(field / field.std(), np.float32)
+    """Tileable noise with amplitudes 1 / f ** exponent, mean 0, deviation 1, (size, size) float32."""
+    return fractal((11, kind, size), size, exponent)
 
 
 def _patch(rng: random.Random, kind: int, exponent: float, h: int, w: int) -> np.ndarray:
@@ -397,3 +391,10 @@ def unevenness() -> np.ndarray:
     """Gain of every surface over the picture, (512, 512) uint8, 128 means one."""
     field = 0.6 * noise(25, 512, 0.9) + 0.5 * noise(26, 512, 0.2)
     return np.clip(128 + 7 * field, 0, 255).astype(np.uint8)
+
+
+def draw_all() -> None:
+    """Draw every texture now (about half a second), so that none has to be drawn later."""
+    for function, count in ((facade, NUM_FACADES), (wall, NUM_WALLS), (fence, NUM_FENCES), (roof, NUM_ROOFS)):
+        for index in range(count):
+            function(index)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import random
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from dgtl_core.data.streetworld.camera import Camera
 from dgtl_core.data.streetworld.conditions import after_lens, apply, CONDITIONS, light_of
-from dgtl_core.data.streetworld.layout import CHUNK, Street, without_collisions
+from dgtl_core.data.streetworld.drive import Drive
+from dgtl_core.data.streetworld.layout import Street, without_collisions
 from dgtl_core.data.streetworld.lens import draw_light, expose
 from dgtl_core.data.streetworld.render import Renderer
+from dgtl_core.data.streetworld.scene import Chunk, Light, Thing
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,17 @@ class Sample:
     image: np.ndarray
     labels: np.ndarray
     depth: np.ndarray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a drive: a :class:`Sample` with the condition that prevails and its number."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    condition: str
+    index: int
 
 
 def draw_camera(r: random.Random, size: tuple[int, int], street: Street) -> Camera:
@@ -45,8 +59,7 @@ class StreetWorld:
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (512, 1024), condition: str = 'clear',
                  severity: int = 3) -> None:
-        if condition not in CONDITIONS:
-            raise ValueError(f'unknown condition {condition!r}; allowed are {list(CONDITIONS)}')
+        _check_condition(condition)
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f'severity must be 1, 2, 3, 4 or 5, got {severity!r}')
         if len(size) != 2 or min(size) < 32:
@@ -69,14 +82,83 @@ class StreetWorld:
         standing = [t for chunk in chunks for t in chunk.things if abs(t.z) < 150]
         traffic = without_collisions(traffic, standing)
         chunks.insert(0, street.skyline(r, 150.0))
-        condition, strength = self.condition, float(self.severity)
+        strengths = {self.condition: float(self.severity)}
+        return Sample(*_shoot(camera, light, chunks, traffic, strengths, light.seed, 0.0))
+
+    def stream(self, fps: float = 10.0,
+               conditions: Sequence[str] = ('clear', 'fog', 'night', 'rain', 'snow'),
+               seconds_per_condition: float = 12.0, loop: bool = False) -> Iterator[Frame]:
+        """
+        Drive along a street; the conditions follow each other and pass over into each other.
+
+        Yields ``fps * seconds_per_condition`` frames for each condition at this world's severity;
+        with ``loop`` it starts over for ever (the drive goes on). The condition given to the
+        constructor plays no part. The same arguments give the same frames.
+
+        :raises ValueError: a condition is unknown, there is none, or a number is not positive.
+        """
+        for condition in conditions:
+            _check_condition(condition)
+        if not conditions:
+            raise ValueError(f'stream needs at least one condition of {list(CONDITIONS)}')
+        for name, value in (('fps', fps), ('seconds_per_condition', seconds_per_condition)):
+            if not value > 0:
+                raise ValueError(f'{name} must be greater than 0, got {value!r}')
+        return self._frames(fps, tuple(conditions), seconds_per_condition, loop)
+
+    def _frames(self, fps: float, conditions: tuple[str, ...], seconds: float, loop: bool) -> Iterator[Frame]:
+        drive = Drive(self.seed, self.size)
+        count = round(fps * seconds * len(conditions))
+        index = 0
+        while loop or index < count:
+            time = index / fps
+            strengths = _schedule(conditions, seconds, time, loop, float(self.severity))
+            chunks, moving = drive.scene()
+            shot = _shoot(drive.camera, drive.light, chunks, moving, strengths, drive.light.seed + 7919 * index, time)
+            yield Frame(*shot, conditions[int(time / seconds) % len(conditions)], index)
+            drive.step(1 / fps)
+            index += 1
+
+
+def _schedule(conditions: tuple[str, ...], seconds: float, time: float, loop: bool,
+              severity: float) -> dict[str, float]:
+    """How strong each condition is at a time; the change from one to the next takes up to 2 s."""
+    ramp = min(1.0, seconds / 4)
+    position = time / seconds
+    now = int(position)
+    strengths: dict[str, float] = {}
+    for step in (now - 1, now, now + 1):
+        if step < 0 or (not loop and step >= len(conditions)):
+            continue
+        start, end = step * seconds, (step + 1) * seconds
+        rise = 1.0 if step == 0 else (time - start) / (2 * ramp) + 0.5
+        fall = 1.0 if not loop and step == len(conditions) - 1 else (end - time) / (2 * ramp) + 0.5
+        share = min(max(min(rise, fall), 0.0), 1.0)
+        name = conditions[step % len(conditions)]
+        strengths[name] = max(strengths.get(name, 0.0), severity * share)
+    return {name: value for name, value in strengths.items() if value > 0}
+
+
+def _shoot(camera: Camera, light: Light, chunks: list[Chunk], moving: list[Thing], strengths: dict[str, float],
+           noise_seed: int, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Render one picture and put weather and lens on it: image, labels, depth."""
+    seed = light.seed
+    for condition, strength in strengths.items():
         light = light_of(light, condition, strength)
-        picture = Renderer(camera, light, chunks, traffic, condition == 'night').draw()
-        things = [t for chunk in chunks for t in chunk.things]
-        image = apply(condition, picture.image, picture, light, things, strength, light.seed)
-        image = expose(image, light, light.seed)
-        image = after_lens(condition, image, light, strength, light.seed)
-        return Sample(image, picture.labels, picture.depth)
+    picture = Renderer(camera, light, chunks, moving, 'night' in strengths).draw()
+    things = [t for chunk in chunks for t in chunk.things]
+    image = picture.image
+    for condition, strength in strengths.items():
+        image = apply(condition, image, picture, light, things, strength, seed)
+    image = expose(image, light, noise_seed)
+    for condition, strength in strengths.items():
+        image = after_lens(condition, image, light, strength, seed, time)
+    return image, picture.labels, picture.depth
 
 
-__all__ = ['CHUNK', 'CONDITIONS', 'Sample', 'StreetWorld']
+def _check_condition(condition: str) -> None:
+    if condition not in CONDITIONS:
+        raise ValueError(f'unknown condition {condition!r}; allowed are {list(CONDITIONS)}')
+
+
+__all__ = ['CONDITIONS', 'Frame', 'Sample', 'StreetWorld']
