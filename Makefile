@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Variables: INPUT, DURATION, OUT (demo); PYTEST (more pytest options); PYTHON (the interpreter to
-# use); TORCH_INDEX (a package index with another build of torch, for example the CPU-only one).
+# use); TORCH_INDEX (a package index with another build of torch, for example the CPU-only one);
+# EXTRAS (one more extra of setup.py for the tests, such as tensorrt-check).
 
 INPUT =
 DURATION = 60
@@ -8,6 +9,7 @@ OUT = demo_output
 PYTEST =
 PYTHON =
 TORCH_INDEX ?=
+EXTRAS ?=
 
 export INPUT DURATION OUT  # through the environment: names may hold any character
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -26,16 +28,17 @@ VENV = .venv-$(ROS_DISTRO)
 VENV_FLAGS = --system-site-packages
 CANDIDATES = python3
 RUNTIME_EXTRAS =
-DEVELOPMENT_EXTRAS = [train,export,dev]
+DEVELOPMENT_EXTRAS = [train,export,dev$(EXTRAS:%=,%)]
 else
 VENV = .venv
 VENV_FLAGS =
 CANDIDATES = python3.13 python3.12 python3.11 python3.10 python3
 RUNTIME_EXTRAS = [ros]
-DEVELOPMENT_EXTRAS = [ros,train,export,dev]
+DEVELOPMENT_EXTRAS = [ros,train,export,dev$(EXTRAS:%=,%)]
 endif
 
 BIN = $(VENV)/bin
+DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
 INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt
 
 .PHONY: help demo test lint parity train-mini clean
@@ -47,17 +50,17 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [DURATION=60] [OUT=demo_output]
 	$(BIN)/python -m dgtl_ros.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
 
-test: $(VENV)/.development  ## set up and run the tests
+test: $(DEVELOPMENT)  ## set up and run the tests
 	$(BIN)/python -m pytest $(PYTEST)
 
-lint: $(VENV)/.development  ## ruff and mypy
+lint: $(DEVELOPMENT)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-parity: $(VENV)/.development  ## compare with the recorded numbers of the released codes, full size
+parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-train-mini: $(VENV)/.development  ## train the embedded demonstration model again
+train-mini: $(DEVELOPMENT)  ## train the embedded demonstration model again
 	$(BIN)/python -m training.train training/recipes/dgtl_mini.yaml --out runs/dgtl_mini
 	$(BIN)/python -m training.export runs/dgtl_mini/model.safetensors models/dgtl_mini.onnx
 
@@ -111,7 +114,7 @@ $(VENV)/.runtime: setup.py $(VENV)/.created
 	@$(INSTALL) -q -e '.$(RUNTIME_EXTRAS)'
 	@touch $@
 
-$(VENV)/.development: setup.py $(VENV)/.created
+$(DEVELOPMENT): setup.py $(VENV)/.created
 	@echo 'installing what training and the tests need (torch is large: this can take minutes)'
 ifneq ($(TORCH_INDEX),)
 	@# Both from one place: a torchvision for another build of torch does not load.
