@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demonstration: what it records, and the whole of it as a process."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.visualize import read_image
+from dgtl_ros.demo import main, Recorder
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = (24, 32)
+
+
+def picture(value=100):
+    return np.full((*SIZE, 3), value, np.uint8)
+
+
+def labels(value=0):
+    return np.full(SIZE, value, np.uint8)
+
+
+def played(conditions=('clear', 'fog'), frames=10, keep=lambda i: True):
+    """Play pictures at 10 Hz; labels come 50 ms later for the ones that ``keep`` names."""
+    recorder = Recorder(spacing=0.2)
+    recorder.classes = CITYSCAPES
+    for i in range(frames * len(conditions)):
+        condition = conditions[i // frames]
+        recorder.add_input(i + 1, picture(i), condition, i / 10)
+        recorder.add_truth(i + 1, labels(3))
+        if keep(i):
+            recorder.add_output(i + 1, labels(3 if condition == 'clear' else 4), 50.0 + i,
+                                i / 10 + 0.05)
+    return recorder
+
+
+def test_rates_latencies_and_conditions():
+    report = played().report()
+    assert report['inputs'] == report['outputs'] == 20 and report['dropped'] == 0
+    assert report['input_rate_hz'] == report['output_rate_hz'] == pytest.approx(10)
+    assert report['latency_ms'] == {'p50': 59.5, 'p95': 68.05, 'max': 69.0}
+    clear, fog = report['conditions']['clear'], report['conditions']['fog']
+    assert list(report['conditions']) == ['clear', 'fog']
+    assert (clear['inputs'], clear['outputs'], clear['latency_ms_p50']) == (10, 10, 54.5)
+    assert (clear['mean_iou'], fog['mean_iou']) == (1.0, 0.0)
+
+
+def test_a_picture_is_dropped_when_a_newer_one_has_labels():
+    recorder = played(keep=lambda i: i % 2 == 0)
+    assert recorder.dropped() == 9  # the last one may still come
+    assert recorder.report()['conditions']['clear']['outputs'] == 5
+
+
+def test_labels_whose_picture_was_not_seen_count_as_output_alone():
+    recorder = Recorder(1.0)
+    recorder.add_output(5, labels(), 20.0, 0.1)
+    assert recorder.report()['outputs'] == 1 and recorder.report()['conditions'] == {}
+
+
+def test_samples_are_spaced_and_few():
+    recorder = played(frames=20)
+    for condition in recorder.conditions.values():
+        values = [int(image[0, 0, 0]) for image, _ in condition.samples]
+        assert len(values) == 4 and np.diff(values).min() >= 2
+
+
+def test_memory_does_not_grow_with_pictures_that_get_no_labels():
+    recorder = Recorder(1.0)
+    for i in range(500):
+        recorder.add_input(i, picture(), '', i / 10)
+        recorder.add_truth(i, labels())
+    assert len(recorder._waiting) < 100 and len(recorder._truth) < 100
+
+
+def test_truth_of_other_classes_is_not_compared():
+    recorder = Recorder(1.0)
+    recorder.classes = type(CITYSCAPES)('few', CITYSCAPES.entries[:4])
+    recorder.add_input(1, picture(), '', 0)
+    recorder.add_truth(1, labels(9))
+    recorder.add_output(1, labels(2), 10.0, 0.1)
+    assert recorder.report()['conditions']['input']['mean_iou'] is None
+
+
+def test_live_line():
+    line = played(frames=30).line(5.96)
+    assert 'fog' in line and 'in  10.0 Hz' in line and 'dropped 0' in line
+    assert 'nan' in Recorder(1.0).line(1.0), 'nothing seen yet is no reason to stop'
+
+
+def test_files(tmp_path):
+    files = played().write(tmp_path / 'deep' / 'out')
+    names = {f.name for f in files}
+    assert {'contact_sheet.jpg', 'report.json', 'clear_0.jpg', 'fog_3.jpg'} <= names
+    assert names == {p.name for p in (tmp_path / 'deep' / 'out').iterdir()}
+    assert read_image(tmp_path / 'deep' / 'out' / 'clear_0.jpg').shape == (*SIZE, 3)
+    sheet = read_image(tmp_path / 'deep' / 'out' / 'contact_sheet.jpg')
+    assert sheet.shape[1] == 2 * 512 and sheet.shape[0] > 2 * 384
+    assert json.loads((tmp_path / 'deep' / 'out' / 'report.json').read_text())['outputs'] == 20
+
+
+@pytest.mark.parametrize('arguments', [['--duration', '0'], ['--duration', 'x'], ['--fast']])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_without_rclpy_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    assert main([]) == 2 and 'pip install' in capsys.readouterr().err
+
+
+# --- as a process --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the demonstration with a tiny model on a folder of pictures."""
+    pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+    pytest.importorskip('onnx')
+    from tiny_onnx import write_tiny_onnx
+    (tmp_path / 'in').mkdir()
+    for i in range(5):
+        image = np.zeros((90, 160, 3), np.uint8)
+        image[:, :, 2] = 20 * i  # red
+        cv2.imwrite(str(tmp_path / 'in' / f'{i}.png'), image)
+    model = write_tiny_onnx(tmp_path / 'tiny.onnx')
+    running = []
+
+    def start(*arguments):
+        environment = {**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}
+        running.append(subprocess.Popen(
+            [sys.executable, '-m', 'dgtl_ros.demo', '--model', model, '--out', tmp_path / 'out',
+             *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+
+
+@pytest.mark.ros
+def test_the_users_own_pictures(start, tmp_path):
+    process = start('--input', tmp_path / 'in', '--duration', '6')
+    text, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, text
+    assert 'Hz | out' in text and 'latency p50' in text and 'Traceback' not in text
+    report = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert report['outputs'] >= 10 and report['conditions']['input']['outputs'] >= 10
+    assert 0 < report['latency_ms']['p50'] <= report['latency_ms']['p95']
+    assert report['node']['model']['name'] == 'tiny'
+    assert (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
+    assert len(list((tmp_path / 'out').glob('input_*.jpg'))) >= 2
+
+
+@pytest.mark.ros
+def test_ctrl_c_still_writes_the_report(start, tmp_path):
+    process = start('--input', tmp_path / 'in', '--duration', '600')
+    seen = ''
+    while 'Hz | out' not in seen:
+        line = process.stdout.readline()
+        assert line, f'ended too early:\n{seen}'
+        seen += line
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and 'Traceback' not in text, seen + text
+    assert time.monotonic() - begin < 10
+    assert json.loads((tmp_path / 'out' / 'report.json').read_text())['outputs'] > 0
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('arguments, message', [
+    (['--model', 'missing.onnx'], "no model file at 'missing.onnx'"),
+    (['--input', 'missing.mp4'], "there is no file or folder 'missing.mp4'"),
+])
+def test_what_cannot_start_says_why(start, tmp_path, arguments, message):
+    process = start(*arguments)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and message in text and 'Traceback' not in text, text
+    assert 'ended with exit code' in text and not (tmp_path / 'out').exists()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is published and when, on a node that only remembers."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+from builtin_interfaces.msg import Time
+from dgtl_core.classes import CITYSCAPES
+from dgtl_ros import outputs as module
+from dgtl_ros.outputs import Outputs
+from dgtl_ros.parameters import Settings
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from std_msgs.msg import Header
+
+pytestmark = pytest.mark.ros
+LABELS = np.full((4, 6), 2, np.uint8)
+IMAGE = np.full((4, 6, 3), 100, np.uint8)
+
+
+class Publisher:
+    def __init__(self, qos):
+        self.qos, self.sent, self.subscribers = qos, [], 0
+
+    def publish(self, message):
+        self.sent.append(message)
+
+    def get_subscription_count(self):
+        return self.subscribers
+
+
+class RememberingNode:
+    def __init__(self):
+        self.topics = {}
+
+    def create_publisher(self, kind, topic, qos, qos_overriding_options):
+        assert topic not in self.topics
+        self.topics[topic] = Publisher(qos)
+        return self.topics[topic]
+
+    def destroy_publisher(self, publisher):
+        self.topics = {t: p for t, p in self.topics.items() if p is not publisher}
+
+    def get_clock(self):
+        return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: Time(sec=7)))
+
+
+@pytest.fixture
+def node():
+    return RememberingNode()
+
+
+def test_quality_of_service(node):
+    Outputs(node, Settings(output_reliability='best_effort', output_depth=3), CITYSCAPES)
+    labels, classes = node.topics['segmentation'].qos, node.topics['segmentation/class_map'].qos
+    assert (labels.reliability, labels.depth) == (ReliabilityPolicy.BEST_EFFORT, 3)
+    assert labels.durability == DurabilityPolicy.VOLATILE
+    assert classes.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    assert (classes.reliability, classes.depth) == (ReliabilityPolicy.RELIABLE, 1)
+
+
+def test_only_labels_are_made_while_nobody_subscribes(node):
+    outputs = Outputs(node, Settings(), CITYSCAPES)
+    outputs.publish(Header(), LABELS, LABELS)
+    outputs.publish_pictures(Header(), IMAGE, LABELS, Settings())
+    outputs.publish_times({'processing_time': 3.0})
+    assert {t for t, p in node.topics.items() if p.sent} == {'segmentation'}
+
+
+def test_overlays_come_no_faster_than_their_rate(node, monkeypatch):
+    outputs, now = Outputs(node, Settings(), CITYSCAPES), [100.0]
+    monkeypatch.setattr(module, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    overlay = node.topics['segmentation/overlay']
+    overlay.subscribers = 1
+    for _ in range(100):  # 1 s
+        outputs.publish_pictures(Header(), IMAGE, LABELS, Settings(overlay_max_rate=5.0))
+        now[0] += 0.01
+    assert 5 <= len(overlay.sent) <= 6
+    overlay.sent.clear()
+    now[0] += 1
+    for _ in range(100):
+        outputs.publish_pictures(Header(), IMAGE, LABELS, Settings(overlay_max_rate=0.0))
+    assert len(overlay.sent) == 100
+
+
+def test_times_that_are_not_known_are_not_published(node):
+    outputs = Outputs(node, Settings(), CITYSCAPES)
+    for publisher in node.topics.values():
+        publisher.subscribers = 1
+    outputs.publish_times({'processing_time': 3.0, 'pipeline_latency': None})
+    assert node.topics['~/debug/processing_time_ms'].sent[0].data == 3.0
+    assert not node.topics['~/debug/pipeline_latency_ms'].sent
+
+
+def test_label_info_where_vision_msgs_is_installed(node, monkeypatch):
+    monkeypatch.setattr(module, 'LabelInfo', lambda **given: SimpleNamespace(
+        header=SimpleNamespace(stamp=None), **given))
+    monkeypatch.setattr(module, 'VisionClass', SimpleNamespace)
+    outputs = Outputs(node, Settings(), CITYSCAPES)
+    assert outputs.announces_label_info
+    outputs.announce(0.25)
+    message = node.topics['segmentation/label_info'].sent[0]
+    assert message.threshold == 0.25 and message.header.stamp == Time(sec=7)
+    assert [(c.class_id, c.class_name) for c in message.class_map][:2] == [
+        (0, 'road'), (1, 'sidewalk')]
+    assert len(json.loads(node.topics['segmentation/class_map'].sent[0].data)) == 19
+
+
+def test_without_vision_msgs_the_class_map_alone(node, monkeypatch):
+    monkeypatch.setattr(module, 'LabelInfo', None)
+    outputs = Outputs(node, Settings(), CITYSCAPES)
+    outputs.announce(0.0)
+    assert not outputs.announces_label_info and 'segmentation/label_info' not in node.topics
+
+
+def test_close_takes_every_topic_back(node):
+    Outputs(node, Settings(), CITYSCAPES).close()
+    assert not node.topics
