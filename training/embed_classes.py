@@ -57,12 +57,9 @@ def embed_with_open_clip(
         raise ValueError(
             f'open_clip has no weights {pretrained!r} for {model_name!r}; it has '
             f'{known or sorted({name for name, _ in pairs})}, or give a file')
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         model = open_clip.create_model(model_name, pretrained=pretrained).eval()
-    except (OSError, RuntimeError, httpx.HTTPError, HfHubHTTPError) as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(
             f'cannot get {model_name} {pretrained} ({type(error).__name__}: no network?). '
             'Download the file on another machine and give its path with --pretrained') from error

@@ -187,12 +187,9 @@ def load_backbone(backbone: Backbone, config: BackboneConfig) -> None:
 def _published(name: str, config: BackboneConfig) -> State:
     if config.sizes[0] and config.name in ('vit', 'mini'):
         raise ValueError(f'backbone {config.name!r} has no published weights; use weights: ""')
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:  # at its own patch and picture size, so that timm resizes nothing by its own rule
         return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
-    except (OSError, RuntimeError, httpx.HTTPError, HfHubHTTPError) as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(
             f'cannot get the weights of {name} ({type(error).__name__}: no network?). On a '
             f'machine with network download model.safetensors of timm/{name} from the Hugging '
