@@ -8,20 +8,22 @@ On several GPUs: torchrun --nproc-per-node 4 -m training.train RECIPE --out FOLD
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 import copy
-import json
+from dataclasses import replace
 import os
 from pathlib import Path
 import signal
 import subprocess
 import sys
-import time
+from typing import NamedTuple
 
 from dgtl_core.config import to_dict
-from dgtl_core.data.catalog import join
+from dgtl_core.data.catalog import join, open_pictures
 from dgtl_core.data.datasets import Pictures
 from dgtl_core.learning.batches import batches, cached
-from dgtl_core.learning.checkpoint import read_header, restore, save_checkpoint
+from dgtl_core.learning.checkpoint import load_matching, read_header, restore, save_checkpoint
 from dgtl_core.learning.matcher import NonFiniteError
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.optim import build_optimizer, learning_rate, set_learning_rate
@@ -32,13 +34,11 @@ import numpy as np
 import torch
 from torch import distributed, nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 from training.evaluate import labeler, score
+from training.log import Log
 
 LAST = 'last.safetensors'  # everything that a resume needs
 FINAL = 'model.safetensors'  # the result: weights alone
-REPORT_EVERY = 20  # steps between two lines of the log
 TERMINATED = 143  # exit code after SIGTERM, as a shell reports it
 
 
@@ -83,10 +83,18 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
 
+    # what is learned from: the data say which classes there are
+    pictures, *tests = _data(recipe, out)
+    config = replace(recipe.segmenter(), classes=pictures.classes)
+
+    # what is learned
     torch.manual_seed(recipe.seed)
-    model = build_segmenter(recipe.segmenter()).to(where)
-    optimizer = build_optimizer(model, recipe.optim)
+    model = Segmenter(config) if resume else build_segmenter(config)
+    if recipe.init and not resume:
+        print(load_matching(Path(recipe.init), model))
+    model.to(where)
     average = copy.deepcopy(model) if recipe.average else None
+    optimizer = build_optimizer(model, recipe.optim)
     start = 0
     if resume:
         start = int(read_header(last)['training']['step'])
@@ -94,56 +102,55 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         if average is not None and averaged is not None:
             average.load_state_dict(averaged)
     objective: nn.Module = Objective(model, recipe.loss).to(where)
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext  # gradients stay in a process
     if world > 1:
-        objective = DistributedDataParallel(objective, static_graph=True)
-    dtype = _precision(recipe, where)
-
-    def opened(*sources: str) -> Pictures:
-        pictures = join(sources)
-        return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
-
-    pictures, tests = opened(*recipe.data), [opened(source) for source in recipe.evaluation.data]
-    stream = batches(
-        pictures, recipe.transforms, seed=recipe.seed, start=start, stop=recipe.steps,
-        batch=recipe.batch, accumulate=recipe.accumulate, rank=rank, world=world,
-        workers=recipe.workers, pin_memory=where.type == 'cuda')
+        if where.type == 'cuda':
+            objective = nn.SyncBatchNorm.convert_sync_batchnorm(objective)
+        objective = DistributedDataParallel(objective, find_unused_parameters=True)
+        alone = objective.no_sync
+    dtype = _precision(recipe.precision, where)
 
     def save(path: Path, step: int, *, resumable: bool) -> None:
         if not all(x.isfinite().all() for x in model.parameters()):
-            raise NonFiniteError(f'weights are not finite after step {step}')
+            raise NonFiniteError(f'weights are not finite after step {step}; {_last_good(last)}')
         if rank == 0:
             save_checkpoint(
-                path, model, model.config, source=f'trained with recipe {recipe.name}',
+                path, model, config, source=f'trained with recipe {recipe.name}',
                 commit=_commit(), training={'step': step, 'recipe': to_dict(recipe)},
                 average=None if average is None else average.state_dict(),
                 optimizer=optimizer if resumable else None)
 
-    log = _Log(out, start, recipe.steps) if rank == 0 else None
-    before: tuple[int, Tensor, tuple[str, ...]] | None = None  # step, loss, files
+    stream = batches(
+        pictures, recipe.transforms, seed=recipe.seed, start=start, stop=recipe.steps,
+        batch=recipe.batch, accumulate=recipe.accumulate, rank=rank, world=world,
+        workers=recipe.workers, pin_memory=where.type == 'cuda')
+    log = Log(out, start, recipe.steps, recipe.batch, rank)
+    before: _Step | None = None
     model.train()
     for step in range(start, recipe.steps):
         torch.manual_seed(_key(recipe.seed, step, rank))  # so that there is no state to resume
-        set_learning_rate(optimizer, learning_rate(step, recipe.steps, recipe.optim))
-        sums: dict[str, Tensor] = {}
+        lr = learning_rate(step, recipe.steps, recipe.optim)
+        set_learning_rate(optimizer, lr)
+        losses: dict[str, Tensor] = {}
         files: tuple[str, ...] = ()
-        for _ in range(recipe.accumulate):
+        for part in range(recipe.accumulate):
             batch = next(stream)
             files += batch.names
             images, labels = (x.to(where, non_blocking=True) for x in batch[:2])
-            try:
-                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                    losses = objective(images, labels, RandomPoints(batch.keys, where))
-            except NonFiniteError:
-                losses = {'predictions': images.new_tensor([torch.nan], dtype=torch.float32)}
-            # The matcher has just waited for the device: to look at the last loss costs nothing.
-            _stop_if_not_finite(before, last)
-            total = torch.stack([value.sum() for value in losses.values()]).sum()
-            before = (step, total.detach(), files)
-            if 'predictions' in losses:
+            with nullcontext() if part == recipe.accumulate - 1 else alone():
+                try:
+                    with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+                        found = objective(images, labels, RandomPoints(batch.keys, where))
+                except NonFiniteError:
+                    _stop_if_not_finite(before, last)
+                    raise _not_finite(_Step(step, torch.tensor(torch.nan), files), last) from None
+                # the matcher has just waited for the device, so this look costs nothing
                 _stop_if_not_finite(before, last)
-            (total / recipe.accumulate).backward()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach().sum() / recipe.accumulate
+                found = {name: value.sum() / recipe.accumulate for name, value in found.items()}
+                total = torch.stack(list(found.values())).sum()
+                total.backward()
+            before = _Step(step, total.detach(), files)
+            losses = {name: losses.get(name, 0) + x.detach() for name, x in found.items()}
         if recipe.optim.clip_norm:
             nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
         optimizer.step()
@@ -152,56 +159,58 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
             _follow(average, model, min(recipe.average, (1 + step) / (10 + step)))
 
         done = step + 1
-        if log is not None:
-            log.add(done, sums, optimizer.param_groups[0]['lr'] / (
-                optimizer.param_groups[0]['lr_scale'] or 1))
+        log.losses(done, losses, lr)
         if tests and (done % recipe.evaluation.every == 0 or done == recipe.steps):
-            results = _evaluate(average or model, tests, recipe, where, dtype, rank, world)
-            if log is not None:
-                log.evaluation(done, results)
-        stop = _any(bool(signals), world)
-        if stop or done % recipe.save_every == 0 or done == recipe.steps:
+            log.evaluation(done, _evaluate(average or model, tests, recipe, where, dtype))
+            model.train()
+        terminated = _anywhere(bool(signals))
+        if terminated or done % recipe.save_every == 0 or done == recipe.steps:
             _stop_if_not_finite(before, last)
             save(last, done, resumable=True)
-        if stop:
-            print(f'stopped by SIGTERM after step {done}; {last} is written, go on with --resume',
-                  file=sys.stderr)
+        if terminated:
+            log.say(f'stopped by SIGTERM after step {done}; go on with --resume')
+            log.close()
             return TERMINATED
     save(out / FINAL, recipe.steps, resumable=False)
+    log.close()
     return 0
 
 
-class _Log:
-    """Progress for people (a bar, TensorBoard) and programs (log.jsonl)."""
+class _Step(NamedTuple):
+    """A step whose loss is not looked at yet."""
 
-    def __init__(self, out: Path, start: int, steps: int) -> None:
-        self._file = open(out / 'log.jsonl', 'a', encoding='utf-8')
-        self._board = SummaryWriter(str(out / 'tensorboard'), purge_step=start)
-        self._bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True)
-        self._start = time.monotonic()
-        self._sums: list[dict[str, Tensor]] = []
+    number: int
+    loss: Tensor
+    files: tuple[str, ...]
 
-    def add(self, step: int, losses: dict[str, Tensor], lr: float) -> None:
-        self._bar.update()
-        self._sums.append(losses)
-        if len(self._sums) < REPORT_EVERY and step != self._bar.total:
-            return
-        means = {name: float(torch.stack([x[name] for x in self._sums]).mean()) for name in losses}
-        self._sums.clear()
-        self._bar.set_postfix(loss=f'{sum(means.values()):.3f}')
-        self._write(step, {'loss': sum(means.values()), **means, 'lr': lr})
 
-    def evaluation(self, step: int, results: dict[str, float]) -> None:
-        self._write(step, {f'miou/{name}': value for name, value in results.items()})
-        self._bar.write(f'step {step}: mIoU ' + ', '.join(
-            f'{name} {100 * value:.1f}' for name, value in results.items()))
+def _stop_if_not_finite(step: _Step | None, last: Path) -> None:
+    """Raise NonFiniteError where the step's loss is NaN or infinite."""
+    if step is not None and not step.loss.isfinite():
+        raise _not_finite(step, last)
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        seconds = round(time.monotonic() - self._start, 1)
-        self._file.write(json.dumps({'step': step, 'seconds': seconds, **values}) + '\n')
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+
+def _not_finite(step: _Step, last: Path) -> NonFiniteError:
+    return NonFiniteError(
+        f'the loss of step {step.number + 1} is {float(step.loss)}, with the pictures '
+        f'{list(step.files)}; {_last_good(last)}. Look at these pictures, lower optim.lr, set '
+        'optim.clip_norm, or take precision fp32')
+
+
+def _last_good(last: Path) -> str:
+    return f'the last good checkpoint is {last}' if last.exists() else 'there is no checkpoint yet'
+
+
+def _data(recipe: Recipe, out: Path) -> list[Pictures]:
+    """Return the pictures to learn from, and each data set to test on."""
+    if not recipe.data:
+        raise ValueError(f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
+    opened = [join(recipe.data), *(open_pictures(spec) for spec in recipe.evaluation.data)]
+    for test in opened[1:]:
+        if test.classes.names != opened[0].classes.names:
+            raise ValueError(f'{test.name} has other classes than the training data')
+    return [cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
+            for pictures in opened]
 
 
 def _processes(device: str) -> tuple[int, int, torch.device]:
@@ -219,28 +228,18 @@ def _processes(device: str) -> tuple[int, int, torch.device]:
     return int(os.environ.get('RANK', 0)), world, where
 
 
-def _precision(recipe: Recipe, where: torch.device) -> torch.dtype:
+def _precision(wanted: str, where: torch.device) -> torch.dtype:
     """Return the type of autocast; 'auto' is bfloat16 where the hardware multiplies in it."""
-    if recipe.precision == 'auto':
+    if wanted == 'auto':
         fast = (torch.cuda.is_bf16_supported(including_emulation=False) if where.type == 'cuda'
-                else torch.cpu._is_avx512_bf16_supported())
+                else torch.backends.cpu.get_cpu_capability() != 'DEFAULT'
+                and torch.cpu._is_avx512_bf16_supported())
         return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if recipe.precision == 'bf16' else torch.float32
+    return torch.bfloat16 if wanted == 'bf16' else torch.float32
 
 
 def _key(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _stop_if_not_finite(
-        checked: tuple[int, Tensor, tuple[str, ...]] | None, last: Path) -> None:
-    if checked is None or checked[1].isfinite():
-        return
-    step, loss, files = checked
-    good = f'the last good checkpoint is {last}' if last.exists() else 'there is no checkpoint'
-    raise NonFiniteError(
-        f'the loss of step {step + 1} is {float(loss)}, with the pictures {list(files)}; {good}. '
-        'Lower optim.lr, set optim.clip_norm, or precision fp32; look at these pictures')
 
 
 @torch.no_grad()
@@ -253,23 +252,24 @@ def _follow(average: Segmenter, model: Segmenter, decay: float) -> None:
 
 
 def _evaluate(model: Segmenter, tests: list[Pictures], recipe: Recipe, where: torch.device,
-              dtype: torch.dtype, rank: int, world: int) -> dict[str, float]:
+              dtype: torch.dtype) -> dict[str, float]:
+    """Return the mean IoU by data set; the pictures are shared out over the processes."""
     model.eval()
     label = labeler(model, where, dtype)
+    shared = distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
     results = {}
     for pictures in tests:
         matrix = score(label, pictures, recipe.evaluation.limit, rank, world)
-        if world > 1:
-            counts = torch.from_numpy(matrix.counts)
-            distributed.all_reduce(counts)
+        if shared:
+            distributed.all_reduce(torch.from_numpy(matrix.counts))
         results[pictures.name] = matrix.mean_iou()
-    model.train()
     return results
 
 
-def _any(here: bool, world: int) -> bool:
+def _anywhere(here: bool) -> bool:
     """Return whether it is so in any process."""
-    if world == 1:
+    if not distributed.is_initialized():
         return here
     flag = torch.tensor(float(here))
     distributed.all_reduce(flag)

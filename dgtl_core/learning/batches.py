@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 from dgtl_core.data.datasets import CachedPictures, LabelledPicture, Pictures
 from dgtl_core.data.transforms import transform, TransformConfig
 import numpy as np
@@ -82,8 +83,12 @@ def batches(
     loader: DataLoader[Batch] = DataLoader(
         _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
         collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None)
+        prefetch_factor=4 if workers else None, worker_init_fn=_one_thread)
     return iter(loader)
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)  # there are as many workers as the recipe says, each one process
 
 
 def cached(pictures: Pictures, folder: Path, workers: int) -> CachedPictures:
@@ -108,7 +113,7 @@ def _write_cache(pictures: Pictures, place: Path, workers: int) -> None:
         for kind, part in (('images', first.image), ('labels', first.labels)))
     names = []
     loader: DataLoader[LabelledPicture] = DataLoader(
-        _Listed(pictures), batch_size=None, num_workers=workers)
+        _Listed(pictures), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
     for index, picture in enumerate(tqdm(loader, desc='drawing pictures', unit='')):
         if picture.image.shape != first.image.shape:
             raise ValueError(

@@ -33,6 +33,8 @@ def save_checkpoint(
     """
     Write a checkpoint: all of it or, on any failure, nothing; a former file stays until then.
 
+    :param average: the weights to use in place of the model's own.
+    :param optimizer: makes it one to train on from.
     :raises OSError: it could not be written, for example for want of space.
     """
     # the file is complete: nothing outside of it is needed to load it
@@ -40,9 +42,9 @@ def save_checkpoint(
                      backbone=replace(config.backbone, weights=''))
     weights = model.state_dict()
     tensors = {f'model.{key}': value for key, value in (average or weights).items()}
-    if average is not None:
-        tensors.update({f'raw.{key}': value for key, value in weights.items()})
     if optimizer is not None:
+        if average is not None:
+            tensors.update({f'raw.{key}': value for key, value in weights.items()})
         for name, state in _states(optimizer):
             tensors.update({f'optimizer.{name}.{key}': value for key, value in state.items()})
     metadata = ModelMetadata(
@@ -114,6 +116,27 @@ def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ModelError(f'{path} does not fit its configuration: {error}') from None
+
+
+def load_matching(path: Path, model: nn.Module) -> str:
+    """
+    Load the tensors of a checkpoint that have a name and a shape of the model's; say which not.
+
+    :raises ModelError: no checkpoint of ours, or nothing of it fits.
+    """
+    read_header(path)
+    own = model.state_dict()
+    with safe_open(path, 'pt') as file:
+        stored = {key.removeprefix('model.'): file.get_slice(key).get_shape()
+                  for key in file.keys() if key.startswith('model.')}
+        fitting = {key: file.get_tensor(f'model.{key}') for key, shape in stored.items()
+                   if key in own and list(own[key].shape) == list(shape)}
+    if not fitting:
+        raise ModelError(f'no tensor of {path} fits this model; is it the same preset?')
+    model.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    return f'{len(fitting)} tensors come from {path}' + (
+        f'; these start afresh: {", ".join(fresh)}' if fresh else '')
 
 
 def restore(path: Path, model: nn.Module,

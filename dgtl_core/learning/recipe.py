@@ -31,6 +31,7 @@ class Recipe:
     name: str
     preset: str  # of the model; see dgtl_core.config.PRESETS
     model: dict[str, Any] = field(default_factory=dict)  # differences to the preset
+    init: str = ''  # a checkpoint to start from, as far as its tensors fit
     data: tuple[str, ...] = ()  # sources, mixed by their number of pictures
     cache: bool = False  # keep decoded pictures in the output folder (all of one size)
     workers: int = 4  # processes that load pictures, for each training process

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer as a user starts it: it learns, it resumes without loss, it says what went wrong."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from dgtl_core.learning.checkpoint import load_segmenter, read_header
+import pytest
+from safetensors.torch import load_file
+from small_recipe import command, write_recipe
+import torch
+from training.train import FINAL, LAST, main, TERMINATED
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More threads than free cores wait for each other, and a step here is tiny."""
+    before, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(recipe: Path, out: Path, *extra: str) -> int:
+    return main([*map(str, (recipe, '--out', out)), *extra])
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / 'log.jsonl').read_text().splitlines()]
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = load_file(a), load_file(b)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run of eight steps without a break: (recipe, output folder)."""
+    folder = tmp_path_factory.mktemp('whole')
+    recipe = write_recipe(folder, average=0.9)
+    torch.set_num_threads(1)
+    assert run(recipe, folder / 'out') == 0
+    return recipe, folder / 'out'
+
+
+def test_run_leaves_a_model_that_loads_and_a_log(whole):
+    _, out = whole
+    model, config = load_segmenter(out / FINAL)
+    assert config.classes.names == ('box 0', 'box 1', 'box 2', 'box 3')
+    scores = model.scores(torch.zeros(1, 3, 32, 64))
+    assert scores.shape == (1, 4, 32, 64)
+    entry = lines(out)[-1]
+    assert entry['step'] == 8 and entry['loss'] == pytest.approx(
+        sum(entry[name] for name in ('cls', 'mask', 'dice', 'semantic')))
+    assert list((out / 'tensorboard').iterdir())
+    header = read_header(out / FINAL)
+    assert header['training']['recipe']['seed'] == 5 and header['method'] == 'dgtl'
+    assert all(key.startswith('model.') for key in load_file(out / FINAL))
+
+
+def test_moving_average_is_what_is_shipped(whole):
+    _, out = whole
+    last, final = load_file(out / LAST), load_file(out / FINAL)
+    averaged = {key for key in final if not torch.equal(final[key], last[f'raw{key[5:]}'])}
+    assert averaged and all(torch.equal(final[key], last[key]) for key in final)
+
+
+@pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGTERM])
+def test_resume_after_a_signal_gives_the_same_weights_bit_by_bit(kind, whole, tmp_path):
+    recipe, out = whole
+    slow = ['--set', 'save_every=1', '--set', 'workers=1']
+    process = subprocess.Popen(
+        command(recipe, tmp_path / 'out', *slow), env=ENVIRONMENT, cwd=tmp_path,
+        stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / 'out' / LAST).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(kind)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == (TERMINATED if kind == signal.SIGTERM else -kind), errors
+    done = read_header(tmp_path / 'out' / LAST)['training']['step']
+    assert 1 <= done < 8
+    assert run(recipe, tmp_path / 'out', '--resume') == 0
+    assert same(out / LAST, tmp_path / 'out' / LAST)
+    assert same(out / FINAL, tmp_path / 'out' / FINAL)
+
+
+def test_output_of_another_run_is_not_overwritten_and_resume_needs_one(whole, tmp_path, capsys):
+    recipe, out = whole
+    assert run(recipe, out) == 1
+    assert 'go on with --resume, or take another --out' in capsys.readouterr().err
+    assert run(recipe, tmp_path / 'new', '--resume') == 1
+    assert 'to resume from' in capsys.readouterr().err
+
+
+def test_nan_stops_with_step_files_and_last_good_checkpoint(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    out = tmp_path / 'out'
+    assert run(recipe, out, '--set', 'steps=2') == 0
+    (out / FINAL).unlink()
+    good = load_file(out / LAST)
+    wild = ['--set', 'optim.lr=1e30', '--set', 'optim.clip_norm=0', '--set', 'save_every=100']
+    assert run(recipe, out, '--resume', *wild) == 1
+    message = capsys.readouterr().err
+    assert 'the loss of step 4 is nan' in message or 'the loss of step 3 is' in message
+    assert 'boxes/0' in message and f'the last good checkpoint is {out / LAST}' in message
+    after = load_file(out / LAST)
+    assert all(torch.equal(after[key], good[key]) for key in good)
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    out = tmp_path / 'out'
+    assert run(recipe, out, '--set', 'steps=2') == 0
+    size = (out / LAST).stat().st_size
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    mounted = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', f'size={int(1.6 * size)}', 'tmpfs', str(disk)],
+        capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f'a small file system needs root: {mounted.stderr.strip()}')
+    try:
+        (disk / LAST).write_bytes((out / LAST).read_bytes())
+        assert run(recipe, disk, '--resume') == 1
+        assert 'cannot write' in capsys.readouterr().err
+        assert same(out / LAST, disk / LAST)
+        assert not list(disk.glob('.*part'))
+    finally:
+        subprocess.run(['umount', str(disk)], check=True)
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert run(recipe, tmp_path / 'one', '--set', 'steps=4') == 0
+    module = command(recipe, tmp_path / 'two', '--set', 'steps=4')[1:]
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         *module], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    one, two = (lines(tmp_path / name)[-1] for name in ('one', 'two'))
+    for name in ('loss', 'cls', 'mask', 'dice', 'semantic'):
+        assert two[name] == pytest.approx(one[name], rel=1e-4), name
+    first, second = (load_file(tmp_path / name / FINAL) for name in ('one', 'two'))
+    moved = 0.0
+    for key, value in first.items():
+        assert (value - second[key]).abs().max() < 2e-3, key
+        moved = max(moved, (value - second[key]).abs().mean().item())
+    assert moved < 1e-4
+
+
+def test_accumulated_parts_learn_about_what_the_whole_batch_learns(tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert run(recipe, tmp_path / 'one', '--set', 'steps=1') == 0
+    assert run(recipe, tmp_path / 'two', '--set', 'steps=1', '--set', 'accumulate=2') == 0
+    one, two = (lines(tmp_path / name)[-1] for name in ('one', 'two'))
+    # the divisors are those of a part, so the sums agree only roughly
+    assert two['loss'] == pytest.approx(one['loss'], rel=0.05) and two['loss'] != one['loss']
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    ('optim.learning_rate=1', 'unknown key learning_rate'),
+    ('loss.num_point=3', 'did you mean num_points'),
+    ('batch', 'a change must be key=value'),
+    ('batch=3', 'must be a multiple of processes x accumulate'),
+    ('data=[]', 'names no data'),
+    ('preset=dgtl-dinov2-x', 'unknown preset'),
+    ('evaluation.data=["streetworld:clear,count=1"]', 'has other classes'),
+    ('init=nothing.safetensors', 'nothing.safetensors does not exist'),
+])
+def test_wrong_recipes_are_refused_in_words(change, message, tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    extra = ['--set', 'accumulate=2'] if change == 'batch=3' else []
+    assert run(recipe, tmp_path / 'out', '--set', change, *extra) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'out' / LAST).exists()
+
+
+def test_fine_tuning_starts_from_a_checkpoint_as_far_as_it_fits(whole, tmp_path, capsys):
+    _, out = whole
+    recipe = write_recipe(tmp_path, init=str(out / FINAL), steps=1)
+    file = tmp_path / 'boxes' / 'classes.yaml'
+    classes = yaml.safe_load(file.read_text())
+    classes['classes'].append({'id': 4, 'name': 'more', 'color': [1, 1, 1]})
+    file.write_text(yaml.safe_dump(classes))
+    assert run(recipe, tmp_path / 'out', '--set', 'optim.lr=1e-9') == 0
+    assert 'these start afresh: mask_decoder.class_head.bias, mask_decoder.class_head.weight' in (
+        capsys.readouterr().out)
+    before, after = load_file(out / FINAL), load_file(tmp_path / 'out' / FINAL)
+    key = 'model.backbone.vit.blocks.1.attn.qkv.weight'
+    torch.testing.assert_close(before[key], after[key], rtol=1e-4, atol=1e-6)
+
+
+def test_help_names_the_options(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['--help'])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ('--resume', '--set KEY=VALUE', '--out', 'torchrun'))
