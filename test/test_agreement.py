@@ -46,7 +46,7 @@ def test_the_share_is_counted_in_pixels(make):
 
 
 def test_another_model_is_refused(make):
-    with pytest.raises(ModelError, match='export the model again .* in the form "gather"'):
+    with pytest.raises(ModelError, match='export the model again with "--sampling gather"'):
         verify_engine(make(9), samples(make(8), pictures()))
 
 

@@ -157,7 +157,7 @@ def test_an_engine_of_something_else_is_not_used(world, monkeypatch, change):
 def test_a_wrong_engine_is_refused_and_not_built_again(world, build, caplog):
     world.builds_give(engine_bytes(divisor=9))
     if build == 'blocking':
-        with pytest.raises(ModelError, match='labels only .* form "gather"'):
+        with pytest.raises(ModelError, match='labels only .* "--sampling gather"'):
             world.load(build=build)
     else:
         predict = world.load(build=build)

@@ -73,7 +73,7 @@ def test_a_fixed_batch_stays(tmp_path):
 @rtx
 def test_sampling_that_is_read_as_nearest_is_refused(tmp_path):
     path = write_tiny_segmenter(tmp_path / 'm.onnx', sampling='nearest')
-    with pytest.raises(ModelError, match='1 GridSample layers as nearest .* form "gather"'):
+    with pytest.raises(ModelError, match='1 GridSample layers as nearest .* "--sampling gather"'):
         built(path)
 
 

@@ -24,8 +24,8 @@ from dgtl_core.runtime.tensorrt import INPUT
 
 HARDWARE = ('this', 'same_capability', 'ampere_plus')
 USE_GATHER = (
-    'export the model again with the deformable attention in the form "gather" (several versions '
-    'of TensorRT compute GridSample wrongly)')
+    'export the model again with "--sampling gather" (several versions of TensorRT compute '
+    'GridSample wrongly)')
 _LOG = logging.getLogger(__name__)
 _ATTENTION = re.compile(r'_gemm_mha_v2_myl\d+_\d+')  # what the compiler calls a fused attention
 

@@ -14,7 +14,7 @@ import numpy as np
 THRESHOLD = 0.99  # least share of pixels with the same label
 WAY_OUT = (
     'do not use it. Several versions of TensorRT compute GridSample wrongly: export the model '
-    'again with the deformable attention in the form "gather"; else with fp32')
+    'again with "--sampling gather"; if that is no better, in fp32')
 
 
 class Sample(NamedTuple):
