@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Corruptions of real pictures: the 15 families of ImageNet-C, and weather as cameras in cars meet it.
+Corruptions of real pictures: the 15 families of ImageNet-C, and the weather of the road.
 
 Strengths are those that Hendrycks and Dietterich published for ImageNet-C (Benchmarking Neural
-Network Robustness to Common Corruptions and Perturbations, ICLR 2019), which are made for 224 x 224
-pixels; lengths (radii, shifts, grain sizes) grow in proportion to the shorter side, so that the
+Network Robustness to Common Corruptions and Perturbations, ICLR 2019), made for 224 x 224 pixels;
+lengths (radii, shifts, grain sizes) grow in proportion to the shorter side, so that the
 picture looks the same as a whole. What differs from the published families, and why:
 
 - ``frost``: they lay photographs of frost over the picture; here the frost is procedural.
@@ -22,9 +22,8 @@ import difflib
 import math
 
 import cv2
-import numpy as np
-
 from dgtl_core.data import weather
+import numpy as np
 
 CORRUPTIONS = (
     'gaussian_noise', 'shot_noise', 'impulse_noise', 'defocus_blur', 'glass_blur', 'motion_blur',
@@ -41,7 +40,7 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int = 0,
     Return a corrupted copy of a picture; the same arguments give the same bytes.
 
     Shape: image (H, W, 3) uint8 RGB, depth (H, W) in metres -> (H, W, 3) uint8. ``name`` is one of
-    ``CORRUPTIONS`` or ``WEATHER``, ``severity`` 1 (weak) to 5. Only ``depth_fog`` looks at ``depth``.
+    ``CORRUPTIONS`` or ``WEATHER``, ``severity`` 1 (weak) to 5; ``depth`` is for ``depth_fog``.
 
     :raises ValueError: the name or the severity is unknown, the picture is not (H, W, 3) uint8, or
         the depth is missing or has another size.
@@ -200,7 +199,7 @@ def _frost(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarra
     keep, amount = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
     size = image.shape[:2]
     # needles: ridges where fractal noise passes its middle, at three sizes; denser at the rim
-    ice = np.zeros(size, np.float32)
+    ice: np.ndarray = np.zeros(size, np.float32)
     for exponent, weight, sharp in ((1.5, 0.5, 14.0), (1.2, 0.35, 9.0), (0.9, 0.25, 5.0)):
         ridge = 1 - np.abs(_noise_field(rng, size, exponent) * 2 - 1)
         ice += weight * ridge ** sharp
@@ -247,8 +246,8 @@ def _elastic_transform(image: np.ndarray, level: int, rng: np.random.Generator) 
         shifts.append(cv2.GaussianBlur(field, (0, 0), sigma * side, borderType=cv2.BORDER_REFLECT)
                       # a wider blur leaves less of the field; the shift shall grow with the side
                       * np.float32(alpha * side * _unit(image)))
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    return cv2.remap(image, x + shifts[0], y + shifts[1], cv2.INTER_LINEAR,
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    return cv2.remap(image, columns + shifts[0], rows + shifts[1], cv2.INTER_LINEAR,
                      borderMode=cv2.BORDER_REFLECT_101)
 
 
@@ -267,7 +266,8 @@ def _jpeg_compression(image: np.ndarray, level: int, rng: np.random.Generator) -
                             [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise RuntimeError(f'OpenCV could not code a picture of {image.shape} as JPEG')
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded: np.ndarray = cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[assignment]
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 # -- weather on the road --------------------------------------------------------------------------

@@ -18,16 +18,20 @@ import numpy as np
 ROWS = 512  # rows of the picture that the tiles are made for
 FOG_EXTINCTION = (0.0, 0.010, 0.020, 0.036, 0.062, 0.110)  # 1 / metre, by severity 0..5
 _TILE = (1024, 2048)
+# flare ghosts: how far along the line, radius (1 is the height), colour
+_GHOSTS = ((0.55, 0.05, (0.5, 1.0, 0.7)), (1.3, 0.18, (1.0, 0.7, 0.5)),
+           (1.7, 0.035, (0.6, 0.8, 1.0)))
 
 
 RAIN_STREAKS = (0.0, 0.10, 0.22, 0.38, 0.60, 0.90)  # share of the streaks, by severity 0..5
 RAIN_DROPS = (0.0, 0.0, 0.06, 0.16, 0.32, 0.60)  # share of the drops on the lens
 SNOW_FLAKES = (0.0, 0.08, 0.18, 0.32, 0.55, 0.90)  # share of the flakes
-NIGHT_NOISE = ((0.0, 0.0), (1.5, 0.3), (2.5, 0.5), (4.0, 0.8), (6.0, 1.2), (9.0, 1.8))  # read, shot
+# read, shot
+NIGHT_NOISE = ((0.0, 0.0), (1.5, 0.3), (2.5, 0.5), (4.0, 0.8), (6.0, 1.2), (9.0, 1.8))
 
 
 def fractal(seed: Sequence[int], size: int, exponent: float) -> np.ndarray:
-    """Tileable noise with amplitudes 1 / f ** exponent, mean 0, deviation 1, (size, size) float32."""
+    """Tileable noise, amplitudes 1 / f ** exponent, mean 0, deviation 1, (size, size) float32."""
     rng = np.random.default_rng(list(seed))
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     fy, fx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None]
@@ -42,7 +46,7 @@ def fractal(seed: Sequence[int], size: int, exponent: float) -> np.ndarray:
 # -- fog ------------------------------------------------------------------------------------------
 
 def transmission(depth: np.ndarray, extinction: float) -> np.ndarray:
-    """Share of light that comes through the fog: exp(-extinction * depth). Shape: (H, W) float32."""
+    """Share of light that comes through fog: exp(-extinction * depth). (H, W) float32."""
     scaled = np.multiply(depth, np.float32(-extinction), dtype=np.float32)
     return cv2.exp(scaled)
 
@@ -52,7 +56,7 @@ def fog(image: np.ndarray, depth: np.ndarray, extinction: float,
     """
     Koschmieder's law: I = J t + A (1 - t) with t = exp(-extinction * depth).
 
-    ``depth`` (H, W) in metres, ``extinction`` in 1 / metre (the visibility is about 3 / extinction),
+    ``depth`` (H, W) in metres, ``extinction`` in 1 / metre (one sees about 3 / extinction far),
     ``airlight`` A in 0..255. Source: H. Koschmieder, Theorie der horizontalen Sichtweite, 1924.
     """
     clear = cv2.convertScaleAbs(transmission(depth, extinction), alpha=255)
@@ -88,7 +92,7 @@ def photon_noise(image: np.ndarray, read: float, shot: float, seed: int) -> np.n
     deviation = np.sqrt(read ** 2 + shot * np.arange(256))
     table = np.clip(np.round(deviation * 4), 0, 255).astype(np.uint8)
     spread = cv2.LUT(image, np.ascontiguousarray(table))
-    shake = cv2.subtract(noise_tile(image.shape[:2], seed), (128, 128, 128, 0), dtype=cv2.CV_16S)
+    shake = noise_tile((image.shape[0], image.shape[1]), seed).astype(np.int16) - 128
     grain = cv2.multiply(shake, spread, scale=1 / 128, dtype=cv2.CV_16S)
     return cv2.add(image, grain, dtype=cv2.CV_8U)
 
@@ -114,13 +118,14 @@ def _streak_tile(angle: int) -> np.ndarray:
 
 @lru_cache(maxsize=3)
 def _flake_tile(kind: int) -> np.ndarray:
-    """Snow flakes of one size; each has a number 1..255 by which it appears as the snowfall grows."""
+    """Snow flakes of one size; each has a number 1..255 by which it appears as the snow grows."""
     rng = np.random.default_rng([52, kind])
     tile = np.zeros(_TILE, np.uint8)
     count, low, high = ((26000, 0.5, 1.1), (6000, 1.1, 2.2), (900, 2.5, 5.5))[kind]
     numbers = np.sort(rng.integers(1, 256, count))[::-1]
     centres = rng.uniform(0, 16, (count, 2)) * (_TILE[1], _TILE[0])
-    circles = np.round(np.column_stack([centres, rng.uniform(low, high, count) * 16])).astype(int).tolist()
+    circles = np.round(np.column_stack([centres, rng.uniform(low, high, count)
+                                        * 16])).astype(int).tolist()
     for number, (x, y, radius) in zip(numbers.tolist(), circles):
         cv2.circle(tile, (x, y), radius, number, -1, shift=4)
     return tile
@@ -175,7 +180,8 @@ def snowflakes(image: np.ndarray, amount: float, seed: int, time: float = 0.0,
     layers = []
     for kind, (speed, blur, strength) in enumerate(((260, 3, 1.0), (480, 3, 0.95), (900, 9, 0.8))):
         drift = 60 * math.sin(time * 1.3 + kind)
-        numbers = _window(_flake_tile(kind), size, seed // 3 % 1024 - time * speed, seed // 5 % 2048 + drift)
+        numbers = _window(_flake_tile(kind), size, seed // 3 % 1024 - time * speed,
+                          seed // 5 % 2048 + drift)
         layer = cv2.LUT(numbers, _appearing(amount))
         if size[0] > 200:
             layer = cv2.blur(layer, (blur - 2, blur))
@@ -193,7 +199,8 @@ def _drop_tile(kind: int) -> np.ndarray:
     for number in np.sort(rng.integers(1, 256, 420))[::-1]:
         centre = round(rng.uniform(0, _TILE[1])), round(rng.uniform(0, _TILE[0]))
         r = rng.uniform(3, 15)
-        cv2.ellipse(tile, centre, (round(r), round(r * rng.uniform(1.0, 1.5))), 0, 0, 360, int(number), -1)
+        cv2.ellipse(tile, centre, (round(r), round(r * rng.uniform(1.0, 1.5))), 0, 0, 360,
+                    int(number), -1)
     return tile
 
 
@@ -205,10 +212,12 @@ def lens_drops(image: np.ndarray, amount: float, seed: int) -> np.ndarray:
     if not mask.any():
         return image
     mask = cv2.blur(mask, (3, 3))
-    small = cv2.resize(image, (max(1, size[1] // 8), max(1, size[0] // 8)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (max(1, size[1] // 8), max(1, size[0] // 8)),
+                       interpolation=cv2.INTER_AREA)
     turned = cv2.resize(cv2.blur(cv2.flip(small, -1), (3, 3)), (size[1], size[0]))
     alpha = cv2.merge([mask] * 3)
-    inside = cv2.addWeighted(turned, 0.6, cv2.resize(cv2.blur(small, (5, 5)), (size[1], size[0])), 0.4, 6)
+    inside = cv2.addWeighted(turned, 0.6, cv2.resize(cv2.blur(small, (5, 5)), (size[1], size[0])),
+                             0.4, 6)
     return cv2.add(cv2.multiply(image, cv2.bitwise_not(alpha), scale=1 / 255),
                    cv2.multiply(inside, alpha, scale=1 / 255))
 
@@ -218,10 +227,12 @@ def lens_drops(image: np.ndarray, amount: float, seed: int) -> np.ndarray:
 def bloom(image: np.ndarray, lights: np.ndarray, strength: float) -> np.ndarray:
     """Add ``lights`` (H, W, 3) uint8 with a halo, as lens and eye do."""
     height, width = image.shape[:2]
-    small = cv2.resize(lights, (max(1, width // 4), max(1, height // 4)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(lights, (max(1, width // 4), max(1, height // 4)),
+                       interpolation=cv2.INTER_AREA)
     unit = height / ROWS
     near = cv2.GaussianBlur(small, (0, 0), max(0.5, 2.0 * unit))
-    wide = cv2.blur(cv2.blur(small, (2 * round(7 * unit) + 1,) * 2), (2 * round(7 * unit) + 1,) * 2)
+    window = (2 * round(7 * unit) + 1,) * 2
+    wide = cv2.blur(cv2.blur(small, window), window)
     halo = cv2.addWeighted(near, 0.9 * strength, wide, 1.6 * strength, 0)
     return cv2.add(cv2.add(image, lights), cv2.resize(halo, (width, height)))
 
@@ -239,28 +250,29 @@ def sun_glare(image: np.ndarray, centre: tuple[float, float], strength: float,
     x = ((np.arange(w, dtype=np.float32) + 0.5) * width / w - centre[0])[None] / height
     distance = np.sqrt(x * x + y * y)
     glow = strength * (1.5 * np.exp(-(distance / (0.03 + 0.05 * strength)) ** 2)
-                       + 0.75 * np.exp(-distance / (0.1 + 0.1 * strength)) + 0.3 * np.exp(-distance / 0.6))
+                       + 0.75 * np.exp(-distance / (0.1 + 0.1 * strength))
+                       + 0.3 * np.exp(-distance / 0.6))
     angle = np.arctan2(y, x)
     glow *= 1 + 0.16 * np.cos(6 * angle + seed % 7) + 0.08 * np.cos(14 * angle + seed % 11)
-    planes = []
-    middle = (width / 2, height / 2)
     ghosts = np.zeros((h, w, 3), np.float32)
-    for i, (along, radius, tone) in enumerate(((0.55, 0.05, (0.5, 1.0, 0.7)), (1.3, 0.09, (1.0, 0.7, 0.5)),
-                                               (1.7, 0.035, (0.6, 0.8, 1.0)))):
-        at = (centre[0] + (middle[0] - centre[0]) * 2 * along * (0.9 + 0.02 * (seed % 9)),
-              centre[1] + (middle[1] - centre[1]) * 2 * along * (0.9 + 0.02 * (seed % 9)))
-        cv2.circle(ghosts, (round(at[0] * w / width), round(at[1] * h / height)), max(1, round(radius * h * (1 + i % 2))),
-                   tuple(34 * strength * t for t in tone), -1)
+    spread = 1.8 + 0.04 * (seed % 9)
+    for along, radius, tone in _GHOSTS:  # on the line from the sun through the middle
+        x_at = centre[0] + (width / 2 - centre[0]) * spread * along
+        y_at = centre[1] + (height / 2 - centre[1]) * spread * along
+        cv2.circle(ghosts, (round(x_at * w / width), round(y_at * h / height)),
+                   max(1, round(radius * h)), tuple(34 * strength * t for t in tone), -1)
     ghosts = cv2.blur(ghosts, (3, 3))
-    for c in range(3):
-        planes.append(np.clip(glow * color[c] + ghosts[..., c], 0, 255).astype(np.uint8))
+    planes = [np.clip(glow * color[c] + ghosts[..., c], 0, 255).astype(np.uint8)
+              for c in range(3)]
     light = cv2.resize(cv2.merge(planes), (width, height))
     # screen blending keeps the picture from clipping everywhere at once
     return cv2.subtract(cv2.add(image, light, dtype=cv2.CV_16U),
-                        cv2.multiply(image, light, scale=1 / 255, dtype=cv2.CV_16U), dtype=cv2.CV_8U)
+                        cv2.multiply(image, light, scale=1 / 255, dtype=cv2.CV_16U),
+                        dtype=cv2.CV_8U)
 
 
-def dim(image: np.ndarray, level: float, tint: tuple[float, float, float] = (0.86, 0.94, 1.14)) -> np.ndarray:
+def dim(image: np.ndarray, level: float,
+        tint: tuple[float, float, float] = (0.86, 0.94, 1.14)) -> np.ndarray:
     """Scale the light of a picture (gamma 2.2) to ``level`` 0..1 and shift it towards blue."""
     value = (np.arange(256) / 255) ** 2.2
     table = np.stack([255 * np.clip(value * level * t, 0, 1) ** (1 / 2.2) for t in tint], -1)

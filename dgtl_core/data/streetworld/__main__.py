@@ -10,9 +10,8 @@ import sys
 import time
 
 import cv2
-import numpy as np
-
 from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
+import numpy as np
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

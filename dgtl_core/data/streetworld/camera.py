@@ -12,13 +12,15 @@ NEAR = 0.7  # metres; what is nearer is cut off
 SKY_DEPTH = 1000.0  # metres; the depth of the sky, larger than any other depth
 FAR = 900.0  # metres; the largest depth of anything that is not sky
 
+Ground = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # see Camera.ground
+
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
     """
     World axes: x right, y up, z along the street, metres. Camera axes: x right, y down, z forward.
 
-    ``bend`` makes the street curve away: a point ``d`` metres ahead moves by ``bend * d ** 2`` in x.
+    ``bend`` makes the street curve away: ``d`` metres ahead it is ``bend * d ** 2`` aside.
     """
 
     size: tuple[int, int]  # (height, width), pixels
@@ -55,7 +57,7 @@ class Camera:
         return np.array([[self.focal, 0, width / 2], [0, self.focal, height / 2], [0, 0, 1]])
 
     def to_camera(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) -> camera points (..., 3); the bend of the street is applied here."""
+        """World points (..., 3) -> camera points (..., 3); here the street is bent."""
         relative = points - self.position
         if self.bend:
             ahead = np.maximum(relative[..., 2], 0)
@@ -80,18 +82,18 @@ class Camera:
         top, bottom = int(np.floor(min(rows))), int(np.ceil(max(rows))) + 1
         return int(np.clip(top, 0, height)), int(np.clip(bottom, 0, height))
 
-    def ground(self) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
+    def ground(self) -> Ground:
         """
         Meet the plane y = 0 with the ray of each pixel below the horizon.
 
-        :return: first row, then world x, world z and camera depth, (H - row, W) float32 each, metres.
+        :return: first row; world x, world z and camera depth, each (H - row, W) float32, metres.
         """
         height, width = self.size
         first = self.horizon[0]
         u = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / self.focal
         v = (np.arange(first, height, dtype=np.float32) + 0.5 - height / 2) / self.focal
-        rays = [(self.rotation[0, i] * u)[None] + (self.rotation[1, i] * v + self.rotation[2, i])[:, None]
-                for i in range(3)]
+        rows = self.rotation
+        rays = [(rows[0, i] * u)[None] + (rows[1, i] * v + rows[2, i])[:, None] for i in range(3)]
         rays = [ray.astype(np.float32) for ray in rays]
         depth = self.height / np.maximum(-rays[1], self.height / FAR)
         ahead = depth * rays[2]

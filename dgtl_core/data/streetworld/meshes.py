@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Solid bodies made of four-sided faces: the parts that vehicles, people and street furniture share."""
+"""Solid bodies made of four-sided faces: vehicles, people, street furniture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 Point = tuple[float, float, float]
+Color = tuple[float, ...]  # RGB, 0..255
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Mesh:
     Faces in drawing order; where bodies can hide each other they form groups, drawn far to near.
 
     Shapes: vertices (V, 3) metres, x right, y up, z towards the front of the thing; faces (F, 4)
-    vertex numbers; slots (F,) which of the instance's colours; labels (F,) train ids; flat (F,) True
-    for faces that are seen from both sides; glow (F,) 0 none, 1 white lamp, 2 red lamp, 3 window,
-    4 signal; groups (F,).
+    vertex numbers; slots (F,) which of the instance's colours; labels (F,) train ids; flat (F,)
+    True for faces that are seen from both sides; glow (F,) 0 none, 1 white lamp, 2 red lamp,
+    3 window, 4 signal; groups (F,); centres (G, 3) of the groups.
     """
 
     vertices: np.ndarray
@@ -30,7 +31,7 @@ class Mesh:
     flat: np.ndarray
     glow: np.ndarray
     groups: np.ndarray
-    centres: np.ndarray  # (G, 3)
+    centres: np.ndarray
 
 
 class MeshBuilder:
@@ -44,7 +45,7 @@ class MeshBuilder:
 
     def quad(self, points: Sequence[Point], slot: int, away: Point | None = None,
              glow: int = 0) -> None:
-        """Add a face that looks away from the point ``away``; without one it is seen from both sides."""
+        """Add a face that looks away from ``away``; without it, it is seen from both sides."""
         if away is not None:
             (ax, ay, az), (bx, by, bz), (cx, cy, cz) = points[0], points[1], points[2]
             ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
@@ -57,8 +58,9 @@ class MeshBuilder:
         self._faces.append((first, first + 1, first + 2, first + 3))
         self._rows.append((slot, self.label, away is None, glow, self.group))
 
-    def hexa(self, bottom: tuple[float, float, float, float], top: tuple[float, float, float, float],
-             y: tuple[float, float], slots: Sequence[int], glow: int = 0, tilt: float = 0.0) -> None:
+    def hexa(self, bottom: tuple[float, float, float, float],
+             top: tuple[float, float, float, float], y: tuple[float, float], slots: Sequence[int],
+             glow: int = 0, tilt: float = 0.0) -> None:
         """
         Add a body with a rectangle below and one above, each (x0, x1, z0, z1).
 
@@ -67,10 +69,11 @@ class MeshBuilder:
         """
         f, b, le, r, t = slots if len(slots) == 5 else [slots[0]] * 5
         lower = [(bottom[i], y[0], bottom[j]) for i, j in ((0, 2), (1, 2), (1, 3), (0, 3))]
-        upper = [(top[i], y[1] + (tilt if j == 3 else 0), top[j])
-                 for i, j in ((0, 2), (1, 2), (1, 3), (0, 3))]
+        upper = [(top[i], y[1] + (tilt if j == 3 else 0), top[j]) for i,
+                 j in ((0, 2), (1, 2), (1, 3), (0, 3))]
         corners = lower + upper
-        middle = tuple(sum(p[i] for p in corners) / 8 for i in range(3))
+        x, y_, z = (sum(p[i] for p in corners) / 8 for i in range(3))
+        middle = (x, y_, z)
         for slot, (i, j) in ((b, (0, 1)), (r, (1, 2)), (f, (2, 3)), (le, (3, 0))):
             if slot >= 0:
                 self.quad([lower[i], lower[j], upper[j], upper[i]], slot, middle, glow)
@@ -93,8 +96,8 @@ class MeshBuilder:
                         else (centre[0] + u, centre[1] + v, centre[2]))
         half = corners // 2
         for i in range(half - 1):
-            self.quad([ring[i], ring[i + 1], ring[corners - 2 - i], ring[corners - 1 - i]], slot, away,
-                      glow)
+            self.quad([ring[i], ring[i + 1], ring[corners - 2 - i], ring[corners - 1 - i]], slot,
+                      away, glow)
 
     def build(self) -> Mesh:
         """Freeze the faces into arrays."""
@@ -104,5 +107,5 @@ class MeshBuilder:
         middles = vertices[faces].mean(1)
         groups = rows[:, 4]
         centres = np.array([middles[groups == g].mean(0) for g in range(groups.max() + 1)])
-        return Mesh(vertices, faces, rows[:, 0], rows[:, 1], rows[:, 2].astype(bool), rows[:, 3], groups,
-                    centres)
+        return Mesh(vertices, faces, rows[:, 0], rows[:, 1], rows[:, 2].astype(bool), rows[:, 3],
+                    groups, centres)

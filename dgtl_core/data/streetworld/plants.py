@@ -9,9 +9,8 @@ import math
 import random
 
 import cv2
+from dgtl_core.data.streetworld.masonry import noise, pyramid, Texture
 import numpy as np
-
-from dgtl_core.data.streetworld.textures import noise, pyramid, Texture
 
 NUM_LEAFY = 28
 NUM_BARE = 16
@@ -80,7 +79,8 @@ def leafy(index: int) -> Plant:
         y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
         width = np.maximum((y - top) / (SIZE * 0.9 - top), 0) * SIZE * 0.4
         width = width * (0.8 + 0.25 * np.sin(y / rng.uniform(9, 16)))
-        field = np.where(y < SIZE * 0.9, np.maximum(1 - np.abs(x - SIZE / 2) / np.maximum(width, 1), 0), 0)
+        field = np.where(y < SIZE * 0.9,
+                         np.maximum(1 - np.abs(x - SIZE / 2) / np.maximum(width, 1), 0), 0)
         field = np.sqrt(field).astype(np.float32)
     else:
         middle = ((top + base) / 2, (base - top) / 2)
@@ -89,19 +89,21 @@ def leafy(index: int) -> Plant:
     brightness, solid = _leaves(rng, field, rng.uniform(0.8, 1.6))
     trunk = np.zeros((SIZE, SIZE), np.uint8)
     thick = rng.randint(9, 18)
-    cv2.fillConvexPoly(trunk, np.array([[SIZE // 2 - thick // 3, int(base * 0.6)],
-                                        [SIZE // 2 + thick // 3, int(base * 0.6)],
-                                        [SIZE // 2 + thick // 2 + 2, SIZE - 1],
-                                        [SIZE // 2 - thick // 2 - 2, SIZE - 1]]), 255)
+    cv2.fillConvexPoly(trunk,
+                       np.array([[SIZE // 2 - thick // 3, int(base * 0.6)],
+                                 [SIZE // 2 + thick // 3, int(base * 0.6)],
+                                 [SIZE // 2 + thick // 2 + 2, SIZE - 1],
+                                 [SIZE // 2 - thick // 2 - 2, SIZE - 1]]), 255)
     only_trunk = (trunk > 0) & ~solid
     brightness = np.where(only_trunk, 36 + 8 * _rolled(rng, 32, 0.6), brightness)
     mask = np.where(solid | only_trunk, 255, 0)
     aspect = {'round': 0.95, 'tall': 0.6, 'wide': 1.15, 'conifer': 0.55}[shape]
-    return _finish(brightness, mask, np.zeros((SIZE, SIZE)), 'leafy', aspect * rng.uniform(0.9, 1.1))
+    return _finish(brightness, mask, np.zeros((SIZE, SIZE)), 'leafy',
+                   aspect * rng.uniform(0.9, 1.1))
 
 
-def _branch(rng: random.Random, canvas: np.ndarray, x: float, y: float, angle: float, length: float,
-            thick: float, depth: int) -> None:
+def _branch(rng: random.Random, canvas: np.ndarray, x: float, y: float, angle: float,
+            length: float, thick: float, depth: int) -> None:
     if depth == 0 or length < 4:
         return
     u, v = x + length * math.sin(angle), y - length * math.cos(angle)
@@ -112,8 +114,8 @@ def _branch(rng: random.Random, canvas: np.ndarray, x: float, y: float, angle: f
                 thick * 0.62, depth - 1)
     if depth > 3:
         along = rng.uniform(0.4, 0.8)
-        _branch(rng, canvas, x + (u - x) * along, y + (v - y) * along,
-                angle + rng.choice((-1, 1)) * rng.uniform(0.5, 0.9), length * 0.6, thick * 0.5, depth - 2)
+        _branch(rng, canvas, x + (u - x) * along, y + (v - y) * along, angle + rng.choice((-1, 1))
+                * rng.uniform(0.5, 0.9), length * 0.6, thick * 0.5, depth - 2)
 
 
 @lru_cache(maxsize=NUM_BARE)
@@ -150,7 +152,8 @@ def hedge(index: int) -> Texture:
     oy, ox = rng.randrange(200), rng.randrange(200)
     gain = 1 + 0.26 * leaf[oy:oy + h, ox:ox + w] + 0.2 * clump[oy:oy + h, ox:ox + w]
     slope = np.linspace(1.35, 0.6, h, dtype=np.float32)[:, None]
-    tone = np.array(rng.choice(((62, 76, 42), (74, 84, 50), (50, 66, 40), (84, 80, 52))), np.float32)
+    tone = np.array(rng.choice(((62, 76, 42), (74, 84, 50), (50, 66, 40), (84, 80, 52))),
+                    np.float32)
     image = np.clip(tone * (gain * slope)[..., None], 0, 255).astype(np.uint8)
     return Texture(8, rng.uniform(1.0, 2.4), pyramid(image))
 
@@ -166,6 +169,7 @@ def foliage_color(rng: random.Random) -> tuple[tuple[float, ...], tuple[float, .
 
 def draw_all() -> None:
     """Draw every plant now (about half a second), so that none has to be drawn later."""
-    for function, count in ((leafy, NUM_LEAFY), (bare, NUM_BARE), (bush, NUM_BUSHES), (hedge, NUM_HEDGES)):
+    for function, count in ((leafy, NUM_LEAFY), (bare, NUM_BARE), (bush, NUM_BUSHES),
+                            (hedge, NUM_HEDGES)):
         for index in range(count):
             function(index)

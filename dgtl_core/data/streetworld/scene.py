@@ -5,11 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dgtl_core.data.streetworld.meshes import Mesh
+from dgtl_core.data.streetworld.masonry import Texture
+from dgtl_core.data.streetworld.meshes import Color, Mesh
 from dgtl_core.data.streetworld.plants import Plant
-from dgtl_core.data.streetworld.textures import Texture
-
-Color = tuple[float, ...]
 
 # what lies farther from the road is drawn first; a ray from the road meets layers in falling order
 SKYLINE, HOUSE, YARD, BOUNDARY, WALK, ROADWAY = range(6)
@@ -21,7 +19,7 @@ SKYLINE, HOUSE, YARD, BOUNDARY, WALK, ROADWAY = range(6)
 
 @dataclass(slots=True)
 class Thing:
-    """A mesh at a place; ``yaw`` turns it (0: its front looks along +z), ``speed`` is along its front."""
+    """A mesh at a place; ``yaw`` turns it (0: its front looks along +z)."""
 
     mesh: Mesh
     x: float
@@ -31,8 +29,9 @@ class Thing:
     layer: int
     scale: float = 1.0
     y: float = 0.0
-    speed: float = 0.0
-    shadow: tuple[float, float] = (0.0, 0.0)  # half width and half length of what it darkens, metres
+    speed: float = 0.0  # metres per second, towards its front
+    # half width and half length of what it darkens, metres
+    shadow: tuple[float, float] = (0.0, 0.0)
     tall: float = 0.0  # height for the cast shadow, metres
     walk: tuple[int, bool, float] | None = None  # person: number, side view, phase 0..1
     ride: int | None = None  # cyclist: number
@@ -104,7 +103,7 @@ def rectangle(x0: float, x1: float, z0: float, z1: float, material: int, y: floa
 
 @dataclass(frozen=True)
 class Material:
-    """Ground: its label, colour, how strong fine grain and large stains are, and whether it is paved."""
+    """Ground: its label and colour; how strong fine grain, large stains and slabs are."""
 
     label: int
     color: Color
@@ -113,8 +112,8 @@ class Material:
     slabs: float = 0.0
 
 
-(VOID, ASPHALT, REPAIR, WHITE_LINE, YELLOW_LINE, PAVEMENT, KERB, GRASS, SOIL, CYCLE_LANE, RAIL, PLAZA,
- GRAVEL, WORN_LINE, TRACK_BED, SETTS) = range(16)
+(VOID, ASPHALT, REPAIR, WHITE_LINE, YELLOW_LINE, PAVEMENT, KERB, GRASS, SOIL, CYCLE_LANE, RAIL,
+ PLAZA, GRAVEL, WORN_LINE, TRACK_BED, SETTS) = range(16)
 NUM_MATERIALS = 16
 
 

@@ -7,20 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import random
 
-import numpy as np
-
+from dgtl_core.data.streetworld.background import dead_end, skyline
 from dgtl_core.data.streetworld.camera import Camera
 from dgtl_core.data.streetworld.conditions import after_lens, apply, CONDITIONS, light_of
 from dgtl_core.data.streetworld.drive import Drive
-from dgtl_core.data.streetworld.layout import Street, without_collisions
+from dgtl_core.data.streetworld.layout import chunk
 from dgtl_core.data.streetworld.lens import draw_light, expose
-from dgtl_core.data.streetworld.render import Renderer
+from dgtl_core.data.streetworld.plan import Street
+from dgtl_core.data.streetworld.render import render
 from dgtl_core.data.streetworld.scene import Chunk, Light, Thing
+from dgtl_core.data.streetworld.traffic import specials, traffic, without_collisions
+import numpy as np
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Shapes: image (H, W, 3) uint8 RGB, labels (H, W) uint8 train ids, depth (H, W) float32 metres."""
+    """image (H, W, 3) uint8 RGB, labels (H, W) uint8 train ids, depth (H, W) float32 metres."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -29,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a drive: a :class:`Sample` with the condition that prevails and its number."""
+    """One picture of a drive: a :class:`Sample`, its number and the condition that prevails."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -45,8 +47,9 @@ def draw_camera(r: random.Random, size: tuple[int, int], street: Street) -> Came
     horizon = r.uniform(0.33, 0.54)
     lane = r.randrange(street.lanes)
     x = street.hand * (street.median / 2 + (lane + 0.5) * street.lane) + r.gauss(0, 0.4)
-    return Camera(size=size, focal=focal, x=x, height=r.choice((1.25, 1.4, 1.5, 1.7, 2.2)) + r.gauss(0, 0.06), z=0.0,
-                  yaw=r.gauss(0, 0.06 if r.random() < 0.8 else 0.22), pitch=float(np.arctan((0.5 - horizon) * height / focal)), roll=r.gauss(0, 0.012),
+    return Camera(size=size, focal=focal, x=x, height=r.choice((1.25, 1.4, 1.5, 1.7, 2.2))
+                  + r.gauss(0, 0.06), z=0.0, yaw=r.gauss(0, 0.06 if r.random() < 0.8 else 0.22),
+                  pitch=float(np.arctan((0.5 - horizon) * height / focal)), roll=r.gauss(0, 0.012),
                   bend=r.choice((0.0, 0.0, r.gauss(0, 0.0012))))
 
 
@@ -57,14 +60,16 @@ class StreetWorld:
     :raises ValueError: the condition, the severity or the size is not possible.
     """
 
-    def __init__(self, seed: int = 0, size: tuple[int, int] = (512, 1024), condition: str = 'clear',
-                 severity: int = 3) -> None:
+    def __init__(self, seed: int = 0, size: tuple[int, int] = (512, 1024),
+                 condition: str = 'clear', severity: int = 3) -> None:
         _check_condition(condition)
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f'severity must be 1, 2, 3, 4 or 5, got {severity!r}')
         if len(size) != 2 or min(size) < 32:
-            raise ValueError(f'size must be (height, width), each at least 32 pixels, got {size!r}')
-        self.seed, self.size, self.condition, self.severity = seed, (int(size[0]), int(size[1])), condition, severity
+            raise ValueError(
+                f'size must be (height, width), each at least 32 pixels, got {size!r}')
+        self.seed, self.condition, self.severity = seed, condition, severity
+        self.size = (int(size[0]), int(size[1]))
 
     def picture(self, index: int) -> Sample:
         """Picture number ``index``; the scene does not depend on the condition."""
@@ -73,17 +78,17 @@ class StreetWorld:
         r = random.Random(f'{key}/view')
         camera = draw_camera(r, self.size, street)
         light = draw_light(r)
-        chunks = [street.chunk(i) for i in range(-1, 4)] + [street.specials(r, 0.0)]
-        traffic = street.traffic(r, 0.0, 150.0)
+        chunks = [chunk(street, i) for i in range(-1, 4)] + [specials(street, r, 0.0)]
+        drivers = traffic(street, r, 0.0, 150.0)
         if r.random() < 0.13:
-            end = r.uniform(26, 75)
-            chunks = [chunk.before(end - 9) for chunk in chunks] + [street.end(r, end)]
-            traffic = [thing for thing in traffic if thing.z < end - 10]
-        standing = [t for chunk in chunks for t in chunk.things if abs(t.z) < 150]
-        traffic = without_collisions(traffic, standing)
-        chunks.insert(0, street.skyline(r, 150.0))
+            stop = r.uniform(26, 75)
+            chunks = [piece.before(stop - 9) for piece in chunks] + [dead_end(street, r, stop)]
+            drivers = [thing for thing in drivers if thing.z < stop - 10]
+        standing = [t for piece in chunks for t in piece.things if abs(t.z) < 150]
+        drivers = without_collisions(drivers, standing)
+        chunks.insert(0, skyline(street, r, 150.0))
         strengths = {self.condition: float(self.severity)}
-        return Sample(*_shoot(camera, light, chunks, traffic, strengths, light.seed, 0.0))
+        return Sample(*_shoot(camera, light, chunks, drivers, strengths, light.seed, 0.0))
 
     def stream(self, fps: float = 10.0,
                conditions: Sequence[str] = ('clear', 'fog', 'night', 'rain', 'snow'),
@@ -106,7 +111,8 @@ class StreetWorld:
                 raise ValueError(f'{name} must be greater than 0, got {value!r}')
         return self._frames(fps, tuple(conditions), seconds_per_condition, loop)
 
-    def _frames(self, fps: float, conditions: tuple[str, ...], seconds: float, loop: bool) -> Iterator[Frame]:
+    def _frames(self, fps: float, conditions: tuple[str, ...], seconds: float,
+                loop: bool) -> Iterator[Frame]:
         drive = Drive(self.seed, self.size)
         count = round(fps * seconds * len(conditions))
         index = 0
@@ -114,7 +120,8 @@ class StreetWorld:
             time = index / fps
             strengths = _schedule(conditions, seconds, time, loop, float(self.severity))
             chunks, moving = drive.scene()
-            shot = _shoot(drive.camera, drive.light, chunks, moving, strengths, drive.light.seed + 7919 * index, time)
+            noise_seed = drive.light.seed + 7919 * index
+            shot = _shoot(drive.camera, drive.light, chunks, moving, strengths, noise_seed, time)
             yield Frame(*shot, conditions[int(time / seconds) % len(conditions)], index)
             drive.step(1 / fps)
             index += 1
@@ -139,14 +146,15 @@ def _schedule(conditions: tuple[str, ...], seconds: float, time: float, loop: bo
     return {name: value for name, value in strengths.items() if value > 0}
 
 
-def _shoot(camera: Camera, light: Light, chunks: list[Chunk], moving: list[Thing], strengths: dict[str, float],
-           noise_seed: int, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _shoot(camera: Camera, light: Light, chunks: list[Chunk], moving: list[Thing],
+           strengths: dict[str, float], noise_seed: int,
+           time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Render one picture and put weather and lens on it: image, labels, depth."""
     seed = light.seed
     for condition, strength in strengths.items():
         light = light_of(light, condition, strength)
-    picture = Renderer(camera, light, chunks, moving, 'night' in strengths).draw()
-    things = [t for chunk in chunks for t in chunk.things]
+    picture = render(camera, light, chunks, moving, 'night' in strengths)
+    things = [t for piece in chunks for t in piece.things]
     image = picture.image
     for condition, strength in strengths.items():
         image = apply(condition, image, picture, light, things, strength, seed)
