@@ -60,9 +60,13 @@ lint: $(DEVELOPMENT)  ## ruff and mypy
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-train-mini: $(DEVELOPMENT)  ## train the embedded demonstration model again
+train-mini: $(DEVELOPMENT)  ## train the embedded demonstration model again (about an hour on 2 cores)
+	$(BIN)/python -m training.pretrain training/recipes/dgtl_mini.yaml --objective labels \
+	    --steps 1500 --batch 32 --out runs/dgtl_mini/backbone.safetensors
 	$(BIN)/python -m training.train training/recipes/dgtl_mini.yaml --out runs/dgtl_mini
-	$(BIN)/python -m training.export runs/dgtl_mini/model.safetensors models/dgtl_mini.onnx
+	$(BIN)/python -m training.train training/recipes/dgtl_mini_full.yaml --out runs/dgtl_mini_full
+	$(BIN)/python -m training.export runs/dgtl_mini_full/model.safetensors models/dgtl_mini.onnx \
+	    --weights float16
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

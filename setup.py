@@ -31,7 +31,7 @@ setup(
     version='0.1.0',
     description='Domain-generalized semantic segmentation of camera images for ROS 2',
     maintainer='dgtl_ros maintainers',
-    maintainer_email='maintainers@users.noreply.r-seed-18c24017.example',
+    maintainer_email='maintainers@dgtl-ros.example',
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.10',
