@@ -18,6 +18,7 @@ import sys
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import export_onnx, ExportError
+from dgtl_core.export.precision import PRECISIONS
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
 from dgtl_core.processing import place, to_input
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
@@ -25,6 +26,7 @@ from dgtl_core.visualize import read_image
 import numpy as np
 
 Size = tuple[int, int]
+MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.99}
 
 
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--slide', **size, help='of the picture, seen through sliding windows')
     parser.add_argument('--output-size', **size, help="of the labels; default: the picture's")
     parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'))
+    parser.add_argument('--precision', default='fp32', choices=PRECISIONS)
     parser.add_argument('--weights', default='float32', choices=('float32', 'float16'),
                         help='how weights are stored; float16 halves the file')
     parser.add_argument('--dynamic-batch', action='store_true')
@@ -71,20 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='fast and not exact: bring up the scores of the mask grid')
     parser.add_argument('--pictures', type=Path, help='folder of real pictures to compare on')
     parser.add_argument('--count', type=int, default=8, help='how many of them')
-    parser.add_argument('--min-agreement', type=float, default=0.999)
+    parser.add_argument('--min-agreement', type=float,
+                        help=f'fraction of equal labels; default: {MIN_AGREEMENT}')
     options = parser.parse_args(argv)
     try:
         network, metadata = _network(options)
         pictures = _pictures(options.pictures, options.count, network.picture_size)
         same, kept = export_onnx(
-            network, options.out, metadata, pictures, dynamic_batch=options.dynamic_batch,
-            weights=options.weights, min_agreement=options.min_agreement)
+            network, options.out, metadata, pictures, precision=options.precision,
+            dynamic_batch=options.dynamic_batch, weights=options.weights,
+            min_agreement=options.min_agreement or MIN_AGREEMENT[options.precision])
     except (ModelError, ExportError, ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1
-    print(f'against torch: {same}')
-    if options.weights != 'float32':
-        print(f'against float32 weights: {kept}')
+    print(f'ONNX Runtime against torch: {same or "not computed in bf16 on a CPU"}')
+    if (options.precision, options.weights) != ('fp32', 'float32'):
+        print(f'against float32: {kept}')
     print(f'{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB, input '
           f'{network.picture_size[0]}x{network.picture_size[1]}')
     return 0

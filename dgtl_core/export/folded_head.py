@@ -8,7 +8,12 @@ Shape legend: B pictures, C backbone width, N pixels of a level, D head width, Q
 
 from __future__ import annotations
 
-from dgtl_core.export.sampling import FoldedDeformableAttention, frozen_linear, places, SamplingForm
+from dgtl_core.export.sampling import (
+    base_places,
+    FoldedDeformableAttention,
+    frozen_linear,
+    SamplingForm,
+)
 from dgtl_core.model.deformable_attention import Sizes
 from dgtl_core.model.mask_decoder import Attention, DecoderLayer, MaskDecoder, MaskLogits
 from dgtl_core.model.neck import BeitNeck
@@ -70,11 +75,12 @@ class FoldedLevel(nn.Module):
         else:
             x = x.view(len(x), height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
             x = x.reshape(len(x), -1, 4 * height, 4 * width)
+        dtype, x = x.dtype, x.float()  # the norm sums over a whole map
         if self.scale != 1:
             # By factor, not by size: on odd sizes that samples other places.
             x = F.interpolate(
                 x, scale_factor=self.scale, mode='bilinear', align_corners=False)
-        return self.norm(x)
+        return self.norm(x).to(dtype)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -125,7 +131,7 @@ class FoldedPixelDecoder(nn.Module):
             FoldedEncoderLayer(layer, self.sizes, form) for layer in source.layers)
         attention = self.layers[0].attention
         self.register_buffer(
-            'places', places(self.sizes, attention.heads, attention.points, form))
+            'places', base_places(self.sizes, attention.heads, attention.points, form))
         self.output = source.output
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -140,9 +146,12 @@ class FoldedPixelDecoder(nn.Module):
             x = layer(x, self.position, self.places)
         memories = list(x.split([h * w for h, w in self.sizes], dim=1))
         finest = memories[-1].transpose(1, 2).unflatten(2, self.sizes[-1])
-        fine = self.fine(features[0]) + F.interpolate(
-            finest, size=self.fine.size, mode='bilinear', align_corners=False)
-        return self.output(fine), memories
+        conv, norm, activation = self.output
+        fine = self.fine(features[0]).to(conv.weight.dtype) + F.interpolate(
+            finest.to(conv.weight.dtype), size=self.fine.size, mode='bilinear',
+            align_corners=False)
+        fine = activation(norm(conv(fine).float()))
+        return fine.to(conv.weight.dtype), memories
 
 
 class FoldedDecoderLayer(nn.Module):
@@ -161,9 +170,10 @@ class FoldedDecoderLayer(nn.Module):
         (wq, wk, wv), (bq, bk, bv) = _in_projection(own)
         self.qkv = nn.Linear(weight.shape[1], 3 * weight.shape[0], bias=False)
         self.qkv.weight = _constant(torch.cat((wq * scale, wk, wv)))
-        self.qkv_bias = _constant(torch.cat((
-            (position.double() @ wq.T + bq) * scale, position.double() @ wk.T + bk,
-            bv.expand(len(position), -1)), dim=1))  # (Q, 3 D)
+        # One for each part: TensorRT-RTX 1.7 does not build a bias per query that is cut in three.
+        self.own_query_bias = _constant((position.double() @ wq.T + bq) * scale)  # (Q, D)
+        self.own_key_bias = _constant(position.double() @ wk.T + bk)  # (Q, D)
+        self.own_value_bias = _constant(bv)  # (D,)
         self.own_output = own.out_proj
         self.norm1, self.norm2, self.norm3 = source.norm1, source.norm2, source.norm3
         self.linear1, self.linear2 = source.linear1, source.linear2
@@ -173,7 +183,9 @@ class FoldedDecoderLayer(nn.Module):
         query = self._heads(self.query(x) + self.query_bias)
         seen = F.scaled_dot_product_attention(query, key, value, allowed[:, None], scale=1.0)
         x = self.norm1(x + self.cross_output(seen.transpose(1, 2).flatten(2)))
-        q, k, v = (self._heads(part) for part in (self.qkv(x) + self.qkv_bias).chunk(3, dim=-1))
+        biases = (self.own_query_bias, self.own_key_bias, self.own_value_bias)
+        q, k, v = (self._heads(part + bias)
+                   for part, bias in zip(self.qkv(x).chunk(3, dim=-1), biases))
         seen = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         x = self.norm2(x + self.own_output(seen.transpose(1, 2).flatten(2)))
         return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
@@ -234,7 +246,7 @@ class FoldedMaskDecoder(nn.Module):
             values.append(self._split(self.values[level](memory)))
             # Resizing is linear, so the masks of a coarser grid come from the resized map.
             coarse.append(F.interpolate(
-                fine, size=size, mode='bilinear', align_corners=False).flatten(2))
+                fine, size=size, mode='bilinear', align_corners=False).flatten(2).to(memory.dtype))
         x = self.content.expand(batch, -1, -1)
         for index, layer in enumerate(self.layers):
             level, turn = index % NUM_LEVELS, index // NUM_LEVELS
@@ -246,7 +258,7 @@ class FoldedMaskDecoder(nn.Module):
         embedding = self.mask_head(x)
         if self.mask_link is not None:
             embedding = self.mask_link @ embedding
-        masks = self._masks(embedding, fine.flatten(2))
+        masks = self._masks(embedding, fine.flatten(2).to(embedding.dtype))
         return MaskLogits(self.class_head(x), masks.unflatten(2, tuple(fine.shape[2:])))
 
     @staticmethod

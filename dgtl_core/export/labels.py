@@ -59,6 +59,7 @@ class LabelNetwork(nn.Module):
         for y0, y1, x0, x1 in self.windows:
             cover[y0:y1, x0:x1] += 1
         self.register_buffer('weight', 1 / cover if len(self.windows) > 1 else None)
+        self.score_dtype = torch.float32  # of masks and scores from the upsampling on
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Shape: (B, H, W, 3) uint8 RGB -> labels, confidence, each (B, H', W') uint8."""
@@ -77,7 +78,9 @@ class LabelNetwork(nn.Module):
         if len(self.windows) == 1:
             scores = self._window_scores(pictures)
         else:
-            # (B, V, h, w, 3), so that the windows of one picture lie together
+            # (B, V, h, w, 3), so that the windows of one picture lie together; float first of
+            # all: TensorRT cuts no uint8
+            pictures = pictures.float()
             parts = torch.stack(
                 [pictures[:, y0:y1, x0:x1] for y0, y1, x0, x1 in self.windows], dim=1)
             found = self._window_scores(parts.flatten(0, 1))
@@ -94,6 +97,8 @@ class LabelNetwork(nn.Module):
         # All that follows is linear in the rows; the sum comes along as one of them.
         classes = torch.cat((classes, -classes.sum(dim=1, keepdim=True)), dim=1)
         size = self.network.size
+        if masks.dtype != self.score_dtype:  # float16 ends long after the sigmoid is 0 or 1
+            masks = masks.clamp(-60000, 60000).to(self.score_dtype)
         if self.upsampling == 'exact':
             masks = F.interpolate(masks, size=size, mode='bilinear', align_corners=False)
         scores = (classes.to(masks.dtype) @ masks.sigmoid().flatten(2)).float()

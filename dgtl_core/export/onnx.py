@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Literal
 
 from dgtl_core.export.labels import LabelNetwork
+from dgtl_core.export.precision import Precision, set_precision
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.runtime.metadata import KEY, ModelMetadata
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx
 from onnx import numpy_helper, TensorProto
-from onnxscript import FLOAT, opset18 as op
+from onnxscript import FLOAT
+from onnxscript import opset18 as op
 import torch
 
 # The only one that every TensorRT from 10.3 to 11 reads: 10.3 stops at 20, and from 20 on
@@ -215,35 +217,38 @@ def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarra
 def export_onnx(
         network: LabelNetwork, path: Path, metadata: ModelMetadata,
         pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray] | None = None, *,
-        dynamic_batch: bool = False, weights: Weights = 'float32',
-        min_agreement: float = 0.999) -> tuple[Agreement, Agreement]:
+        precision: Precision = 'fp32', dynamic_batch: bool = False, weights: Weights = 'float32',
+        min_agreement: float = 0.999) -> tuple[Agreement | None, Agreement]:
     """
-    Write the model file and return its agreement with torch, and with the unrounded network.
+    Write the model file; return its agreement with torch, and with the network in float32.
+
+    The first is None for bf16, which ONNX Runtime does not compute on a CPU; the second is then
+    that of torch's own bfloat16. The network's types change, see :func:`set_precision`.
 
     :param pictures: real pictures of the network's picture size, (H, W, 3) uint8 each.
     :param truths: their labels at the output size, 255 = ignore; None: no mIoU.
-    :param min_agreement: the fraction of labels that must be equal to the unrounded network's.
+    :param min_agreement: the fraction of labels that must be equal to those in float32.
     :raises ExportError: a rule of the graph is broken, or the labels differ too much.
     :raises OSError: the file could not be written. In both cases ``path`` is as it was.
     """
     if not pictures:
         raise ExportError('an export is checked on real pictures; none were given')
     classes = len(metadata.classes)
-    exact = run_torch(network, pictures)
-    reference = exact
+    reference = exact = run_torch(network, pictures)
     if weights == 'float16':
         round_weights(network)
-        reference = run_torch(network, pictures)
+    if (precision, weights) != ('fp32', 'float32'):
+        reference = run_torch(set_precision(network, precision), pictures)
     model = to_onnx(network, metadata, dynamic_batch=dynamic_batch, weights=weights)
     temporary = write(model, path)
     try:
-        found = run_file(temporary, pictures)
-        same = agreement(found, reference, classes, truths)
+        found = reference if precision == 'bf16' else run_file(temporary, pictures)
+        same = None if precision == 'bf16' else agreement(found, reference, classes, truths)
         kept = agreement(found, exact, classes, truths)
-        if min(same.labels, kept.labels) < min_agreement:
+        if min(kept.labels, 1 if same is None else same.labels) < min_agreement:
             raise ExportError(
-                f'ONNX Runtime against torch: {same}; against the unrounded network: {kept}; '
-                f'at least {min_agreement:.2%} must be equal, so {path} was not written')
+                f'ONNX Runtime against torch: {same}; against float32: {kept}; at least '
+                f'{min_agreement:.2%} must be equal, so {path} was not written')
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

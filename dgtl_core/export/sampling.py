@@ -31,7 +31,7 @@ def frozen_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def places(sizes: Sizes, heads: int, points: int, form: SamplingForm) -> Tensor:
+def base_places(sizes: Sizes, heads: int, points: int, form: SamplingForm) -> Tensor:
     """
     Return where every pixel samples before its learned offsets, (N, L * h * P * xy) float32.
 
@@ -82,7 +82,8 @@ class FoldedDeformableAttention(nn.Module):
         """
         Return the gathered values, without the residual.
 
-        Shape: query (position added), values (B, N, C); places from :func:`places` -> (B, N, C).
+        Shape: query (position added), values (B, N, C); places as :func:`base_places` gives
+        them -> (B, N, C).
         """
         batch, count, _ = query.shape
         heads, levels, points = self.heads, self.levels, self.points
