@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dgtl_core.classes import IGNORE_INDEX
+import numpy as np
 
 
 class ConfusionMatrix:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import os
 from pathlib import Path
-import sys
 import time
 from typing import NamedTuple
 
@@ -140,15 +138,16 @@ def default_model() -> Path:
 
     :raises ModelError: it is in none of the places; the message lists them.
     """
-    places = [Path(__file__).resolve().parent.parent / 'models' / _DEFAULT]
-    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
-    places += [Path(p) / 'share' / 'dgtl_ros' / 'models' / _DEFAULT for p in prefixes if p]
+    # A checkout has it beside the package; pip and colcon put it below the prefix they install to.
+    parents = Path(__file__).resolve().parents
+    places = [parents[1] / 'models' / _DEFAULT]
+    places += [parent / 'share' / 'dgtl_ros' / 'models' / _DEFAULT for parent in parents[1:]]
     for candidate in places:
         if candidate.is_file():
             return candidate
     raise ModelError(
-        f'the embedded model {_DEFAULT} is in none of {[str(p) for p in places]}; install the '
-        'package again, or name a model file')
+        f'the embedded model {_DEFAULT} is neither at {places[0]} nor in share/dgtl_ros/models '
+        'of a folder above it; install the package again, or name a model file')
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

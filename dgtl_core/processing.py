@@ -12,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
-
 from dgtl_core.classes import IGNORE_INDEX
+import numpy as np
 
 RESIZE_MODES = ('stretch', 'letterbox', 'crop')
 _GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation

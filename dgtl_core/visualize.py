@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 import cv2
-import numpy as np
-
 from dgtl_core.classes import ClassSet
+import numpy as np
 
 _BAR = 22  # height of a title bar, pixels
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
 
-import pytest
-
 from dgtl_core.classes import CITYSCAPES, ClassSet, SegmentationClass
+import pytest
 
 CONFIG = Path(__file__).parent.parent / 'config' / 'classes'
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+from dgtl_core.metrics import ConfusionMatrix
 import numpy as np
 import pytest
-
-from dgtl_core.metrics import ConfusionMatrix
 
 
 def test_iou_by_hand():

@@ -2,15 +2,14 @@
 import json
 import logging
 
-import numpy as np
-import pytest
-
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.backend import open_backend
+import numpy as np
+import pytest
 
 pytest.importorskip('onnx')
-from tiny_onnx import METADATA, write_tiny_onnx  # noqa: E402
+from tiny_onnx import METADATA, write_tiny_onnx
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize('options, message', [
     ({'backend': 'tflite'}, 'backend must be one of'),
-    ({'backend': 'torch'}, "cannot run tiny.onnx: use one of"),
+    ({'backend': 'torch'}, 'cannot run tiny.onnx: use one of'),
     ({'device': 'gpu'}, 'device must be auto, cpu, cuda or cuda:N'),
     ({'device': 'cuda:x'}, 'device must be'),
     ({'threads': -1}, 'threads must be 0'),
@@ -118,6 +117,20 @@ def test_the_choice_of_backend_is_logged(model, caplog):
         backend = open_backend(model, device='cpu')
     assert backend.name == 'onnxruntime (CPU)'
     assert 'tiny.onnx runs on onnxruntime (device is cpu)' in caplog.text
+
+
+def test_the_embedded_model_labels_a_picture():
+    predict = Predictor.load(device='cpu')
+    labels, confidence = predict(picture(72, 128))
+    assert labels.shape == confidence.shape == (72, 128)
+    assert labels.max() < len(predict.classes) == 19
+    assert predict.metadata.method == 'dgtl'
+
+
+def test_a_missing_embedded_model_is_said(monkeypatch):
+    monkeypatch.setattr('dgtl_core.predictor._DEFAULT', 'none.onnx')
+    with pytest.raises(ModelError, match='embedded model none.onnx is neither at .* install'):
+        Predictor.load()
 
 
 def test_the_resize_mode_is_checked(model):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from dgtl_core.processing import place, to_input, to_source, windows
 import numpy as np
 import pytest
 
-from dgtl_core.processing import place, to_input, to_source, windows
-
-SIZES = [((72, 128), (32, 64)), ((100, 60), (32, 64)), ((480, 640), (256, 512)), ((7, 5), (32, 32))]
+SIZES = [
+    ((72, 128), (32, 64)), ((100, 60), (32, 64)), ((480, 640), (256, 512)), ((7, 5), (32, 32))]
 
 
 def ramp(size):

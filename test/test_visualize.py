@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.visualize import colorize, legend, overlay, read_image, sheet, title, write_image
 import numpy as np
 import pytest
-
-from dgtl_core.classes import CITYSCAPES
-from dgtl_core.visualize import (
-    colorize, legend, overlay, read_image, sheet, title, write_image)
 
 
 def test_colorize_uses_the_palette():

@@ -4,12 +4,11 @@
 import json
 from pathlib import Path
 
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.runtime.metadata import ModelMetadata
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto
-
-from dgtl_core.classes import CITYSCAPES
-from dgtl_core.runtime.metadata import ModelMetadata
 
 METADATA = ModelMetadata(
     name='tiny', classes=CITYSCAPES, input_size=(32, 64), method='none', backbone='none')
