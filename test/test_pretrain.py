@@ -20,6 +20,7 @@ def recipe(tmp_path):
     path.write_text(json.dumps({  # JSON is YAML
         'preset': 'dgtl-mini', 'model': {'backbone': SMALL, 'input_size': [64, 128]},
         'data': ['streetworld:clear,count=4,seed=0,height=64,width=128'], 'workers': 0,
+        'cache': True,
         'transforms': {'crop': [64, 128], 'scale': [1, 1], 'photometric': 0.0}}))
     return path
 
@@ -27,17 +28,17 @@ def recipe(tmp_path):
 @pytest.mark.parametrize('objective', ['labels', 'pixels'])
 def test_the_loss_falls_and_a_segmenter_takes_the_result(recipe, tmp_path, objective):
     out = tmp_path / 'run' / 'backbone.safetensors'
-    arguments = [str(recipe), '--objective', objective, '--out', str(out), '--steps', '100',
+    arguments = [str(recipe), '--objective', objective, '--out', str(out), '--steps', '60',
                  '--batch', '4', '--device', 'cpu', '--lr', '3e-3']
     assert main(arguments) == 0
     log = [json.loads(line) for line in out.with_suffix('.jsonl').read_text().splitlines()]
-    assert log[-1]['loss'] < 0.8 * log[0]['loss']
+    assert log[-1]['loss'] < 0.9 * log[0]['loss']
     config = override(preset('dgtl-mini'), {'backbone': {**SMALL, 'weights': str(out)}})
     vit = build_segmenter(config).backbone.vit
     for name, value in load_file(out).items():
         torch.testing.assert_close(vit.state_dict()[name], value)
     assert sorted(p.name for p in out.parent.iterdir()) == [
-        'backbone.jsonl', 'backbone.safetensors']
+        'backbone.jsonl', 'backbone.safetensors', 'cache']
 
 
 def test_painting_is_scored_on_hidden_patches_alone():

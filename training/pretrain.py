@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 STRIDE = 4  # of the labels that are learned, pixels
+REPORT_EVERY = 20  # steps between two lines of the log
 
 
 class LabelObjective(nn.Module):
@@ -147,11 +148,11 @@ def pretrain(
             total += float(loss.detach())
             if not torch.isfinite(loss):
                 raise ValueError(f'the loss is {float(loss)} at step {step}; lower --lr')
-            if (step + 1) % 50 == 0:
-                bar.set_postfix(loss=f'{total / 50:.4f}')
+            if (step + 1) % REPORT_EVERY == 0:
+                bar.set_postfix(loss=f'{total / REPORT_EVERY:.4f}')
                 print(json.dumps({
                     'step': step + 1, 'seconds': round(time.monotonic() - start, 1),
-                    'loss': total / 50}), file=log, flush=True)
+                    'loss': total / REPORT_EVERY}), file=log, flush=True)
                 total = 0.0
     return backbone
 
