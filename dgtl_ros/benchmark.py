@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 import cv2
+from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.visualize import write_image
 from dgtl_ros.children import Child, ChildError, end, isolated_environment
 import numpy as np
@@ -74,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--threads', type=int, default=0, help='of the inference; 0: all cores')
     parser.add_argument('--width', type=int, default=1280, help='of the pictures')
     parser.add_argument('--height', type=int, default=720, help='of the pictures')
-    parser.add_argument('--rate', type=float, default=5.0, help='pictures per second; low enough '
-                        'that none waits for the one before')
+    parser.add_argument('--rate', type=float, default=0.0, help='pictures per second; 0: few '
+                        'enough that none waits for the one before')
     parser.add_argument('--pictures', type=int, default=100, help='how many are measured')
     parser.add_argument('--json', action='store_true', help='print JSON alone')
     options = parser.parse_args(arguments)
@@ -86,8 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.height, options.width)
         try:
+            options.rate = options.rate or unhurried(options)
             result = measure(options, folder)
-        except ChildError as error:
+        except (ChildError, ModelError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
     print(json.dumps(result) if options.json else table(result))
@@ -100,6 +102,22 @@ def draw(folder: Path, height: int, width: int) -> None:
     for number in range(4):
         coarse = rng.integers(0, 255, (9, 16, 3)).astype(np.uint8)
         write_image(folder / f'{number}.jpg', cv2.resize(coarse, (width, height)))
+
+
+def unhurried(options: argparse.Namespace) -> float:
+    """
+    Return a rate, at most 5 Hz, at which inference has time to spare.
+
+    :raises ModelError: the model cannot be loaded.
+    """
+    predict = Predictor.load(options.model or None, threads=options.threads)
+    image = np.zeros((options.height, options.width, 3), np.uint8)
+    times = []
+    for _ in range(6):
+        start = time.monotonic()
+        predict(image)
+        times.append(time.monotonic() - start)
+    return round(min(5.0, 0.4 / float(np.median(times))), 2)
 
 
 def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.metrics import ConfusionMatrix
-from dgtl_core.visualize import overlay, sheet, write_image
+from dgtl_core.visualize import legend, overlay, sheet, write_image
 from dgtl_ros.children import Child, ChildError, end, isolated_environment
 import numpy as np
 
@@ -145,7 +145,8 @@ class Recorder:
                 titles.append(name + (f' mIoU {100 * iou:.1f} %' if iou else ''))
         if rows:
             files.append(folder / 'contact_sheet.jpg')
-            write_image(files[-1], sheet(rows, ['camera', 'labels'], titles, 512))
+            grid = sheet(rows, ['camera', 'labels'], titles, 512)
+            write_image(files[-1], np.vstack([grid, legend(classes, grid.shape[1])]))
         files.append(folder / 'report.json')
         write_json(files[-1], self.report())
         return files
