@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch on a ``.safetensors`` checkpoint: folded, eager or compiled, float32 or bfloat16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dgtl_core.export.fold import fold
+from dgtl_core.export.labels import LabelNetwork
+from dgtl_core.export.precision import set_precision
+from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.runtime.metadata import ModelError, ModelMetadata
+import numpy as np
+import torch
+
+PRECISIONS = ('fp32', 'bf16')
+
+
+class TorchBackend:
+    """Run a checkpoint without exporting it; the same graph as the model file has."""
+
+    def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
+                 precision: str = 'fp32', compiled: bool = False) -> None:
+        """
+        Load a checkpoint and fold it.
+
+        :param threads: of the whole process, PyTorch has no others; 0 leaves them as they are.
+        :param precision: ``bf16`` pays on a GPU and on CPUs with AMX or AVX512-BF16.
+        :param compiled: through torch.compile; the first call takes minutes. On a GPU the calls
+            after it replay a CUDA graph.
+        :raises ModelError: no checkpoint of ours, no such device, or bf16 on a CPU without it.
+        """
+        self._device = _device(device)
+        if precision not in PRECISIONS:
+            raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
+        if precision == 'bf16' and self._device.type == 'cpu' and not cpu_has_bfloat16():
+            raise ModelError(
+                'this CPU has neither AMX nor AVX512-BF16, so bfloat16 would be slower than '
+                'float32; use precision "fp32"')
+        if threads:
+            torch.set_num_threads(threads)
+        segmenter, config = load_segmenter(path)
+        self.metadata = ModelMetadata.from_json(json.dumps(read_header(path)), str(path))
+        on_cpu = self._device.type == 'cpu'
+        folded = fold(segmenter, config.input_size, 'embedding_bag' if on_cpu else 'grid_sample')
+        network = LabelNetwork(folded, config.input_size).eval()
+        if precision == 'bf16':
+            set_precision(network, 'bf16', torch.bfloat16)
+        self._network = network.to(self._device)
+        self._call = self._network
+        if compiled:
+            self._call = torch.compile(
+                self._network, mode='default' if on_cpu else 'max-autotune')
+        self.max_batch = 16
+        how = 'compiled ' if compiled else ''
+        self.name = f'torch ({how}{precision}, {self._device})'
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
+        pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+        labels, confidence = self._call(pictures)
+        return labels.cpu().numpy(), confidence.cpu().numpy()
+
+    def close(self) -> None:
+        """Free the network."""
+        del self._call, self._network
+
+
+def cpu_has_bfloat16() -> bool:
+    """Say whether this CPU multiplies bfloat16 (AMX, AVX512-BF16), as the kernel lists it."""
+    info = Path('/proc/cpuinfo')
+    if not info.is_file():
+        return False
+    flags = next((line for line in info.read_text().splitlines()
+                  if line.startswith(('flags', 'Features'))), '').split()
+    return bool({'amx_bf16', 'avx512_bf16', 'bf16'} & set(flags))
+
+
+def _device(device: str) -> torch.device:
+    if device == 'cpu' or (device == 'auto' and not torch.cuda.is_available()):
+        return torch.device('cpu')
+    chosen = torch.device('cuda' if device == 'auto' else device)
+    if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f'device {device!r} was asked for, but PyTorch sees {torch.cuda.device_count()} '
+            'CUDA devices; check the driver, or use device "cpu"')
+    return chosen
