@@ -5,6 +5,7 @@ A real parser and a real builder of TensorRT, which need no GPU.
 What comes after the build, the comparison, runs on stand-ins for the GPU and for TensorRT.
 """
 
+from dataclasses import replace
 import errno
 import importlib.util
 import json
@@ -14,11 +15,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+from dgtl_core.config import BackboneConfig, preset
 from dgtl_core.export import tensorrt as command
 from dgtl_core.export.progress import Progress
 from dgtl_core.export.tensorrt import build_engine, find_pictures, main
 from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, network_flags
-from dgtl_core.predictor import Predictor
+from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.runtime import cuda
 from dgtl_core.runtime.engine_file import EngineInfo, side_file
 from dgtl_core.runtime.metadata import ModelError
@@ -28,7 +30,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('onnx')
-from tiny_onnx import write_tiny_onnx
+from tiny_onnx import METADATA, write_tiny_onnx
 from tiny_segmenter_onnx import write_tiny_segmenter
 
 rtx = pytest.mark.skipif(
@@ -55,6 +57,53 @@ def test_a_segmenter_parses_and_builds_in_the_types_of_its_file(tmp_path, dtype,
     assert report.precision == precision and report.fused_attentions == fused
     assert report.grid_samples == {'LINEAR': 1} and report.softmax_layers == 2
     assert engine.nbytes > 100_000 and report.engine_mib == round(engine.nbytes / 2**20, 1)
+
+
+@rtx
+def test_the_embedded_model_parses_and_builds():
+    engine, report = built(default_model())
+    assert report.precision == 'fp32' and set(report.grid_samples) == {'LINEAR'}
+    assert engine.nbytes > 1 << 20
+
+
+@pytest.fixture(scope='module')
+def segmenters():
+    """The mini preset, and the large one with four blocks; random weights, the same graphs."""
+    from dgtl_core.model.segmenter import build_segmenter
+    large = preset('dgtl-dinov2-l')
+    backbone = BackboneConfig(
+        name='dinov2', embed_dim=1024, depth=4, num_heads=16, out_indices=(0, 1, 2, 3))
+    return {'mini': build_segmenter(preset('dgtl-mini')).eval(),
+            'large': build_segmenter(replace(large, backbone=backbone)).eval()}
+
+
+@rtx
+@pytest.mark.parametrize('which, precision, form, attentions', [
+    ('mini', 'fp16', 'gather', 8 + 2 * 3), ('mini', 'bf16', 'grid_sample', 8 + 2 * 3),
+    ('large', 'fp32', 'grid_sample', 0), ('large', 'fp16', 'grid_sample', 4 + 2 * 9),
+    ('large', 'bf16', 'grid_sample', 4 + 2 * 9)])
+def test_an_exported_network_parses_and_builds(
+        segmenters, tmp_path, capsys, which, precision, form, attentions):
+    from dgtl_core.export.fold import fold
+    from dgtl_core.export.labels import LabelNetwork
+    from dgtl_core.export.onnx import to_onnx
+    from dgtl_core.export.precision import set_precision
+    size = (256, 512)
+    network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
+    model = to_onnx(
+        set_precision(network, precision),
+        replace(METADATA, name=which, input_size=size))
+    path = tmp_path / 'm.onnx'
+    path.write_bytes(model.SerializeToString())
+    del model, network
+    engine, report = built(path)
+    assert report.precision.split('+')[0] == precision
+    assert report.fused_attentions == attentions  # backbone, and cross and self of the decoder
+    assert set(report.grid_samples) == ({'LINEAR'} if form == 'grid_sample' else set())
+    with capsys.disabled():
+        print(f'\n{which} {precision} {form}: parsed in {report.parse_s} s, built in '
+              f'{report.build_s} s, {report.engine_mib} MiB, {report.fused_attentions} attentions '
+              'fused', end=' ')
 
 
 @rtx
