@@ -96,8 +96,13 @@ def checksum(values):
                      (values * (np.arange(values.size) % 97 + 1)).sum()])
 
 
-def head_shapes(learned, in_channels=1024):
-    """Published names and shapes of the head; ``learned`` queries (VLTSeg) or from tokens."""
+def head_shapes(learned, in_channels=1024, dim=256, queries=100, classes=19, encoder=(6, 1024),
+                decoder=(9, 2048), points=4):
+    """
+    Published names and shapes of the head; ``learned`` queries (VLTSeg) or from tokens.
+
+    ``encoder`` and ``decoder`` are (layers, feed-forward width); 8 heads and 3 levels.
+    """
     shapes = {}
 
     def layer(name, out, *rest, bias=True):
@@ -105,60 +110,60 @@ def head_shapes(learned, in_channels=1024):
         if bias:
             shapes[f'{name}.bias'] = (out,)
 
-    pixel, decoder = 'decode_head.pixel_decoder', 'decode_head.transformer_decoder'
+    pixel, transformer = 'decode_head.pixel_decoder', 'decode_head.transformer_decoder'
     for i in range(3):
-        layer(f'{pixel}.input_convs.{i}.conv', 256, in_channels, 1, 1)
-        layer(f'{pixel}.input_convs.{i}.gn', 256)
-    for i in range(6):
+        layer(f'{pixel}.input_convs.{i}.conv', dim, in_channels, 1, 1)
+        layer(f'{pixel}.input_convs.{i}.gn', dim)
+    for i in range(encoder[0]):
         here = f'{pixel}.encoder.layers.{i}'
-        layer(f'{here}.self_attn.sampling_offsets', 192, 256)
-        layer(f'{here}.self_attn.attention_weights', 96, 256)
-        layer(f'{here}.self_attn.value_proj', 256, 256)
-        layer(f'{here}.self_attn.output_proj', 256, 256)
-        layer(f'{here}.ffn.layers.0.0', 1024, 256)
-        layer(f'{here}.ffn.layers.1', 256, 1024)
-        layer(f'{here}.norms.0', 256)
-        layer(f'{here}.norms.1', 256)
-    shapes[f'{pixel}.level_encoding.weight'] = (3, 256)
-    for name, *shape in (('lateral_convs.0', 256, in_channels, 1, 1),
-                         ('output_convs.0', 256, 256, 3, 3)):
+        layer(f'{here}.self_attn.sampling_offsets', 8 * 3 * points * 2, dim)
+        layer(f'{here}.self_attn.attention_weights', 8 * 3 * points, dim)
+        layer(f'{here}.self_attn.value_proj', dim, dim)
+        layer(f'{here}.self_attn.output_proj', dim, dim)
+        layer(f'{here}.ffn.layers.0.0', encoder[1], dim)
+        layer(f'{here}.ffn.layers.1', dim, encoder[1])
+        layer(f'{here}.norms.0', dim)
+        layer(f'{here}.norms.1', dim)
+    shapes[f'{pixel}.level_encoding.weight'] = (3, dim)
+    for name, *shape in (('lateral_convs.0', dim, in_channels, 1, 1),
+                         ('output_convs.0', dim, dim, 3, 3)):
         layer(f'{pixel}.{name}.conv', *shape, bias=False)
-        layer(f'{pixel}.{name}.gn', 256)
-    layer(f'{pixel}.mask_feature', 256, 256, 1, 1)
-    for i in range(9):
-        here = f'{decoder}.layers.{i}'
+        layer(f'{pixel}.{name}.gn', dim)
+    layer(f'{pixel}.mask_feature', dim, dim, 1, 1)
+    for i in range(decoder[0]):
+        here = f'{transformer}.layers.{i}'
         for kind in ('self', 'cross'):
-            shapes[f'{here}.{kind}_attn.attn.in_proj_weight'] = (768, 256)
-            shapes[f'{here}.{kind}_attn.attn.in_proj_bias'] = (768,)
-            layer(f'{here}.{kind}_attn.attn.out_proj', 256, 256)
-        layer(f'{here}.ffn.layers.0.0', 2048, 256)
-        layer(f'{here}.ffn.layers.1', 256, 2048)
+            shapes[f'{here}.{kind}_attn.attn.in_proj_weight'] = (3 * dim, dim)
+            shapes[f'{here}.{kind}_attn.attn.in_proj_bias'] = (3 * dim,)
+            layer(f'{here}.{kind}_attn.attn.out_proj', dim, dim)
+        layer(f'{here}.ffn.layers.0.0', decoder[1], dim)
+        layer(f'{here}.ffn.layers.1', dim, decoder[1])
         for norm in range(3):
-            layer(f'{here}.norms.{norm}', 256)
-    layer(f'{decoder}.post_norm', 256)
+            layer(f'{here}.norms.{norm}', dim)
+    layer(f'{transformer}.post_norm', dim)
     if learned:
-        shapes['decode_head.query_embed.weight'] = (100, 256)
-        shapes['decode_head.query_feat.weight'] = (100, 256)
+        shapes['decode_head.query_embed.weight'] = (queries, dim)
+        shapes['decode_head.query_feat.weight'] = (queries, dim)
     else:
-        layer('decode_head.querys2feat', 256, 256)
-    shapes['decode_head.level_embed.weight'] = (3, 256)
-    layer('decode_head.cls_embed', 20, 256)
+        layer('decode_head.querys2feat', dim, dim)
+    shapes['decode_head.level_embed.weight'] = (3, dim)
+    layer('decode_head.cls_embed', classes + 1, dim)
     for i in (0, 2, 4):
-        layer(f'decode_head.mask_embed.{i}', 256, 256)
+        layer(f'decode_head.mask_embed.{i}', dim, dim)
     return shapes
 
 
-def adapter_shapes(depth, rank=16, dim=1024):
+def adapter_shapes(depth, rank=16, dim=1024, tokens=100, hidden=256):
     """Published names and shapes of the adapter; rank 0: plain tokens."""
     here = 'backbone.reins'
     shapes = {f'{here}.scale': ()}
     if rank:
-        shapes[f'{here}.learnable_tokens_a'] = (depth, 100, rank)
+        shapes[f'{here}.learnable_tokens_a'] = (depth, tokens, rank)
         shapes[f'{here}.learnable_tokens_b'] = (depth, rank, dim)
     else:
-        shapes[f'{here}.learnable_tokens'] = (depth, 100, dim)
+        shapes[f'{here}.learnable_tokens'] = (depth, tokens, dim)
     for name, out, into in (('mlp_token2feat', dim, dim), ('mlp_delta_f', dim, dim),
-                            ('transform', 256, dim), ('merge', 256, 768)):
+                            ('transform', hidden, dim), ('merge', hidden, 3 * hidden)):
         shapes[f'{here}.{name}.weight'] = (out, into)
         shapes[f'{here}.{name}.bias'] = (out,)
     return shapes

@@ -39,6 +39,10 @@ class PresentTextLink(nn.Module):
         if labels is None:
             raise ValueError(
                 "text_link 'present' trains on ground-truth classes: call model(images, labels)")
+        if not self.texts.any():
+            raise ValueError(
+                'training with a text link needs class texts: give text=..., or '
+                'text.file in the configuration, or call set_texts')
         present = labels.unique()
         present = present[present != 255].long()
         classes = len(self.texts)
@@ -74,8 +78,8 @@ class AllTextLink(nn.Module):
     def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """Shape: tokens (L, M, C) -> (L, M, C); ``labels`` have no influence."""
         texts = self.texts if self.project is None else self.project(self.texts)
-        texts = F.normalize(texts.float(), dim=-1)
-        cosine = F.normalize(tokens.float(), dim=-1) @ texts.T
+        texts = F.normalize(texts, dim=-1)
+        cosine = F.normalize(tokens, dim=-1) @ texts.T
         share = (cosine * self.log_scale.exp()).softmax(dim=-1)
         return tokens + self.gain * (share @ texts)
 
@@ -154,8 +158,8 @@ def mask_link_matrix(tokens: Tensor) -> Tensor:
     embeddings gives the same masks and costs next to nothing.
     Shape: tokens (L, M, C).
     """
-    mean = tokens.float().mean(dim=0)
-    return torch.eye(len(mean), device=mean.device) + mean @ mean.T
+    mean = tokens.mean(dim=0)
+    return torch.eye(len(mean), device=mean.device, dtype=mean.dtype) + mean @ mean.T
 
 
 def _uniform(fan: float, *shape: int) -> nn.Parameter:

@@ -25,7 +25,8 @@ State = dict[str, Tensor]
 
 # Bookkeeping of a training run that may lie beside the weights. A stand-in takes the place of
 # each of these names, so that nothing of it is imported or called.
-_BOOKKEEPING = ('mmengine.', 'numpy.', 'collections.', 'builtins.getattr')
+_BOOKKEEPING = ('mmengine.', 'numpy.', 'collections.', 'builtins.getattr', 'builtins.list',
+                'builtins.dict', 'builtins.int')
 
 # EVA-CLIP and VLTSeg -> timm (item 22 of VLTSeg)
 EVA_NAMES = (
@@ -45,6 +46,19 @@ class _Dropped:
 
     def __setstate__(self, _: object) -> None:
         pass
+
+
+def _no_items(*_: object) -> list[object]:
+    """Stand for a deque, which the reader wants to append to."""
+    return []
+
+
+def _no_keys(*_: object) -> dict[object, object]:
+    """Stand for a defaultdict."""
+    return {}
+
+
+_STAND_INS = {'collections.deque': _no_items, 'collections.defaultdict': _no_keys}
 
 
 def read_state_dict(path: str | Path) -> State:
@@ -229,14 +243,15 @@ def _unpickle(path: Path) -> Any:
         raise ValueError(
             f'{path} is refused: loading it would run code ({_some(refused)}). Ask for a file '
             'of plain tensors, or save its "state_dict" alone where you trust it')
-    stand_ins: list[Any] = [(_Dropped, name) for name in unknown]
+    stand_ins: list[Any] = [(_STAND_INS.get(name, _Dropped), name) for name in unknown]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
+        reason = ' '.join(str(error).partition('WeightsUnpickler error:')[2].split()[:20])
         raise ValueError(
-            f'{path} is refused: {str(error).splitlines()[0]} Save its "state_dict" alone where '
-            'you trust it') from None
+            f'{path} is refused: it is not made of plain tensors ({reason}). Save its '
+            '"state_dict" alone where you trust it') from None
 
 
 def _some(names: Any) -> str:

@@ -55,12 +55,13 @@ class DeformableAttention(nn.Module):
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         # Sampling places need float32 also under autocast. The pixels come last, so that every
         # pass below runs over contiguous memory.
-        offsets = self.sampling_offsets(query).float()
+        wide = torch.promote_types(query.dtype, torch.float32)
+        offsets = self.sampling_offsets(query).to(wide)
         offsets = offsets.view(batch, count, heads, levels, points, 2).permute(3, 0, 2, 4, 1, 5)
-        weights = self.attention_weights(query).float()
+        weights = self.attention_weights(query).to(wide)
         weights = weights.view(batch, count, heads, levels * points).softmax(dim=-1)
         weights = weights.view(batch, count, heads, levels, points).permute(3, 0, 2, 4, 1)
-        values = self.value_proj(values).float()
+        values = self.value_proj(values).to(wide)
         values = values.view(batch, count, heads, -1).permute(0, 2, 3, 1).flatten(0, 1)
         places = 2 * reference - 1
         maps = values.split([height * width for height, width in sizes], dim=2)

@@ -189,15 +189,16 @@ def _config(
         raise ValueError(
             f'text must be (classes, width) = {(num_classes, embed_dim)}, '
             f'got {tuple(text.shape)}')
-    window = min(size)
-    stride = round(window * 426 / 512) if method == 'vltseg' else 2 * window // 3
+    # 341 and 683 of 512 and 1024; VLTSeg: 426 and 768
+    stride = round(min(size) * 2 / 3)
+    if method == 'vltseg':
+        stride = 768 if min(size) == 1024 else round(min(size) * 426 / 512)
     return SegmenterConfig(
         name=f'{method}-{backbone.name}', backbone=backbone, adapter=adapter,
         text=TextConfig(width=embed_dim),
         neck='beit' if method == 'vltseg' else 'interpolate',
         head=_head(state, num_queries, queries), classes=_classes(num_classes),
-        input_size=size, window_stride=(768, 768) if window == 1024 and stride == 852
-        else (stride, stride))
+        input_size=size, window_stride=(stride, stride))
 
 
 def _head(

@@ -10,6 +10,7 @@ The whole segmenter: backbone, adapter, neck, pixel decoder, mask decoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
@@ -19,6 +20,7 @@ from dgtl_core.model.neck import BeitNeck, INTERPOLATE
 from dgtl_core.model.pixel_decoder import PixelDecoder
 from dgtl_core.model.text import load_texts
 from dgtl_core.model.vit import Backbone
+import torch
 from torch import nn, Tensor
 
 
@@ -89,15 +91,16 @@ class Segmenter(nn.Module):
         if adapter is None:
             features = self.backbone(images)
         else:
-            tokens = adapter.tokens()
-            linked = adapter.linked_tokens(tokens, labels)
-            pairs = list(zip(linked.unbind(), adapter.values(linked).unbind()))
+            with _full_precision(images.device.type):
+                tokens = adapter.tokens()
+                linked = adapter.linked_tokens(tokens, labels)
+                pairs = list(zip(linked.unbind(), adapter.values(linked).unbind()))
+                if adapter.query_transform is not None:
+                    queries = adapter.queries(tokens)
+                if self.config.adapter.mask_link:
+                    mask_link = mask_link_matrix(tokens)
             features = self.backbone(
                 images, lambda block, patches: adapter(patches, *pairs[block]))
-            if adapter.query_transform is not None:
-                queries = adapter.queries(tokens)
-            if self.config.adapter.mask_link:
-                mask_link = mask_link_matrix(tokens)
         mask_features, memories = self.pixel_decoder(self.neck(features))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
 
@@ -157,6 +160,13 @@ def slide(
         cover[top:bottom, left:right] += 1
     assert total is not None
     return total / cover
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    """Leave autocast: what is made of tokens alone is little work, and I + G G^T needs digits."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _text_link(config: SegmenterConfig) -> PresentTextLink | AllTextLink | None:

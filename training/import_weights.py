@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Bring published checkpoints into our own: one .safetensors file with its configuration inside.
+
+    python -m training.import_weights --method dgtl --backbone dinov2_vitl14_pretrain.pth \\
+        --adapter dgtl.pth dgtl.safetensors
+    python -m training.import_weights --method vltseg --adapter vltseg.pth --image-size 512 \\
+        vltseg.safetensors
+
+The backbone is facebook's DINOv2 file, the one already converted to patches of 16, or timm's.
+Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+import sys
+
+from dgtl_core.classes import ClassSet
+from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.model.backbone_weights import convert_patch, convert_positions, read_state_dict
+from dgtl_core.model.released import METHODS, segmenter_from_released
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.text import CLIP_PREFIX, clip_text_tensors, encode_clip_text, load_texts
+from torch import Tensor
+
+PATCH = 16  # of the backbone that the published adapters were trained on
+
+
+def merge_files(
+        backbone: Path | None, adapter: Path, image_size: int | None) -> dict[str, Tensor]:
+    """
+    Return the tensors of a backbone file and an adapter file under their published names.
+
+    A backbone of another patch or grid is converted as for the training of the adapters (item 38).
+
+    :raises OSError: a file is not there.
+    :raises ValueError: a file holds code or no weights; the message says what to do.
+    """
+    state = read_state_dict(adapter)
+    if backbone is None:
+        return state
+    here = {key.removeprefix('backbone.'): value
+            for key, value in read_state_dict(backbone).items()}
+    if 'patch_embed.proj.weight' not in here:
+        raise ValueError(
+            f'{backbone} is no backbone file: it has no patch_embed.proj.weight, but '
+            f'{sorted(here)[:3]}, ...; take dinov2_vitl14_pretrain.pth or its conversion')
+    if here['patch_embed.proj.weight'].shape[-1] != PATCH:
+        side = (image_size or 512) // PATCH
+        here['patch_embed.proj.weight'] = convert_patch(here['patch_embed.proj.weight'], PATCH)
+        here['pos_embed'] = convert_positions(here['pos_embed'], (side, side), 1)
+    return {**{f'backbone.{key}': value for key, value in here.items()}, **state}
+
+
+def default_out_indices(state: dict[str, Tensor], method: str) -> tuple[int, ...]:
+    """Return the blocks whose features the released codes take, or every fourth part."""
+    depth = len({key.split('.')[2] for key in state if key.startswith('backbone.blocks.')})
+    if depth % 12 == 0:
+        quarters = (10, 15, 20, 24) if method == 'vltseg' else (8, 12, 16, 24)
+        return tuple(depth * i // 24 - 1 for i in quarters)
+    return tuple(depth * i // 4 - 1 for i in range(1, 5))
+
+
+def import_released(
+        method: str, backbone: Path | None, adapter: Path, *, image_size: int | None = None,
+        num_heads: int | None = None, out_indices: tuple[int, ...] | None = None,
+        texts: Path | None = None, classes: ClassSet | None = None) -> Segmenter:
+    """
+    Return the segmenter that published files hold.
+
+    :raises OSError: a file is not there.
+    :raises ValueError: the files do not fit each other or the method.
+    """
+    state = merge_files(backbone, adapter, image_size)
+    patches = state.get('backbone.patch_embed.proj.weight')
+    embeddings = None
+    if texts is not None:
+        embeddings = load_texts(texts, classes.names if classes else None).embeddings
+    elif method == 'dgtl' and any(key.startswith(CLIP_PREFIX) for key in state):
+        embeddings = _texts_inside(state, classes)
+    model = segmenter_from_released(
+        state, method,  # type: ignore[arg-type]
+        num_heads or (1 if patches is None else patches.shape[0] // 64),
+        out_indices or default_out_indices(state, method), image_size, embeddings)
+    if classes is not None:
+        if len(classes) != model.config.num_classes:
+            raise ValueError(
+                f'the checkpoint has {model.config.num_classes} classes, '
+                f'{classes.name} has {len(classes)}')
+        model.config = replace(model.config, classes=classes)
+    return model
+
+
+def _texts_inside(state: dict[str, Tensor], classes: ClassSet | None) -> Tensor | None:
+    """Texts of the CLIP inside the checkpoint; None without open_clip and its tokenizer."""
+    from dgtl_core.classes import CITYSCAPES
+
+    try:
+        import open_clip
+    except ImportError:
+        print('import_weights: open_clip is not installed, so the texts of the CLIP in this file '
+              'are left out; only training needs them', file=sys.stderr)
+        return None
+    names = [entry.name for entry in classes or CITYSCAPES]
+    if len(names) != len(state['decode_head.cls_embed.weight']) - 1:
+        return None
+    return encode_clip_text(clip_text_tensors(state), open_clip.tokenize(names))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the file was written."""
+    parser = argparse.ArgumentParser(
+        prog='training.import_weights', description=__doc__.strip().splitlines()[0])
+    parser.add_argument('out', type=Path, help='.safetensors to write')
+    parser.add_argument('--method', required=True, choices=METHODS)
+    parser.add_argument('--backbone', type=Path, help='backbone file; not for vltseg')
+    parser.add_argument('--adapter', type=Path, required=True,
+                        help='published file: adapter and head, or (vltseg) the whole model')
+    parser.add_argument('--image-size', type=int, help='training crop, such as 512 or 1024')
+    parser.add_argument('--num-heads', type=int, help='of the backbone, default width / 64')
+    parser.add_argument('--out-indices', type=int, nargs=4, help='blocks, counted from 0')
+    parser.add_argument('--texts', type=Path, help='.npz of class texts (embed_classes)')
+    parser.add_argument('--classes', type=Path, help='class set (.yaml), default Cityscapes')
+    parser.add_argument('--name', help='name of the model, default method and backbone')
+    args = parser.parse_args(argv)
+    try:
+        model = import_released(
+            args.method, args.backbone, args.adapter, image_size=args.image_size,
+            num_heads=args.num_heads, texts=args.texts,
+            out_indices=tuple(args.out_indices) if args.out_indices else None,
+            classes=ClassSet.from_yaml(args.classes) if args.classes else None)
+        config = replace(model.config, name=args.name or model.config.name)
+        files = [path.name for path in (args.backbone, args.adapter) if path]
+        save_checkpoint(args.out, model, config, source=f'imported from {", ".join(files)}')
+    except (OSError, ValueError) as error:
+        print(f'import_weights: {error}', file=sys.stderr)
+        return 1
+    print(f'{args.out}: {config.name}, {config.num_classes} classes, input '
+          f'{config.input_size[0]}x{config.input_size[1]}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
