@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class TorchBackend:
         if precision == 'bf16':
             set_precision(network, 'bf16', torch.bfloat16)
         self._network = network.to(self._device)
-        self._call = self._network
+        self._call: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._network
         if compiled:
             self._call = torch.compile(
                 self._network, mode='default' if on_cpu else 'max-autotune')
