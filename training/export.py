@@ -14,6 +14,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
@@ -59,7 +60,7 @@ def _network(options: argparse.Namespace) -> tuple[LabelNetwork, ModelMetadata]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, print the agreement, return the exit status."""
     parser = argparse.ArgumentParser(prog='python -m training.export', description=__doc__)
-    size = {'type': int, 'nargs': 2, 'metavar': ('H', 'W')}
+    size: dict[str, Any] = {'type': int, 'nargs': 2, 'metavar': ('H', 'W')}
     parser.add_argument('checkpoint', type=Path, help='.safetensors')
     parser.add_argument('out', type=Path, help='.onnx')
     parser.add_argument('--size', **size, help="of the network; default: the configuration's")

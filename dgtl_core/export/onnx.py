@@ -66,12 +66,15 @@ def round_weights(network: LabelNetwork) -> None:
 
 def _gelu(x: FLOAT, approximate: str = 'none') -> FLOAT:
     """GELU in the order of operations that ONNX Runtime and TensorRT know to fuse."""
-    one, half = op.CastLike(1.0, x), op.CastLike(0.5, x)
+    def number(value: float) -> FLOAT:
+        return op.CastLike(value, x)  # type: ignore[type-var]  # onnxscript takes plain numbers
+
+    one, half = number(1.0), number(0.5)
     if approximate == 'tanh':
-        cubic = op.Mul(op.Mul(x, op.Mul(x, x)), op.CastLike(0.044715, x))
-        inner = op.Mul(op.Add(x, cubic), op.CastLike(math.sqrt(2 / math.pi), x))
+        cubic = op.Mul(op.Mul(x, op.Mul(x, x)), number(0.044715))
+        inner = op.Mul(op.Add(x, cubic), number(math.sqrt(2 / math.pi)))
         return op.Mul(op.Mul(x, op.Add(op.Tanh(inner), one)), half)
-    inner = op.Div(x, op.CastLike(math.sqrt(2), x))
+    inner = op.Div(x, number(math.sqrt(2)))
     return op.Mul(op.Mul(x, op.Add(op.Erf(inner), one)), half)
 
 
