@@ -83,7 +83,7 @@ def make(root, name, ids=None):
 def test_layout_and_encoding(name, tmp_path):
     pictures = open_pictures(make(tmp_path, name))
     assert len(pictures) == 1 and pictures.classes is CITYSCAPES
-    image, labels, file = pictures[0]
+    image, labels, file, _ = pictures[0]
     expected = LAYOUTS[name][-1]
     assert labels.shape == SIZE and labels.dtype == np.uint8
     assert labels[0, :len(expected)].tolist() == expected
@@ -205,8 +205,9 @@ def test_streetworld_and_its_cache_give_the_same_pictures(tmp_path):
     kept = cached(world, tmp_path, workers=0)
     assert isinstance(kept, CachedPictures) and len(kept) == 3 and kept.name == world.name
     for i in range(3):
-        for own, expected in zip(kept[i], world[i], strict=True):
-            assert np.array_equal(own, expected)
+        assert np.array_equal(kept[i].image, world[i].image)
+        assert np.array_equal(kept[i].labels, world[i].labels)
+        assert kept[i].name == world[i].name
     files = sorted(tmp_path.rglob('*'))
     cached(world, tmp_path, workers=0)
     assert sorted(tmp_path.rglob('*')) == files  # nothing was drawn again
@@ -231,7 +232,7 @@ def test_joined_pictures_are_all_there_in_order(tmp_path):
 def test_real_camvid(shared):
     pictures = open_pictures(f'camvid:{shared}/data/camvid_day,split=val')
     assert len(pictures) == 101
-    image, labels, _ = pictures[0]
+    image, labels, *_ = pictures[0]
     assert image.shape == (360, 480, 3)
     # the lower middle is road, the upper middle building, tree or sky
     assert np.bincount(labels[300:, 200:280].ravel()).argmax() == 0

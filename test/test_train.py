@@ -210,3 +210,14 @@ def test_help_names_the_options(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ('--resume', '--set KEY=VALUE', '--out', 'torchrun'))
+
+
+def test_eight_pictures_are_learned_by_heart(tmp_path):
+    recipe = write_recipe(tmp_path)
+    plain = {'steps': 150, 'batch': 8, 'save_every': 1000, 'optim.lr': 3e-3, 'optim.warmup': 20,
+             'transforms.scale': [1.0, 1.0], 'transforms.photometric': 0, 'transforms.flip': False,
+             'evaluation.data': [f'folder:{tmp_path}/boxes']}
+    changes = [word for key, value in plain.items()
+               for word in ('--set', f'{key}={json.dumps(value)}')]
+    assert run(recipe, tmp_path / 'out', *changes) == 0
+    assert lines(tmp_path / 'out')[-1]['miou/boxes'] > 0.95

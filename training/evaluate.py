@@ -1,42 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a model on labelled pictures."""
+"""
+Score a model on labelled pictures: python -m training.evaluate MODEL DATA...
+
+MODEL is a checkpoint (.safetensors), an .onnx file or an engine. DATA is a data set by name:
+streetworld:fog, camvid:FOLDER, acdc:FOLDER,condition=night, folder:FOLDER, ...
+
+Protocols (a score means nothing without its protocol):
+  whole  the picture is stretched to the model's input, as on the robot
+  slide  sliding windows over the picture at its own size
+  low    sliding windows at the sizes of Rein, DGTL and VLTSeg (Cityscapes 1024x512)
+  high   sliding windows at the sizes of tqdm, MFuser and SoMA (Cityscapes 2048x1024)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
 
-from dgtl_core.data.datasets import Pictures
+from dgtl_core.data.catalog import open_pictures
+from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
+from dgtl_core.data.datasets import LabelledPicture, Pictures
+from dgtl_core.learning.checkpoint import load_segmenter
 from dgtl_core.metrics import ConfusionMatrix
-from dgtl_core.model.segmenter import Segmenter
-from dgtl_core.processing import place, to_input, to_source
+from dgtl_core.predictor import Predictor
 import numpy as np
 import torch
-from torch import Tensor
+from tqdm import tqdm
+from training.labelers import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
 
-Labeler = Callable[[np.ndarray], np.ndarray]  # (H, W, 3) uint8 RGB -> (H, W) uint8 labels
+Change = Callable[[LabelledPicture, int], np.ndarray]  # picture and its index -> another picture
 
 
-def score(label: Labeler, pictures: Pictures, limit: int = 0, first: int = 0,
-          stride: int = 1) -> ConfusionMatrix:
-    """Return the confusion matrix over every ``stride``-th of ``limit`` pictures (0: all)."""
-    matrix = ConfusionMatrix(len(pictures.classes))
-    for index in range(first, min(limit or len(pictures), len(pictures)), stride):
+@dataclass
+class Score:
+    """What a model made of one data set."""
+
+    matrix: ConfusionMatrix
+    pictures: int = 0
+    seconds: float = 0.0  # in the model, with resizing
+    # (mean IoU, picture with its truth, the labels given), worst first
+    worst: list[tuple[float, LabelledPicture, np.ndarray]] = field(default_factory=list)
+
+
+def score(label: Labeler, pictures: Pictures, limit: int = 0, *, first: int = 0, stride: int = 1,
+          change: Change | None = None, keep_worst: int = 0, quiet: bool = True) -> Score:
+    """Label every ``stride``-th of ``limit`` pictures (0: all), and compare with the truth."""
+    result = Score(ConfusionMatrix(len(pictures.classes)))
+    indices = range(first, min(limit or len(pictures), len(pictures)), stride)
+    for index in tqdm(indices, desc=pictures.name, unit='picture', leave=False, disable=quiet):
         picture = pictures[index]
-        matrix.update(label(picture.image), picture.labels)
-    return matrix
+        if change is not None:
+            picture = picture._replace(image=change(picture, index))
+        start = time.perf_counter()
+        labels = label(picture.image, pictures.name)
+        result.seconds += time.perf_counter() - start
+        result.pictures += 1
+        result.matrix.update(labels, picture.labels)
+        if keep_worst:
+            alone = ConfusionMatrix(len(pictures.classes))
+            alone.update(labels, picture.labels)
+            result.worst.append((alone.mean_iou(), picture, labels))
+            result.worst = sorted(result.worst, key=lambda item: item[0])[:keep_worst]
+    return result
 
 
-def labeler(model: Segmenter, device: torch.device, dtype: torch.dtype) -> Labeler:
-    """Return a function that labels a picture, stretched to the model's input size."""
-    config = model.config
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (config.mean, config.std))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m training.evaluate', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', type=Path)
+    parser.add_argument('data', nargs='+')
+    parser.add_argument('--protocol', choices=PROTOCOLS, default='whole')
+    parser.add_argument('--limit', type=int, default=0, help='pictures of each data set (0: all)')
+    parser.add_argument('--corrupt', default='', metavar='NAMES',
+                        help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
+    parser.add_argument('--severity', default='1,3,5', help='of the corruptions (1,3,5)')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda')
+    parser.add_argument('--json', type=Path, help='write the numbers here')
+    parser.add_argument('--report', type=Path, help='write a page with plots here (.html)')
+    options = parser.parse_args(arguments)
+    try:
+        corruptions, severities = _corruptions(options.corrupt, options.severity)
+        label, classes, runs_on = open_model(options.model, options.protocol, options.device)
+        domains = [open_pictures(spec) for spec in options.data]
+        for pictures in domains:
+            if pictures.classes.names != classes:
+                raise ValueError(
+                    f'{pictures.name} has the classes {list(pictures.classes.names)}, the model '
+                    f'{list(classes)}; they must be equal')
+            if 'depth_fog' in corruptions and pictures[0].depth is None:
+                raise ValueError(
+                    f'{pictures.name} has no depth, which the corruption depth_fog needs; '
+                    'take fog')
+        scores = [score(label, pictures, options.limit, keep_worst=3 if options.report else 0,
+                        quiet=False) for pictures in domains]
+        changed = [
+            {'domain': pictures.name, 'corruption': name, 'severity': severity,
+             'miou': score(label, pictures, options.limit, change=_change(name, severity),
+                           quiet=False).matrix.mean_iou()}
+            for pictures in domains for name in corruptions for severity in severities]
+        results = {
+            'model': options.model.name, 'runs_on': runs_on, 'protocol': options.protocol,
+            'classes': list(classes), 'domains': [
+                summary(pictures.name, found) for pictures, found in zip(domains, scores)],
+            'corrupted': changed}
+        results['mean_miou'] = float(np.mean([d['miou'] for d in results['domains']]))
+        print(table(results))
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+        if options.report:
+            from training.report import write_report
+            write_report(options.report, results, [
+                (pictures.classes, found.worst) for pictures, found in zip(domains, scores)])
+    except (ValueError, OSError) as error:
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        return 1
+    return 0
 
-    @torch.inference_mode()
-    def label(image: np.ndarray) -> np.ndarray:
-        placement = place(image.shape[:2], config.input_size, 'stretch')
-        resized = torch.from_numpy(to_input(image, placement)).to(device).permute(2, 0, 1)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            scores: Tensor = model.scores(((resized - mean) / std)[None])
-        return to_source(scores[0].argmax(0).to(torch.uint8).cpu().numpy(), placement)
 
-    return label
+def open_model(path: Path, protocol: str, device: str) -> tuple[Labeler, tuple[str, ...], str]:
+    """
+    Return what labels pictures, the names of its classes, and what runs it.
+
+    :raises ModelError: the file is missing, no model, or cannot run here.
+    """
+    if path.suffix == '.safetensors':
+        kind = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
+        where = torch.device(kind)
+        model, config = load_segmenter(path)
+        label = labeler_of_model(model.to(where), where, torch.float32, protocol)
+        return label, config.classes.names, f'torch ({kind})'
+    predict = Predictor.load(path, device=device)
+    return labeler_of_file(predict, protocol), predict.classes.names, predict.backend_name
+
+
+def summary(name: str, found: Score) -> dict[str, Any]:
+    """Return the numbers of one data set; IoU null for a class that does not occur in it."""
+    truth = found.matrix.counts.sum(1) > 0
+    return {
+        'name': name, 'pictures': found.pictures, 'miou': found.matrix.mean_iou(),
+        'accuracy': found.matrix.accuracy(),
+        'pictures_per_s': round(found.pictures / max(found.seconds, 1e-9), 2),
+        'iou': [float(value) if known else None
+                for value, known in zip(found.matrix.iou(), truth)]}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the results as text: a line for each class, a column for each data set, in %."""
+    domains = results['domains']
+    widths = [max(len(domain['name']), 6) + 2 for domain in domains]
+
+    def line(head: str, cells: Sequence[str]) -> str:
+        return f'{head:<16}' + ''.join(
+            f'{cell:>{width}}' for cell, width in zip(cells, widths))
+
+    def percent(value: float | None) -> str:
+        return '-' if value is None else f'{100 * value:.1f}'
+
+    lines = [
+        f'{results["model"]} on {results["runs_on"]}, protocol {results["protocol"]}; IoU in %',
+        line('', [domain['name'] for domain in domains])]
+    lines += [line(name, [percent(domain['iou'][i]) for domain in domains])
+              for i, name in enumerate(results['classes'])]
+    lines.append(line('mean', [percent(domain['miou']) for domain in domains]))
+    lines.append(line('pictures', [str(domain['pictures']) for domain in domains]))
+    if len(domains) > 1:
+        lines.append(f'mean over data sets: {percent(results["mean_miou"])}')
+    lines += [f'{entry["domain"]} + {entry["corruption"]} {entry["severity"]}: '
+              f'{percent(entry["miou"])}' for entry in results['corrupted']]
+    return '\n'.join(lines)
+
+
+def _corruptions(names: str, severities: str) -> tuple[list[str], list[int]]:
+    chosen = list(CORRUPTIONS) if names == 'all' else [n for n in names.split(',') if n]
+    for name in chosen:
+        if name not in CORRUPTIONS + WEATHER:
+            raise ValueError(
+                f'unknown corruption {name!r}; there are {", ".join(CORRUPTIONS + WEATHER)}')
+    levels = severities.split(',')
+    if not set(levels) <= set('12345'):
+        raise ValueError(f'--severity must be numbers from 1 to 5 with commas, got {severities!r}')
+    return chosen, [int(level) for level in levels]
+
+
+def _change(name: str, severity: int) -> Change:
+    return lambda picture, index: corrupt(
+        picture.image, name, severity, seed=index, depth=picture.depth)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from torch import distributed, nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
-from training.evaluate import labeler, score
+from training.evaluate import score
+from training.labelers import labeler_of_model
 from training.log import Log
 
 LAST = 'last.safetensors'  # everything that a resume needs
@@ -255,12 +256,13 @@ def _evaluate(model: Segmenter, tests: list[Pictures], recipe: Recipe, where: to
               dtype: torch.dtype) -> dict[str, float]:
     """Return the mean IoU by data set; the pictures are shared out over the processes."""
     model.eval()
-    label = labeler(model, where, dtype)
+    label = labeler_of_model(model, where, dtype, recipe.evaluation.protocol)
     shared = distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
     results = {}
     for pictures in tests:
-        matrix = score(label, pictures, recipe.evaluation.limit, rank, world)
+        matrix = score(
+            label, pictures, recipe.evaluation.limit, first=rank, stride=world).matrix
         if shared:
             distributed.all_reduce(torch.from_numpy(matrix.counts))
         results[pictures.name] = matrix.mean_iou()

@@ -75,7 +75,8 @@ class StreetWorldPictures:
         if not 0 <= index < self._count:
             raise IndexError(index)
         sample = self._world.picture(index)
-        return LabelledPicture(sample.image, sample.labels, f'{self.name}/{index}')
+        return LabelledPicture(
+            sample.image, sample.labels, f'{self.name}/{index}', sample.depth)
 
 
 def gta5(folder: Path) -> PicturePairs:
@@ -169,6 +170,7 @@ def camvid(folder: Path, *, split: str = '') -> PicturePairs:
 
 def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
     """One's own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
+    pairs = _pairs(folder, 'images', '*.*', 'labels', '', ['.png'])
     file = Path(classes) if classes else folder / 'classes.yaml'
     if not file.is_file():
         raise DataError(
@@ -176,8 +178,7 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
             'config/classes holds examples); name another with folder:FOLDER,classes=FILE')
     known = ClassSet.from_yaml(file)
     return PicturePairs(
-        folder.name, _pairs(folder, 'images', '*.*', 'labels', '', ['.png']),
-        id_table({entry.id: entry.id for entry in known}), classes=known)
+        folder.name, pairs, id_table({entry.id: entry.id for entry in known}), classes=known)
 
 
 DATASETS: dict[str, Callable[..., Pictures]] = {

@@ -28,6 +28,7 @@ class LabelledPicture(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8 RGB
     labels: np.ndarray  # (H, W) uint8 class ids, 255 = unlabelled
     name: str
+    depth: np.ndarray | None = None  # (H, W) float32 metres, where it is known
 
 
 class Pictures(Protocol):

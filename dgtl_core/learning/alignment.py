@@ -68,13 +68,14 @@ def released_alignment(
             "alignment 'similarity', which has no such limit")
     if centroids is None:
         centroids = kmeans(tokens.detach().float(), len(texts))
-    total = texts.new_zeros(())
+    means = []
     for layer in layers:
-        rows = F.interpolate(layer.masks.float(), (side, side), mode='bilinear').flatten(2)
-        of_tokens = (rows @ centroids.T).log_softmax(-1)
-        of_texts = (rows @ texts.float().T).log_softmax(-1)
-        total = total + (of_tokens.exp() * (of_tokens - of_texts)).sum(-1).mean()
-    return total / len(layers)
+        masks = layer.masks.to(torch.promote_types(layer.masks.dtype, torch.float32))
+        rows = F.interpolate(masks, (side, side), mode='bilinear').flatten(2)
+        of_tokens = (rows @ centroids.to(rows.dtype).T).log_softmax(-1)
+        of_texts = (rows @ texts.to(rows.dtype).T).log_softmax(-1)
+        means.append((of_tokens.exp() * (of_tokens - of_texts)).sum(-1).mean())
+    return torch.stack(means).mean()
 
 
 def similarity_alignment(

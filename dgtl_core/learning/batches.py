@@ -138,4 +138,4 @@ class _Listed(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> LabelledPicture:
-        return self.pictures[index]
+        return self.pictures[index]._replace(depth=None)  # a cache keeps none

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores: known labels give known numbers, by every way a picture can become labels."""
+
+from html.parser import HTMLParser
+import json
+from pathlib import Path
+
+from dgtl_core.classes import CITYSCAPES
+from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
+from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.predictor import Segmentation
+import numpy as np
+import pytest
+from small_recipe import COLORS, MODEL, write_pictures
+import torch
+from training.evaluate import main, score, summary, table
+from training.labelers import fitted, labeler_of_file, labeler_of_model
+
+
+class Drawn:
+    """Four pictures whose labels are a number each; the picture says which."""
+
+    name = 'drawn'
+    classes = CITYSCAPES
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        labels = np.full((10, 20), index, np.uint8)
+        labels[:, :5] = 255
+        image = np.full((10, 20, 3), index, np.uint8)
+        return LabelledPicture(image, labels, f'drawn/{index}')
+
+
+def read_off(image, name):
+    return image[..., 0].copy()
+
+
+def test_right_labels_score_one_and_unlabelled_pixels_do_not_count():
+    found = score(read_off, Drawn())
+    assert found.matrix.mean_iou() == 1 and found.pictures == 4
+    assert found.matrix.counts.sum() == 4 * 150
+
+
+def test_one_wrong_picture_of_four_is_the_worst_and_costs_what_it_should():
+    def mistaken(image, name):
+        labels = read_off(image, name)
+        return np.zeros_like(labels) if labels[0, 0] == 2 else labels
+    found = score(mistaken, Drawn(), keep_worst=2)
+    entry = summary('drawn', found)
+    # class 0: half of what is called 0 is 2; class 2 is never found
+    assert entry['iou'][:4] == [0.5, 1.0, 0.0, 1.0] and entry['iou'][4] is None
+    assert entry['miou'] == pytest.approx(2.5 / 4) and entry['accuracy'] == 0.75
+    assert [picture.name for _, picture, _ in found.worst][0] == 'drawn/2'
+    assert len(found.worst) == 2 and found.worst[0][0] == 0
+
+
+def test_shares_of_the_pictures_add_up():
+    parts = [score(read_off, Drawn(), 3, first=rank, stride=2) for rank in (0, 1)]
+    assert [part.pictures for part in parts] == [2, 1]
+    whole = score(read_off, Drawn(), 3)
+    assert np.array_equal(sum(part.matrix.counts for part in parts), whole.matrix.counts)
+
+
+def test_changed_pictures_keep_their_truth():
+    found = score(read_off, Drawn(), change=lambda picture, index: np.zeros_like(picture.image))
+    assert summary('drawn', found)['iou'][:4] == [0.25, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(('name', 'protocol', 'size', 'expected'), [
+    ('cityscapes', 'low', (1024, 2048), (512, 1024)),
+    ('cityscapes', 'high', (1024, 2048), (1024, 2048)),
+    ('mapillary-rein', 'low', (1200, 1600), (512, 683)),
+    ('bdd100k', 'low', (720, 1280), (720, 1280)),
+    ('acdc-fog', 'high', (1080, 1920), (540, 960)),
+    ('dark-zurich', 'low', (1080, 1920), (540, 960)),
+    ('camvid', 'low', (360, 480), (360, 480)),
+    ('cityscapes', 'slide', (1024, 2048), (1024, 2048)),
+])
+def test_protocols_fit_pictures_into_their_sizes(name, protocol, size, expected):
+    assert fitted(np.zeros((*size, 3), np.uint8), name, protocol).shape[:2] == expected
+
+
+class WindowPredictor:
+    """Labels a window with its first value; the right half of a window is less sure."""
+
+    input_size = (6, 6)
+
+    def many(self, images):
+        assert all(image.shape == (6, 6, 3) for image in images)
+        return [Segmentation(image[..., 0].copy(), np.repeat(
+            np.array([[200, 200, 200, 100, 100, 100]], np.uint8), 6, 0)) for image in images]
+
+
+def test_windows_of_a_model_file_cover_the_picture():
+    image = np.arange(11 * 17, dtype=np.uint8).reshape(11, 17, 1).repeat(3, 2)
+    labels = labeler_of_file(WindowPredictor(), 'slide')(image, 'own')
+    assert np.array_equal(labels, image[..., 0])
+
+
+def test_more_confident_window_wins_where_two_overlap():
+    class Counting(WindowPredictor):
+        def many(self, images):
+            return [part._replace(labels=np.full((6, 6), i, np.uint8))
+                    for i, part in enumerate(super().many(images))]
+    labels = labeler_of_file(Counting(), 'slide')(np.zeros((6, 10, 3), np.uint8), 'own')
+    # windows at 0..5 and 4..9: in columns 4 and 5 the second is sure, the first is not
+    assert labels[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A tiny untrained model of four classes, its data set and its checkpoint."""
+    folder = tmp_path_factory.mktemp('evaluate')
+    write_pictures(folder / 'boxes', count=3, size=(48, 96))
+    classes = {'name': 'boxes', 'entries': [
+        {'id': i, 'name': f'box {i}', 'color': list(color), 'prompts': []}
+        for i, color in enumerate(COLORS)]}
+    config = from_dict(SegmenterConfig, to_dict(override(
+        preset('dgtl-mini'), {**MODEL, 'classes': classes})))
+    torch.manual_seed(0)
+    model = Segmenter(config).eval()
+    save_checkpoint(folder / 'tiny.safetensors', model, config)
+    return folder, model
+
+
+def test_model_labels_whole_pictures_and_windows(checkpoint):
+    _, model = checkpoint
+    device = torch.device('cpu')
+    image = np.random.default_rng(0).integers(0, 256, (48, 96, 3)).astype(np.uint8)
+    whole = labeler_of_model(model, device, torch.float32, 'whole')(image, 'own')
+    slid = labeler_of_model(model, device, torch.float32, 'slide')(image, 'own')
+    assert whole.shape == slid.shape == (48, 96) and max(whole.max(), slid.max()) < 4
+    # at the model's own size there is one window, and nothing is resized
+    small = image[:32, :64]
+    both = [labeler_of_model(model, device, torch.float32, protocol)(small, 'own')
+            for protocol in ('whole', 'slide')]
+    assert np.array_equal(*both)
+
+
+def evaluate(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_command_line_writes_table_numbers_and_page(checkpoint, capsys):
+    folder, _ = checkpoint
+    out, page = folder / 'numbers.json', folder / 'page.html'
+    assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/boxes', '--device', 'cpu',
+                    '--protocol', 'slide', '--corrupt', 'fog,contrast', '--severity', '1,5',
+                    '--json', out, '--report', page) == 0
+    shown = capsys.readouterr().out
+    results = json.loads(out.read_text())
+    assert shown.strip() == table(results)
+    assert 'protocol slide' in shown and 'box 3' in shown and 'boxes + contrast 5' in shown
+    assert results['domains'][0]['pictures'] == 3 and len(results['corrupted']) == 4
+    assert 0 <= results['mean_miou'] <= 1
+    text = page.read_text()
+    # three plots, the worst pictures and their legend, all in the file
+    assert text.count('<img src="data:image/') == 5
+    addresses: list[str] = []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            addresses.extend(v for k, v in attrs if k in ('src', 'href') and v)
+
+    Links().feed(text)
+    assert all(address.startswith('data:') for address in addresses)
+    assert 'Protocol <b>slide</b>' in text
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['streetworld:clear,count=1'], 'they must be equal'),
+    (['folder:{folder}/boxes', '--corrupt', 'hail'], "unknown corruption 'hail'"),
+    (['folder:{folder}/boxes', '--corrupt', 'fog', '--severity', '7'], 'numbers from 1 to 5'),
+    (['folder:{folder}/boxes', '--corrupt', 'depth_fog'], 'has no depth'),
+    (['folder:{folder}/none'], 'there is no folder'),
+])
+def test_wrong_questions_are_refused_in_words(arguments, message, checkpoint, capsys):
+    folder, _ = checkpoint
+    given = [argument.format(folder=folder) for argument in arguments]
+    assert evaluate(folder / 'tiny.safetensors', *given, '--device', 'cpu') == 1
+    assert message in capsys.readouterr().err
+
+
+def test_file_that_is_no_model_is_refused(tmp_path, capsys):
+    wrong = tmp_path / 'wrong.safetensors'
+    wrong.write_text('no model')
+    assert evaluate(wrong, 'streetworld:clear,count=1') == 1
+    assert 'is not a .safetensors file' in capsys.readouterr().err
+    assert evaluate(tmp_path / 'none.onnx', 'streetworld:clear,count=1') == 1
+    assert 'no model file at' in capsys.readouterr().err
+
+
+def test_embedded_model_sees_the_street(capsys, tmp_path):
+    model = Path(__file__).resolve().parents[1] / 'models' / 'dgtl_mini.onnx'
+    if not model.is_file():
+        pytest.skip('the embedded model is not there yet')
+    out = tmp_path / 'numbers.json'
+    assert evaluate(model, 'streetworld:clear,count=3,height=256,width=512',
+                    '--device', 'cpu', '--json', out) == 0
+    domain = json.loads(out.read_text())['domains'][0]
+    assert domain['iou'][0] > 0.7 and domain['iou'][10] > 0.7  # road and sky

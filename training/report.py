@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of an evaluation: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from dgtl_core.classes import ClassSet
+from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.visualize import legend, overlay, sheet
+from matplotlib.figure import Figure
+import numpy as np
+from PIL import Image
+
+Worst = tuple[ClassSet, Sequence[tuple[float, LabelledPicture, np.ndarray]]]
+_STYLE = ('body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}'
+          'img{max-width:100%}td,th{padding:.15em .7em;text-align:right}'
+          'td:first-child{text-align:left}')
+
+
+def write_report(path: Path, results: dict[str, Any], worst: Sequence[Worst]) -> None:
+    """
+    Write the results of ``training.evaluate`` as a page with plots and the worst pictures.
+
+    :raises OSError: the file cannot be written.
+    """
+    name = escape(str(results['model']))
+    parts = [
+        f'<!doctype html><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>',
+        f'<h1>{name}</h1><p>Runs on {escape(results["runs_on"])}. Protocol '
+        f'<b>{escape(results["protocol"])}</b>. Mean over data sets: '
+        f'<b>{100 * results["mean_miou"]:.1f} %</b> mIoU.</p>', _numbers(results),
+        '<h2>Data sets</h2>', _figure(_bars(results)), '<h2>Classes</h2>', _figure(_map(results))]
+    if results['corrupted']:
+        parts += ['<h2>Corruptions</h2>', _figure(_curves(results))]
+    parts.append('<h2>Worst pictures</h2>')
+    for domain, (classes, pictures) in zip(results['domains'], worst):
+        rows = [[p.image, overlay(p.image, p.labels, classes), overlay(p.image, labels, classes)]
+                for _, p, labels in pictures]
+        titles = [f'{p.name}: {100 * miou:.1f} %' for miou, p, _ in pictures]
+        if rows:
+            parts += [f'<h3>{escape(domain["name"])}</h3>',
+                      _picture(sheet(rows, ('picture', 'truth', 'model'), titles)),
+                      _picture(legend(classes))]
+    temporary = path.with_name(f'.{path.name}.part')
+    temporary.write_text('\n'.join(parts), encoding='utf-8')
+    os.replace(temporary, path)
+
+
+def _numbers(results: dict[str, Any]) -> str:
+    rows = ''.join(
+        f'<tr><td>{escape(d["name"])}<td>{d["pictures"]}<td>{100 * d["miou"]:.1f}'
+        f'<td>{100 * d["accuracy"]:.1f}<td>{d["pictures_per_s"]}' for d in results['domains'])
+    return ('<table><tr><th>data set<th>pictures<th>mIoU, %<th>pixels right, %<th>pictures/s'
+            f'{rows}</table>')
+
+
+def _bars(results: dict[str, Any]) -> Figure:
+    domains = results['domains']
+    figure = Figure(figsize=(9, 1 + 0.4 * len(domains)), layout='constrained')
+    axes = figure.add_subplot()
+    bars = axes.barh([d['name'] for d in domains], [100 * d['miou'] for d in domains])
+    axes.bar_label(bars, fmt='%.1f', padding=3)
+    axes.set(xlim=(0, 100), xlabel='mIoU, %')
+    axes.invert_yaxis()
+    return figure
+
+
+def _map(results: dict[str, Any]) -> Figure:
+    domains, classes = results['domains'], results['classes']
+    values = np.array([[np.nan if v is None else 100 * v for v in d['iou']] for d in domains])
+    figure = Figure(figsize=(2 + 0.5 * len(classes), 2 + 0.4 * len(domains)), layout='constrained')
+    axes = figure.add_subplot()
+    axes.imshow(values, vmin=0, vmax=100, cmap='viridis', aspect='auto')
+    axes.set_xticks(range(len(classes)), classes, rotation=60, ha='right')
+    axes.set_yticks(range(len(domains)), [d['name'] for d in domains])
+    for y, x in zip(*np.nonzero(np.isfinite(values))):
+        color = 'black' if values[y, x] > 60 else 'white'
+        axes.text(x, y, f'{values[y, x]:.0f}', ha='center', va='center', color=color, fontsize=8)
+    return figure
+
+
+def _curves(results: dict[str, Any]) -> Figure:
+    entries, clean = results['corrupted'], {d['name']: d['miou'] for d in results['domains']}
+    figure = Figure(figsize=(9, 5), layout='constrained')
+    axes = figure.add_subplot()
+    for domain, corruption in dict.fromkeys((e['domain'], e['corruption']) for e in entries):
+        points = sorted((e['severity'], e['miou']) for e in entries
+                        if (e['domain'], e['corruption']) == (domain, corruption))
+        points.insert(0, (0, clean[domain]))
+        label = corruption if len(clean) == 1 else f'{domain}, {corruption}'
+        axes.plot([x for x, _ in points], [100 * y for _, y in points], marker='o', label=label)
+    axes.set(xlabel='severity (0: as it is)', ylabel='mIoU, %', ylim=(0, None), xticks=range(6))
+    axes.legend(fontsize=7, ncols=2)
+    return figure
+
+
+def _figure(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110)
+    return _tag(buffer.getvalue(), 'png')
+
+
+def _picture(image: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, 'JPEG', quality=85)
+    return _tag(buffer.getvalue(), 'jpeg')
+
+
+def _tag(data: bytes, kind: str) -> str:
+    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
