@@ -7,6 +7,7 @@ What comes after the build, the comparison, runs on stand-ins for the GPU and fo
 
 from dataclasses import replace
 import errno
+from functools import partial
 import importlib.util
 import json
 from pathlib import Path
@@ -180,7 +181,9 @@ def test_ctrl_c_stops_the_command_and_leaves_the_old_engine(tmp_path, no_gpu):
             [sys.executable, '-m', 'dgtl_core.export.tensorrt', str(path), str(out),
              '--unverified', '--module', 'tensorrt_rtx'],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            cwd=Path(__file__).resolve().parents[1]) as process:
+            cwd=Path(__file__).resolve().parents[1],
+            # a test run in the background ignores SIGINT, and hands that down
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL)) as process:
         assert 'building the engine' in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
