@@ -201,7 +201,8 @@ def test_configuration_of_another_class_set():
     assert dataclasses.replace(tiny(), name='x').name == 'x'
 
 
-@pytest.mark.parametrize('changes', [{}, RELEASED, plain_adapter()], ids=['all', 'present', 'none'])
+@pytest.mark.parametrize(
+    'changes', [{}, RELEASED, plain_adapter()], ids=['all', 'present', 'none'])
 def test_exports_without_data_dependent_operations(changes):
     made = model(**changes).eval()
     exported = torch.export.export(made, (pictures(1),))

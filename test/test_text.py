@@ -124,6 +124,7 @@ def test_embeds_classes_from_a_released_checkpoint(tmp_path, capsys):
     assert 'holds no CLIP text encoder' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_embeds_classes_with_open_clip_weights_from_a_file(tmp_path):
     open_clip = pytest.importorskip('open_clip')
     model = open_clip.create_model('RN50')

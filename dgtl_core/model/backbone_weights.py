@@ -231,12 +231,13 @@ def _unpickle(path: Path) -> Any:
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError) as error:
-        unknown, reason = [], error  # an old file that is no zip archive, or no weight file
+        # an old file that is no zip archive, or no weight file
+        cause = str(error).partition('\n')[0]
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
             raise ValueError(
-                f'{path} cannot be read as weights ({reason}); expected a .pth, .pt or '
+                f'{path} cannot be read as weights ({cause}); expected a .pth, .pt or '
                 '.safetensors file') from None
     refused = [name for name in unknown if not name.startswith(_BOOKKEEPING)]
     if refused:
