@@ -114,6 +114,9 @@ class StreetWorld:
     def _frames(self, fps: float, conditions: tuple[str, ...], seconds: float,
                 loop: bool) -> Iterator[Frame]:
         drive = Drive(self.seed, self.size)
+        blank = np.zeros((32, 32, 3), np.uint8)
+        for condition in conditions:  # draws drops and flakes now, not in the middle of a drive
+            after_lens(condition, blank, drive.light, 1.0, drive.light.seed)
         count = round(fps * seconds * len(conditions))
         index = 0
         while loop or index < count:
