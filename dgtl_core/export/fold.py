@@ -58,7 +58,7 @@ class FoldedPatches(nn.Module):
         x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
         x = self.project(x.to(self.project.weight.dtype)) + self.position
         if self.prefix is not None:
-            x = torch.cat((self.prefix.expand(len(x), -1, -1), x), dim=1)
+            x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
         return self.norm(x)
 
 

@@ -65,16 +65,16 @@ class FoldedLevel(nn.Module):
             tokens = tokens.flatten(2).transpose(1, 2)
         if self.hidden is not None:
             channels = tokens.shape[-1]
-            tokens = F.gelu(self.hidden(tokens)).reshape(len(tokens), -1, channels)
+            tokens = F.gelu(self.hidden(tokens)).reshape(tokens.shape[0], -1, channels)
         x = self.project(tokens)
         if self.doublings == 0:
             x = x.transpose(1, 2).unflatten(2, (height, width))
         elif self.doublings == 1:
-            x = x.view(len(x), height, width, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
-            x = x.reshape(len(x), -1, 2 * height, 2 * width)
+            x = x.view(x.shape[0], height, width, 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
+            x = x.reshape(x.shape[0], -1, 2 * height, 2 * width)
         else:
-            x = x.view(len(x), height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-            x = x.reshape(len(x), -1, 4 * height, 4 * width)
+            x = x.view(x.shape[0], height, width, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+            x = x.reshape(x.shape[0], -1, 4 * height, 4 * width)
         dtype, x = x.dtype, x.float()  # the norm sums over a whole map
         if self.scale != 1:
             # By factor, not by size: on odd sizes that samples other places.
@@ -238,7 +238,7 @@ class FoldedMaskDecoder(nn.Module):
 
     def forward(self, fine: Tensor, memories: list[Tensor]) -> MaskLogits:
         """Shape: fine (B, D, H, W); memories three of (B, N, D), coarse to fine."""
-        batch = len(fine)
+        batch = fine.shape[0]
         keys, values, coarse = [], [], []
         for level, (memory, size) in enumerate(zip(memories, self.sizes)):
             position = getattr(self, f'key_position_{level}')

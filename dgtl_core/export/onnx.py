@@ -102,6 +102,9 @@ def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bo
     del model.graph.metadata_props[:], model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if dynamic_batch != bool(batch.dim_param):
+        raise ExportError(f'the batch of the traced graph is {batch}, not an open axis')
     model.producer_name, model.producer_version = 'dgtl', ''
     if weights == 'float16':
         _store_as_float16(model)
@@ -152,7 +155,7 @@ def check(model: onnx.ModelProto) -> None:
         raise ExportError(
             f'inputs and outputs must be uint8 image, labels, confidence; got {ends}')
     first = {node.op_type for node in model.graph.node if 'image' in node.input}
-    if first != {'Cast'}:  # TensorRT computes nothing in uint8
+    if first - {'Shape'} != {'Cast'}:  # TensorRT computes nothing in uint8
         raise ExportError(f'the picture must go through a Cast first, it goes through {first}')
     try:
         onnx.checker.check_model(model, full_check=True)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+
+from dgtl_core.export.fold import fold
+from dgtl_core.export.labels import LabelNetwork
+from dgtl_core.export.onnx import (
+    agreement,
+    check,
+    export_onnx,
+    ExportError,
+    OPSET,
+    run_torch,
+    to_onnx,
+)
+from dgtl_core.export.precision import set_precision
+from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.model.segmenter import slide
+from dgtl_core.predictor import Predictor
+from dgtl_core.runtime.metadata import ModelMetadata
+from dgtl_core.runtime.onnx import _Bound, OnnxBackend
+import numpy as np
+import onnx
+import pytest
+from small_segmenter import normalised, small_config, small_segmenter, street
+import torch
+from training.export import main
+
+
+def metadata(config, size=None):
+    return ModelMetadata(
+        name=config.name, classes=config.classes, input_size=size or config.input_size,
+        method=config.method, backbone=config.backbone.name)
+
+
+def network(name='dgtl-dinov2-s', form='gather', **options):
+    config = small_config(name)
+    model = small_segmenter(config, street(config.input_size))
+    folded = fold(model, config.input_size, form)
+    picture = options.pop('picture_size', config.input_size)
+    return LabelNetwork(folded, picture, **options).eval(), config, model
+
+
+@pytest.mark.parametrize('name, form', [
+    ('dgtl-dinov2-l', 'grid_sample'), ('vltseg-eva02-l', 'gather')])
+def test_file_keeps_the_contract_and_agrees_with_torch(name, form, tmp_path):
+    net, config, _ = network(name, form)
+    pictures = [street(config.input_size, seed) for seed in range(2)]
+    truths = [labels for labels, _ in run_torch(net, pictures)]
+    path = tmp_path / 'model.onnx'
+    same, kept = export_onnx(net, path, metadata(config), pictures, truths)
+    assert same.labels >= 0.999 and same == kept and same.miou > 0.99
+    assert same.miou_reference == 1
+    model = onnx.load(path)
+    assert [item.version for item in model.opset_import if not item.domain] == [OPSET]
+    assert {node.domain for node in model.graph.node} <= {''}
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    samplers = {node.op_type for node in model.graph.node} & {'GridSample', 'Gather'}
+    assert ('GridSample' in samplers) == (form == 'grid_sample')
+    stored = json.loads({p.key: p.value for p in model.metadata_props}['dgtl'])
+    assert stored['format'] == 1 and stored['method'] == config.method
+    assert stored['input_size'] == list(config.input_size)
+    predict = Predictor.load(path, device='cpu')
+    assert len(np.unique(predict(pictures[0]).labels)) >= 3
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
+
+
+@pytest.mark.slow
+def test_dynamic_batch_and_float16_weights(tmp_path):
+    net, config, _ = network()
+    path = tmp_path / 'model.onnx'
+    pictures = [street(config.input_size, seed) for seed in range(3)]
+    export_onnx(net, path, metadata(config), pictures[:1], dynamic_batch=True, weights='float16',
+                min_agreement=0.9)
+    stored = sum(np.prod(i.dims) * (2 if i.data_type == onnx.TensorProto.FLOAT16 else 4)
+                 for i in onnx.load(path).graph.initializer)
+    assert path.stat().st_size < 1.2 * stored and path.stat().st_size < 16 * 2**20
+    run = OnnxBackend(path, device='cpu')
+    assert run.max_batch > 1
+    labels, confidence = run(np.stack(pictures))
+    for index, (expected, sure) in enumerate(run_torch(net, pictures)):
+        assert (labels[index] == expected).mean() >= 0.999
+        assert np.abs(confidence[index].astype(int) - sure).mean() < 0.5
+    # The same picture bound to a device buffer, as on a GPU.
+    bound = _Bound(run._session, 'cpu', 0)
+    for picture in pictures:
+        np.testing.assert_array_equal(bound(picture[None])[0], run(picture[None])[0])
+
+
+def test_sliding_windows_are_those_of_the_segmenter():
+    picture_size = (192, 300)
+    net, config, model = network(picture_size=picture_size, stride=(100, 150))
+    assert len(net.windows) == 4
+    picture = street(picture_size)
+    with torch.no_grad():
+        found = net.scores(torch.from_numpy(picture)[None])
+        expected = slide(model.scores, normalised(picture, config), config.input_size, (100, 150))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    check(to_onnx(net, metadata(config, picture_size)))
+
+
+def test_output_size_and_quarter_resolution():
+    net, config, _ = network(output_size=(200, 300))
+    picture = street(config.input_size)
+    (exact, sure), = run_torch(net, [picture])
+    assert exact.shape == sure.shape == (200, 300)
+    quick, _, _ = network(output_size=(200, 300), upsampling='quarter')
+    (fast, _), = run_torch(quick, [picture])
+    assert 0.8 < (fast == exact).mean() < 1
+
+
+@pytest.mark.parametrize('precision, kind', [
+    ('fp16', onnx.TensorProto.FLOAT16), ('bf16', onnx.TensorProto.BFLOAT16)])
+def test_sixteen_bit_networks_keep_the_fragile_parts_in_float32(precision, kind):
+    net, config, _ = network('dgtl-dinov2-s', 'grid_sample')
+    model = to_onnx(set_precision(net, precision), metadata(config))
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    types.update({i.name: i.data_type for i in inferred.graph.initializer})
+    used = {}
+    types['image'] = onnx.TensorProto.UINT8
+    for node in inferred.graph.node:
+        used.setdefault(node.op_type, set()).add(types[node.input[0]])
+    assert used['GridSample'] == {onnx.TensorProto.FLOAT}
+    assert used['InstanceNormalization'] == {onnx.TensorProto.FLOAT}
+    assert used['LayerNormalization'] == {kind}
+    assert used['Conv'] == {onnx.TensorProto.FLOAT16}
+    assert kind in used['MatMul']
+
+
+def test_a_disagreeing_export_leaves_the_old_file(tmp_path, monkeypatch):
+    net, config, _ = network()
+    path = tmp_path / 'model.onnx'
+    path.write_bytes(b'the old one')
+    picture = street(config.input_size)
+    wrong = [(np.full(config.input_size, 3, np.uint8), np.zeros(config.input_size, np.uint8))]
+    monkeypatch.setattr('dgtl_core.export.onnx.run_file', lambda *_: wrong)
+    with pytest.raises(ExportError, match='at least 99.90% must be equal'):
+        export_onnx(net, path, metadata(config), [picture])
+    assert path.read_bytes() == b'the old one'
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
+    with pytest.raises(ExportError, match='none were given'):
+        export_onnx(net, path, metadata(config), [])
+
+
+def test_rules_of_the_graph():
+    def graph(mode, opset):
+        node = onnx.helper.make_node('GridSample', ['x', 'g'], ['y'], 'sample', mode=mode)
+        return onnx.helper.make_model(
+            onnx.helper.make_graph([node], 'g', [], []),
+            opset_imports=[onnx.helper.make_opsetid('', opset)])
+    with pytest.raises(ExportError, match='opset 18 alone'):
+        check(graph('linear', 20))
+    with pytest.raises(ExportError, match="sample samples with mode .*'nearest'"):
+        check(graph('nearest', 18))
+    with pytest.raises(ExportError, match='must be uint8'):
+        check(graph('bilinear', 18))
+
+
+def test_agreement_counts():
+    labels = np.array([[0, 1], [1, 1]], np.uint8)
+    other = np.array([[0, 1], [1, 0]], np.uint8)
+    sure = np.full((2, 2), 100, np.uint8)
+    found = agreement([(labels, sure)], [(other, sure - 4)], 2, [other])
+    assert found.labels == 0.75 and found.confidence == 4 and found.pictures == 1
+    assert found.miou_reference == 1 and found.miou == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_command(tmp_path, capsys):
+    config = small_config('rein-dinov2-s')
+    model = small_segmenter(config, street(config.input_size))
+    save_checkpoint(tmp_path / 'model.safetensors', model, config, source='test')
+    out = tmp_path / 'model.onnx'
+    arguments = [str(tmp_path / 'model.safetensors'), str(out), '--count', '1']
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r'ONNX Runtime against torch: (99\.9|100\.)\d+% of the labels', printed)
+    assert Predictor.load(out, device='cpu').metadata.method == 'rein'
+    assert main([str(tmp_path / 'none.safetensors'), str(out)]) == 1
+    assert 'none.safetensors does not exist' in capsys.readouterr().err
