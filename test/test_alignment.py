@@ -7,10 +7,10 @@ import zlib
 
 from dgtl_core.learning.alignment import kmeans, released_alignment, similarity_alignment
 from dgtl_core.model.mask_decoder import MaskLogits
+from no_wait import NoWait
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 GOLDEN = Path(__file__).parent / 'golden' / 'learning'
 
@@ -101,22 +101,6 @@ def test_similarity_teaches_the_tokens_which_class_they_stand_for():
     # each token is now nearer to the features of its own class than to those of any other
     nearest = torch.nn.functional.normalize(tokens, dim=1) @ directions[:3].T
     assert nearest.argmax(1).tolist() == [0, 1, 2]
-
-
-class NoWait(TorchDispatchMode):
-    """Refuses every operation that would make the host wait for a GPU."""
-
-    waits = {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique_consecutive', '_unique2',
-             'unique_dim', 'is_nonzero', 'equal', 'item', 'multinomial'}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in self.waits or (name in ('index', 'index_put', 'index_put_') and any(
-                x is not None and x.dtype == torch.bool for x in args[1])):
-            raise AssertionError(f'{name} waits for the device')
-        if name == '_to_copy' and 'device' in (kwargs or {}):
-            raise AssertionError('copies between devices')
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_wait_would_be_noticed():

@@ -13,6 +13,7 @@ from dgtl_core.learning.points import RandomPoints
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.released import _rename, segmenter_from_released
 import golden_weights
+from no_wait import NoWait
 import numpy as np
 import pytest
 import torch
@@ -187,6 +188,14 @@ def test_semantic_loss_follows_the_gradient_to_the_truth():
         semantic_loss(layer, labels).backward()
         optimizer.step()
     assert semantic_loss(layer, labels) < 0.7 * first
+
+
+def test_set_loss_waits_for_nothing_but_the_costs_of_the_matcher():
+    layers, labels = predictions(), random_labels()
+    # the copy of the costs to the host is none here; any other wait would raise
+    with NoWait():
+        losses = small_loss(layers, labels, [1, 2], semantic_weight=1.0)
+        torch.stack([x.sum() for x in losses.values()]).sum().backward()
 
 
 @pytest.mark.parity

@@ -95,6 +95,19 @@ def test_photometric_keeps_the_shape_and_stays_near():
     assert weak.std() < 0.3 * means.std()
 
 
+def test_corruption_changes_pixels_and_no_label():
+    plain = [apply({}, seed) for seed in range(6)]
+    changed = [apply({'corruption': 1.0}, seed) for seed in range(6)]
+    again = [apply({'corruption': 1.0}, seed) for seed in range(6)]
+    for (image, labels), (other, same), (repeated, _) in zip(plain, changed, again, strict=True):
+        assert torch.equal(labels, same) and torch.equal(other, repeated)
+        assert other.shape == image.shape
+    # a weak one may do nothing to a picture as smooth as this
+    assert sum(not torch.equal(a[0], b[0]) for a, b in zip(plain, changed, strict=True)) >= 4
+    with pytest.raises(ValueError, match='a chance in 0..1'):
+        TransformConfig(corruption=2.0)
+
+
 @pytest.mark.parametrize('wrong', [
     {'crop': (0, 5)}, {'scale': (2.0, 1.0)}, {'scale': (0.0, 1.0)}])
 def test_impossible_values_are_refused(wrong):

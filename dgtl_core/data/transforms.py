@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torchvision.transforms.v2 import functional, InterpolationMode
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:
-    """Sizes are (height, width) in pixels; the defaults are those of the released recipes."""
+    """Sizes are (height, width) in pixels. A picture is resized, scaled, cropped, flipped."""
 
     crop: tuple[int, int] = (512, 512)
     resize: tuple[int, int] = (0, 0)  # to this size first, whatever the aspect ratio; 0: as it is
@@ -26,12 +27,18 @@ class TransformConfig:
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
     flip: bool = True
     photometric: float = 1.0  # strength of brightness, contrast, saturation and hue; 0: off
+    # Chance of one of ImageNet-C's corruptions at severity 1..3. Scores under these corruptions
+    # no longer tell how a model takes the unknown.
+    corruption: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(
                 f'transforms.crop must be positive and transforms.scale a rising range, got '
                 f'{list(self.crop)} and {list(self.scale)}')
+        if not 0 <= self.corruption <= 1:
+            raise ValueError(
+                f'transforms.corruption is a chance in 0..1, got {self.corruption}')
 
 
 def transform(
@@ -57,6 +64,12 @@ def transform(
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
         picture = photometric(picture, config.photometric, generator)
+    if config.corruption and generator.random() < config.corruption:
+        family = CORRUPTIONS[int(generator.integers(len(CORRUPTIONS)))]
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        pixels = corrupt(pixels, family, int(generator.integers(1, 4)),
+                         seed=int(generator.integers(2**31)))
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)
     return picture.contiguous(), mask[0].contiguous()
 
 
