@@ -11,6 +11,7 @@ import ctypes
 import enum
 from importlib.machinery import ModuleSpec
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,8 +34,13 @@ class FakeDriver:
         self.calls = []
         self.fail = {}    # name of a call -> status that it returns
         self.memory = {}  # address -> buffer, what is allocated and not freed
-        self.current = None
+        self._threads = {}  # thread -> its current context
         self._graph = None
+
+    @property
+    def current(self):
+        """The context of the calling thread."""
+        return self._threads.get(threading.get_ident())
 
     def _answer(self, name, *values):
         self.calls.append(name)
@@ -63,11 +69,11 @@ class FakeDriver:
         return self._answer('cuDevicePrimaryCtxRetain', 'context')
 
     def cuDevicePrimaryCtxRelease(self, dev):
-        self.current = None
+        self._threads.clear()
         return self._answer('cuDevicePrimaryCtxRelease')
 
     def cuCtxSetCurrent(self, ctx):
-        self.current = ctx
+        self._threads[threading.get_ident()] = ctx
         return self._answer('cuCtxSetCurrent')
 
     def _allocate(self, name, size):
@@ -92,6 +98,7 @@ class FakeDriver:
         return self._answer('cuMemFreeHost')
 
     def _enqueue(self, name, work):
+        assert self.current == 'context'
         if self._graph is None:
             work()
         else:
@@ -129,6 +136,7 @@ class FakeDriver:
         return self._answer('cuGraphInstantiate', list(graph))
 
     def cuGraphLaunch(self, launchable, stream):
+        assert self.current == 'context'
         for work in launchable:
             work()
         return self._answer('cuGraphLaunch')

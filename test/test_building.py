@@ -9,7 +9,7 @@ import time
 from dgtl_core.predictor import EngineOptions, ModelError, Predictor
 from dgtl_core.runtime import building, cuda
 from dgtl_core.runtime.backend import open_backend
-from dgtl_core.runtime.building import Frames
+from dgtl_core.runtime.building import EngineJob, Frames
 from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
@@ -111,10 +111,12 @@ def until(predict, condition, seconds=20):
 
 def test_onnx_runtime_answers_until_the_engine_does(world):
     predict = world.load()
+    interim = predict._backend._interim
     assert predict.backend_name == 'onnxruntime (CPU) while the engine is built'
     until(predict, lambda: predict.backend_name.startswith('tensorrt 10.3.0 (Orin, fp16)'))
     assert world.driver.calls.count('execute_async_v3') >= 2
     until(predict, lambda: True)
+    assert not hasattr(interim, '_session')  # freed
     assert world.left() == ['.engine', '.json'] and len(world.builds) == 1
     assert world.builds[0].startswith(str(world.model)) and '--unverified' in world.builds[0]
     predict.close()
@@ -195,6 +197,16 @@ def test_closing_stops_the_builder_at_once(world):
     assert time.monotonic() - start < 2
     assert process.wait(5) != 0
     assert world.left() == []
+
+
+def test_a_job_that_is_stopped_before_it_starts_ends_at_once(world):
+    world.builds_give(engine_bytes(), seconds=60)
+    job = EngineJob(world.model, 'auto', EngineOptions(cache_dir=str(world.cache)))
+    job.stop()
+    start = time.monotonic()
+    with pytest.raises(ModelError, match='was stopped'):
+        job.run(list)
+    assert time.monotonic() - start < 30 and world.left() == []
 
 
 def test_closing_while_the_engine_waits_for_pictures(world):

@@ -287,6 +287,13 @@ def test_a_full_disk_leaves_the_old_engine(robot, monkeypatch, capsys):
     assert robot.out.read_bytes() == before and len(list(robot.out.parent.iterdir())) == 2
 
 
+def test_a_place_that_cannot_be_written_is_left_clean(robot, capsys):
+    robot.out.mkdir()
+    assert main(robot.command) == 1
+    assert 'directory' in capsys.readouterr().err.lower()
+    assert [p.name for p in robot.out.parent.iterdir()] == ['m.engine']
+
+
 def test_a_cut_between_the_two_files_is_noticed(robot):
     main(robot.command)
     old_side = side_file(robot.out).read_bytes()
