@@ -5,11 +5,17 @@ import json
 from pathlib import Path
 import zlib
 
+from dgtl_core.config import override, preset
 from dgtl_core.learning.alignment import kmeans, released_alignment, similarity_alignment
+from dgtl_core.learning.losses import LossConfig
+from dgtl_core.learning.objective import Objective
+from dgtl_core.learning.points import RandomPoints
 from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.segmenter import Segmenter
 from no_wait import NoWait
 import numpy as np
 import pytest
+from small_recipe import MODEL
 import torch
 
 GOLDEN = Path(__file__).parent / 'golden' / 'learning'
@@ -118,3 +124,33 @@ def test_alignments_do_not_wait_for_the_device(recorded):
         loss = released_alignment(layers, tokens, texts)
         loss = loss + similarity_alignment(layers[-1], features, tokens, texts)
         loss.backward()
+
+
+@pytest.mark.parametrize(('link', 'alignment', 'width'), [
+    ('all', 'similarity', 32), ('all', 'off', 32), ('off', 'off', 0)])
+def test_whole_objective_waits_for_nothing_but_the_matcher(link, alignment, width):
+    adapter = {**MODEL['adapter'], 'text_link': link}
+    torch.manual_seed(0)
+    model = Segmenter(override(preset('dgtl-mini'), {
+        **MODEL, 'adapter': adapter, 'text': {'width': width}})).train()
+    if width:
+        model.set_texts(torch.randn(19, width))
+    objective = Objective(model, LossConfig(num_points=32, alignment=alignment))
+    images = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8)
+    labels = torch.randint(0, 19, (2, 32, 64)).to(torch.uint8)
+    points = RandomPoints([1, 2], torch.device('cpu'))
+    with NoWait():
+        losses = objective(images, labels, points)
+        torch.stack([x.sum() for x in losses.values()]).sum().backward()
+    assert ('align' in losses) == (alignment != 'off')
+    if alignment == 'similarity':
+        model.zero_grad()
+        objective(images, labels, points)['align'].backward()
+        assert model.adapter.tokens_a.grad.abs().sum() > 0
+        assert model.adapter.text_link.project.weight.grad.abs().sum() > 0
+
+
+def test_alignment_needs_texts():
+    model = Segmenter(override(preset('dgtl-mini'), MODEL))
+    with pytest.raises(ValueError, match='needs a model with tokens and texts'):
+        Objective(model, LossConfig(alignment='similarity'))
