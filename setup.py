@@ -73,7 +73,9 @@ setup(
         ],
         'export': [*NETWORK, 'onnx>=1.16', 'onnxscript>=0.1'],
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
-        'tensorrt-check': ['tensorrt-rtx>=1.3'],
+        'tensorrt-check': ['tensorrt-rtx>=1.7'],
+        # Beside the TensorRT of the robot, which comes from the system (docs/deploy.md).
+        'tensorrt': ['cuda-python>=12'],
         'test': ['pytest>=7.4'],  # without this one `colcon test` runs no test
         'dev': [
             'pytest>=7.4',
@@ -82,6 +84,7 @@ setup(
             'ruff>=0.5',
             'psutil>=5.9',
             'scikit-learn>=1.3',
+            'huggingface_hub>=0.20',
             'transformers>=4.40',
             # What test_packaging.py builds with; colcon wants setuptools < 80.
             'setuptools>=64',
