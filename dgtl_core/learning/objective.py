@@ -46,8 +46,10 @@ class Objective(nn.Module):
         features: list[Tensor] = []
         watch = self.model.backbone.register_forward_hook(
             lambda module, inputs, output: features.append(output[-1]))
-        layers = self.model((images - self.mean) / self.std, labels)
-        watch.remove()
+        try:
+            layers = self.model((images - self.mean) / self.std, labels)
+        finally:
+            watch.remove()
         with torch.autocast(images.device.type, enabled=False):
             losses = set_loss(layers, labels, points, self.config)
             if self.config.alignment != 'off':
