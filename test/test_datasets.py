@@ -5,7 +5,8 @@ import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data.catalog import DATASETS, MAPILLARY_MAPPINGS, open_pictures
 from dgtl_core.data.datasets import CachedPictures, DataError, id_table, JoinedPictures
-from dgtl_core.learning.batches import cached
+from dgtl_core.data.transforms import TransformConfig
+from dgtl_core.learning.batches import batches, cached
 import numpy as np
 from PIL import Image
 import pytest
@@ -237,3 +238,17 @@ def test_real_camvid(shared):
     # the lower middle is road, the upper middle building, tree or sky
     assert np.bincount(labels[300:, 200:280].ravel()).argmax() == 0
     assert np.bincount(labels[:60].ravel()).argmax() in (2, 8, 10)
+
+
+def test_opencv_has_no_threads_when_workers_are_forked(tmp_path):
+    """A fork takes OpenCV's threads for alive; one in five waited for them for ever."""
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)
+    world = open_pictures('streetworld:clear,count=2,height=64,width=128')
+    stream = batches(world, TransformConfig(crop=(32, 64)), seed=0, start=0, stop=1, batch=2,
+                     workers=1)
+    assert cv2.getNumThreads() == 1
+    assert len(next(stream).names) == 2
+    cv2.setNumThreads(2)
+    cached(world, tmp_path, workers=1)
+    assert cv2.getNumThreads() == 1

@@ -76,6 +76,7 @@ def batches(
         raise ValueError(
             f'batch {batch} must be a multiple of processes x accumulate, {world} x {accumulate}')
     part = batch // (world * accumulate)
+    _prepare_workers(workers)
     positions = [
         list(range(first, first + part))
         for step in range(start, stop) for number in range(accumulate)
@@ -83,12 +84,18 @@ def batches(
     loader: DataLoader[Batch] = DataLoader(
         _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
         collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None, worker_init_fn=_one_thread)
+        prefetch_factor=4 if workers else None)
     return iter(loader)
 
 
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)  # there are as many workers as the recipe says, each one process
+def _prepare_workers(workers: int) -> None:
+    """
+    End OpenCV's threads in this process before it forks; a worker is one process, one thread.
+
+    A fork inherits the record of the threads but not the threads, and would wait for them.
+    """
+    if workers:
+        cv2.setNumThreads(1)
 
 
 def cached(pictures: Pictures, folder: Path, workers: int) -> CachedPictures:
@@ -112,8 +119,9 @@ def _write_cache(pictures: Pictures, place: Path, workers: int) -> None:
         temporary / f'{kind}.npy', 'w+', np.uint8, (len(pictures), *part.shape))
         for kind, part in (('images', first.image), ('labels', first.labels)))
     names = []
+    _prepare_workers(workers)
     loader: DataLoader[LabelledPicture] = DataLoader(
-        _Listed(pictures), batch_size=None, num_workers=workers, worker_init_fn=_one_thread)
+        _Listed(pictures), batch_size=None, num_workers=workers)
     for index, picture in enumerate(tqdm(loader, desc='drawing pictures', unit='')):
         if picture.image.shape != first.image.shape:
             raise ValueError(

@@ -155,7 +155,8 @@ def semantic_scores(logits: MaskLogits, size: tuple[int, int]) -> Tensor:
 
     Shape: size (height, width) -> (B, K, height, width).
     """
-    masks = F.interpolate(logits.masks, size=size, mode='bilinear', align_corners=False).sigmoid()
+    masks = F.interpolate(logits.masks, size=size, mode='bilinear', align_corners=False)
+    masks = masks.sigmoid_()  # in place: the largest tensor of the whole network
     classes = logits.classes.softmax(dim=-1)[..., :-1]
     return torch.einsum('bqk,bqhw->bkhw', classes, masks)
 
