@@ -300,3 +300,17 @@ def check_slide(model, case, facts, name):
     found = scores.argmax(1).numpy()
     step = height // case['argmax'].shape[1]
     assert (found[:, ::step, ::step] != case['argmax']).mean() < 1e-4
+
+
+@pytest.mark.parametrize('folder, name', case_params([], ['prepost'], 'cases'))
+def test_input_and_output_around_the_model(folder, name):
+    case, _ = recipe.load_case(folder / f'{name}.npz')
+    model = dgtl(4, 16, (0, 1, 2, 3))
+    rgb = torch.from_numpy(case['raw_bgr_u8'][..., ::-1].copy()).permute(2, 0, 1)[None].float()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.config.mean, model.config.std))
+    close((rgb - mean) / std, case['eval_input'], 1e-6, 'input')
+    with torch.no_grad():
+        scores = model.scores(recipe.image('infer_64x96', 1, 64, 96, 3))
+    scores = F.interpolate(scores, size=(130, 190), mode='bilinear', align_corners=False)
+    check_checksum(scores, case['scores_130x190_checksum'], 1e-5, 'resized scores')
+    assert (scores.argmax(1)[0].numpy() != case['pred_130x190']).mean() < 1e-4
