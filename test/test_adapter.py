@@ -3,6 +3,7 @@
 
 from dgtl_core.config import AdapterConfig
 from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
+from no_wait import NoWait
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,23 @@ def test_released_text_link_does_nothing_for_one_picture_ignored_pixels_or_infer
     assert not torch.equal(link(tokens, labels), tokens)
     assert torch.equal(link.eval()(tokens, labels), tokens)
     assert torch.equal(link(tokens, None), tokens)
+
+
+def test_released_text_link_never_waits_for_the_device(monkeypatch):
+    link, tokens = present(), torch.randn(3, 10, 32, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 4, 4), dtype=torch.uint8)
+    expected = link(tokens, labels)
+    monkeypatch.setattr(PresentTextLink, '_check', lambda *_: None)  # for CPUs, see below
+    with NoWait():
+        found = link(tokens, labels)
+        found.sum().backward()
+    torch.testing.assert_close(found, expected)
+
+
+def test_released_text_link_looks_at_labels_on_a_cpu_alone():
+    link = present().to('meta')  # nothing can be looked at there
+    tokens, labels = (torch.empty(size, device='meta') for size in ((3, 10, 32), (2, 4, 4)))
+    assert link(tokens, labels.to(torch.uint8)).shape == tokens.shape
 
 
 @pytest.mark.parametrize('labels, message', [

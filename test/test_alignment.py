@@ -10,6 +10,7 @@ from dgtl_core.learning.alignment import kmeans, released_alignment, similarity_
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.points import RandomPoints
+from dgtl_core.model.adapter import PresentTextLink
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.segmenter import Segmenter
 from no_wait import NoWait
@@ -127,8 +128,9 @@ def test_alignments_do_not_wait_for_the_device(recorded):
 
 
 @pytest.mark.parametrize(('link', 'alignment', 'width'), [
-    ('all', 'similarity', 32), ('all', 'off', 32), ('off', 'off', 0)])
-def test_whole_objective_waits_for_nothing_but_the_matcher(link, alignment, width):
+    ('present', 'released', 64), ('all', 'similarity', 32), ('all', 'off', 32), ('off', 'off', 0)])
+def test_whole_objective_waits_for_nothing_but_the_matcher(link, alignment, width, monkeypatch):
+    monkeypatch.setattr(PresentTextLink, '_check', lambda *_: None)  # it looks on a CPU alone
     adapter = {**MODEL['adapter'], 'text_link': link}
     torch.manual_seed(0)
     model = Segmenter(override(preset('dgtl-mini'), {
@@ -148,6 +150,16 @@ def test_whole_objective_waits_for_nothing_but_the_matcher(link, alignment, widt
         objective(images, labels, points)['align'].backward()
         assert model.adapter.tokens_a.grad.abs().sum() > 0
         assert model.adapter.text_link.project.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(('link', 'width'), [('present', 64), ('all', 32)])
+def test_text_link_without_texts_is_refused_before_the_first_step(link, width):
+    model = Segmenter(override(preset('dgtl-mini'), {
+        **MODEL, 'adapter': {**MODEL['adapter'], 'text_link': link}, 'text': {'width': width}}))
+    with pytest.raises(ValueError, match=f"text_link '{link}' learns with class texts.*text.file"):
+        Objective(model, LossConfig())
+    model.set_texts(torch.ones(19, width))
+    Objective(model, LossConfig())
 
 
 def test_alignment_needs_texts():

@@ -19,7 +19,7 @@ class Objective(nn.Module):
     """
     Pictures and labels in, weighted losses out.
 
-    :raises ValueError: the alignment asks for tokens or texts that the model does not have.
+    :raises ValueError: the model has no class texts, or no tokens and texts for the alignment.
     """
 
     def __init__(self, model: Segmenter, config: LossConfig) -> None:
@@ -29,6 +29,13 @@ class Objective(nn.Module):
             raise ValueError(
                 f'loss.alignment {config.alignment!r} needs a model with tokens and texts (an '
                 'adapter with a text link); set loss.alignment off for this one')
+        if adapter is not None and adapter.text_link is not None \
+                and not adapter.text_link.texts.any():
+            raise ValueError(
+                f'adapter.text_link {model.config.adapter.text_link!r} learns with class texts, '
+                'and there are none: set model.text.file to a file that "python -m '
+                'training.embed_classes" makes, init to a checkpoint that has them, or '
+                "model.adapter.text_link to 'off'")
         self.model = model
         self.config = config
         for name, values in (('mean', model.config.mean), ('std', model.config.std)):

@@ -13,7 +13,7 @@ import math
 
 from dgtl_core.config import AdapterConfig
 import torch
-from torch import nn, Tensor
+from torch import distributed, nn, Tensor
 import torch.nn.functional as F
 
 
@@ -29,30 +29,45 @@ class PresentTextLink(nn.Module):
         """
         Link the tokens with the texts of the classes in ``labels``, while training.
 
-        Item 7: in eval mode, and for a batch of one picture, the released code links no text.
+        Item 7: in eval mode, and for a batch of one picture, the released code links no text. The
+        batch is that of all processes, so that two of them learn what one with both parts does.
         Shape: tokens (L, M, C); labels (B, H, W), 255 = ignore -> (L, M, C).
 
-        :raises ValueError: training without labels, or a label that is no class.
+        :raises ValueError: training without labels; on a CPU also without texts, or with a label
+            that is no class. Elsewhere to look would make the host wait for the device.
         """
         if not self.training:
             return tokens
         if labels is None:
             raise ValueError(
                 "text_link 'present' trains on ground-truth classes: call model(images, labels)")
+        if labels.device.type == 'cpu':
+            self._check(labels)
+        processes = distributed.get_world_size() if _several_processes() else 1
+        if len(labels) * processes == 1:
+            return tokens
+        present = torch.zeros(256, device=labels.device)
+        present.scatter_(0, labels.flatten().long(), 1.0)
+        if processes > 1:
+            distributed.all_reduce(present, distributed.ReduceOp.MAX)
+        # The row of an absent class is zero and adds nothing, as if it were left out.
+        texts = (self.texts * present[:len(self.texts), None]).to(tokens.dtype)
+        return tokens + (tokens @ texts.T) @ texts
+
+    def _check(self, labels: Tensor) -> None:
         if not self.texts.any():
             raise ValueError(
                 'training with a text link needs class texts: give text=..., or '
                 'text.file in the configuration, or call set_texts')
-        present = labels.unique()
-        present = present[present != 255].long()
         classes = len(self.texts)
-        if len(present) and (int(present[-1]) >= classes or int(present[0]) < 0):
+        wrong = labels[((labels < 0) | (labels >= classes)) & (labels != 255)]
+        if len(wrong):
             raise ValueError(
-                f'labels must be in 0..{classes - 1} or 255, got {present.tolist()}')
-        if len(labels) == 1 or not len(present):
-            return tokens
-        texts = self.texts[present].to(tokens.dtype)
-        return tokens + (tokens @ texts.T) @ texts
+                f'labels must be in 0..{classes - 1} or 255, got {wrong.unique().tolist()}')
+
+
+def _several_processes() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 class AllTextLink(nn.Module):
