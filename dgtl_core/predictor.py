@@ -53,7 +53,8 @@ class Predictor:
     @classmethod
     def load(cls, path: str | Path | None = None, backend: str = 'auto', device: str = 'auto',
              threads: int = 0, resize_mode: str = 'stretch',
-             engine: EngineOptions | None = None) -> Predictor:
+             engine: EngineOptions | None = None, precision: str = 'auto',
+             compiled: bool = False) -> Predictor:
         """
         Load a model file.
 
@@ -63,10 +64,14 @@ class Predictor:
         :param threads: CPU threads for one inference; 0 leaves it to the engine.
         :param resize_mode: ``stretch``, ``letterbox`` or ``crop``.
         :param engine: how the TensorRT engine of an ``.onnx`` file is made; None: the defaults.
+        :param precision: ``auto`` (as the file is), ``fp32``, ``fp16`` or ``bf16``; only a
+            checkpoint can be run in another than its own.
+        :param compiled: run a checkpoint through torch.compile; the first call takes minutes.
         :raises ModelError: the file is missing, not a model, or cannot run here.
         """
         found = default_model() if path is None else path
-        return cls(open_backend(found, backend, device, threads, engine), resize_mode)
+        opened = open_backend(found, backend, device, threads, engine, precision, compiled)
+        return cls(opened, resize_mode)
 
     @property
     def classes(self) -> ClassSet:

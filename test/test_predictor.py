@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
 import json
 import logging
 
@@ -85,8 +86,16 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(ModelError, match='no model file at'):
         Predictor.load(tmp_path / 'none.onnx')
     (tmp_path / 'text.onnx').write_text('hello')
-    with pytest.raises(ModelError, match='not a model that ONNX Runtime'):
+    with pytest.raises(ModelError, match=r'not an ONNX file, or is cut short; .*training\.export'):
         Predictor.load(tmp_path / 'text.onnx', device='cpu')
+    broken = write_tiny_onnx(tmp_path / 'broken.onnx')
+    broken.write_bytes(broken.read_bytes().replace(b'Gather', b'Gabber'))
+    with pytest.raises(ModelError, match='not a model that ONNX Runtime .* can load .*Gabber'):
+        Predictor.load(broken, device='cpu')
+    cut = write_tiny_onnx(tmp_path / 'cut.onnx')
+    cut.write_bytes(cut.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r'cut\.onnx .*is cut short; copy it again'):
+        Predictor.load(cut, device='cpu')
     (tmp_path / 'model.pth').write_text('hello')
     with pytest.raises(ModelError, match=r"expected a file that ends in one of \['.engine'"):
         Predictor.load(tmp_path / 'model.pth')
@@ -98,6 +107,9 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path):
     ({'device': 'gpu'}, 'device must be auto, cpu, cuda or cuda:N'),
     ({'device': 'cuda:x'}, 'device must be'),
     ({'threads': -1}, 'threads must be 0'),
+    ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
+    ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),
+    ({'compiled': True, 'device': 'cpu'}, 'torch.compile is for checkpoints'),
 ])
 def test_wrong_options_are_refused(model, options, message):
     with pytest.raises(ModelError, match=message):
@@ -117,6 +129,34 @@ def test_the_choice_of_backend_is_logged(model, caplog):
         backend = open_backend(model, device='cpu')
     assert backend.name == 'onnxruntime (CPU)'
     assert 'tiny.onnx runs on onnxruntime (device is cpu)' in caplog.text
+
+
+def of_precision(path, precision):
+    return write_tiny_onnx(path, metadata=replace(METADATA, precision=precision).to_json())
+
+
+def test_the_precision_of_a_file_is_known_and_demanded(tmp_path, model, caplog):
+    half = of_precision(tmp_path / 'half.onnx', 'fp16')
+    for precision in ('auto', 'fp16'):
+        predict = Predictor.load(half, device='cpu', precision=precision)
+        assert predict.metadata.precision == 'fp16'
+        assert predict.backend_name == 'onnxruntime (CPU, fp16)'
+    with pytest.raises(ModelError, match="half.onnx computes in fp16 and precision 'fp32'"):
+        Predictor.load(half, device='cpu', precision='fp32')
+    with caplog.at_level(logging.INFO):
+        Predictor.load(model, device='cpu', precision='fp32')
+    assert 'precision fp32 (asked for)' in caplog.text
+
+
+def test_bfloat16_on_a_cpu(tmp_path, model, monkeypatch):
+    with pytest.raises(ModelError, match=r'bf16, which ONNX Runtime does not on a CPU.*checkpo'):
+        Predictor.load(of_precision(tmp_path / 'b.onnx', 'bf16'), device='cpu')
+    monkeypatch.setattr('platform.machine', lambda: 'x86_64')
+    with pytest.raises(ModelError, match='bfloat16 only on ARM CPUs.*torch backend'):
+        Predictor.load(model, device='cpu', precision='bf16')
+    monkeypatch.setattr('platform.machine', lambda: 'aarch64')
+    predict = Predictor.load(model, device='cpu', precision='bf16')
+    assert predict.backend_name == 'onnxruntime (CPU, bf16)'
 
 
 def test_the_embedded_model_labels_a_picture():

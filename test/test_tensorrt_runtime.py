@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('onnx')
-from tiny_onnx import METADATA
+from tiny_onnx import METADATA, write_tiny_onnx
 
 
 @pytest.fixture
@@ -75,6 +75,17 @@ def test_an_engine_runs_and_is_recorded_once(trt, driver, engine):
     assert driver.calls.count('execute_async_v3') == 2  # the first run, and the recording
     backend.close()
     assert not driver.memory and trt.alive == 0 and driver.current is None
+
+
+def test_another_precision_than_the_engine_has_is_refused(trt, tmp_path):
+    half = dataclasses.replace(METADATA, precision='fp16')
+    engine = write_engine(tmp_path / 'half.engine', metadata=half)
+    Predictor.load(engine, precision='fp16').close()
+    with pytest.raises(ModelError, match="half.engine computes in fp16 and precision 'fp32'"):
+        Predictor.load(engine, precision='fp32')
+    model = write_tiny_onnx(tmp_path / 'm.onnx', metadata=half.to_json())
+    with pytest.raises(ModelError, match="m.onnx computes in fp16 and precision 'bf16'"):
+        Predictor.load(model, backend='tensorrt', precision='bf16')
 
 
 def test_a_result_stays_when_the_next_picture_comes(trt, engine):

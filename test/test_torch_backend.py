@@ -2,6 +2,7 @@
 from dgtl_core.learning.checkpoint import save_checkpoint
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime import torch as backend
+from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.torch import TorchBackend
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ def test_labels_are_those_of_the_segmenter(checkpoint):
     path, model, picture = checkpoint
     predict = Predictor.load(path, device='cpu')
     assert predict.backend_name == 'torch (fp32, cpu)'
+    fixed = Predictor.load(path, device='cpu', precision='fp32')
+    assert fixed.backend_name == predict.backend_name
     assert predict.input_size == model.config.input_size
     assert predict.classes.entries == model.config.classes.entries
     labels, confidence = predict(picture)
@@ -48,7 +51,7 @@ def test_bfloat16_is_offered_where_the_cpu_has_it(checkpoint, monkeypatch):
     with pytest.raises(ModelError, match='neither AMX nor AVX512-BF16'):
         TorchBackend(path, device='cpu', precision='bf16')
     monkeypatch.setattr(backend, 'cpu_has_bfloat16', lambda: True)
-    run = TorchBackend(path, device='cpu', precision='bf16')
+    run = open_backend(path, device='cpu', precision='bf16')
     assert run.name == 'torch (bf16, cpu)'
     labels, _ = run(picture[None])
     assert labels.shape == (1, *picture.shape[:2]) and labels.dtype == np.uint8
@@ -63,5 +66,22 @@ def test_a_missing_gpu_is_said(checkpoint):
 
 
 def test_unknown_precision(checkpoint):
-    with pytest.raises(ModelError, match="'fp32', 'bf16'.*'int4'"):
+    with pytest.raises(ModelError, match="'fp32', 'fp16', 'bf16'.*'int4'"):
         TorchBackend(checkpoint[0], device='cpu', precision='int4')
+
+
+def test_float16_is_for_gpus(checkpoint):
+    with pytest.raises(ModelError, match='float16 is slower than float32 on a CPU; use .*"fp32"'):
+        Predictor.load(checkpoint[0], device='cpu', precision='fp16')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_labels_as_eager_does(checkpoint):
+    path, _, picture = checkpoint
+    predict = Predictor.load(path, device='cpu', compiled=True)
+    assert predict.backend_name == 'torch (compiled fp32, cpu)'
+    expected = Predictor.load(path, device='cpu')(picture)
+    labels, confidence = predict(picture)
+    assert (labels == expected.labels).mean() > 0.999
+    assert np.abs(confidence.astype(int) - expected.confidence).mean() < 0.5

@@ -9,7 +9,7 @@ with torch on pictures, and only then put where it belongs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 import os
 from pathlib import Path
@@ -239,7 +239,7 @@ def export_onnx(
     """
     if not pictures:
         raise ExportError('an export is checked on real pictures; none were given')
-    classes = len(metadata.classes)
+    classes, metadata = len(metadata.classes), replace(metadata, precision=precision)
     reference = exact = run_torch(network, pictures)
     if weights == 'float16':
         round_weights(network)

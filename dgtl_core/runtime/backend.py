@@ -20,6 +20,7 @@ BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
 SUFFIXES = {
     '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
     '.safetensors': ('torch',)}
+PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16')
 ENGINE_BUILDS = ('background', 'blocking', 'never')
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Backend(Protocol):
 
 
 def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
-                 threads: int = 0, engine: EngineOptions | None = None) -> Backend:
+                 threads: int = 0, engine: EngineOptions | None = None,
+                 precision: str = 'auto', compiled: bool = False) -> Backend:
     """
     Open a model file with the engine that fits the file and the device, and log the choice.
 
@@ -63,7 +65,10 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     :param threads: CPU threads for one inference; 0 leaves it to the engine.
     :param engine: how the TensorRT engine of an ``.onnx`` file is made; None: the defaults.
-    :raises ModelError: the file is missing or not a model, or the backend cannot run it.
+    :param precision: one of PRECISIONS. ``auto``: the file's own, float32 for a checkpoint. Only
+        the torch backend can change it; elsewhere it is a demand on the file.
+    :param compiled: run a checkpoint through torch.compile; the first call then takes minutes.
+    :raises ModelError: the file is missing or not a model, or the backend cannot run it so.
     """
     path = Path(path)
     if backend not in BACKENDS:
@@ -78,24 +83,44 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
             f'{sorted(SUFFIXES)} ({MAKE_ONE})')
     if not path.is_file():
         raise ModelError(f'no model file at {str(path)!r}; {MAKE_ONE}')
+    if precision not in PRECISIONS:
+        raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
     able = SUFFIXES[path.suffix]
     if backend != 'auto' and backend not in able:
         raise ModelError(f'backend {backend!r} cannot run {path.name}: use one of {list(able)}')
     chosen, why = (backend, 'asked for') if backend != 'auto' else _choose(able, device)
-    _LOG.info('%s runs on %s (%s)', path.name, chosen, why)
+    _LOG.info('%s runs on %s (%s), precision %s', path.name, chosen, why,
+              'as the file is' if precision == 'auto' else f'{precision} (asked for)')
+    if compiled and chosen != 'torch':
+        raise ModelError(
+            f'torch.compile is for checkpoints (.safetensors); {chosen} compiles {path.name} in '
+            'its own way')
     if chosen == 'tensorrt':
         from dgtl_core.runtime.tensorrt import open_tensorrt
         try:
-            return open_tensorrt(path, device, threads, engine or EngineOptions())
+            return open_tensorrt(path, device, threads, engine or EngineOptions(), precision)
         except ModelError as error:
             if backend != 'auto' or 'onnxruntime' not in able:
                 raise
             _LOG.warning('%s runs on onnxruntime instead: %s', path.name, error)
     if chosen == 'torch':
         from dgtl_core.runtime.torch import TorchBackend
-        return TorchBackend(path, device=device, threads=threads)
+        return TorchBackend(path, device, threads, precision, compiled)
     from dgtl_core.runtime.onnx import OnnxBackend
-    return OnnxBackend(path, device=device, threads=threads)
+    return OnnxBackend(path, device, threads, precision)
+
+
+def check_precision(path: Path, metadata: ModelMetadata, wanted: str) -> None:
+    """
+    Refuse a file that computes in other types than are asked for.
+
+    :raises ModelError: it does; the message says which, and how to get the others.
+    """
+    if wanted not in ('auto', metadata.precision):
+        raise ModelError(
+            f'{path.name} computes in {metadata.precision} and precision {wanted!r} was asked '
+            f'for; the types lie in the file: take precision "auto", or export the checkpoint '
+            f'with "--precision {wanted}"')
 
 
 def _known(device: str) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.metadata import KEY, ModelError, ModelMetadata
+from dgtl_core.runtime.metadata import KEY, MAKE_ONE, ModelError, ModelMetadata
 
 FORMAT = 1
 BUILD_ONE = 'build one with "python -m dgtl_core.export.tensorrt MODEL.onnx OUT.engine"'
@@ -101,7 +101,7 @@ def onnx_metadata(path: Path) -> ModelMetadata:
     :raises ModelError: the file is not ONNX, or has no metadata of ours.
     """
     if path.stat().st_size == 0:
-        raise ModelError(f'{path} is empty')
+        raise ModelError(f'{path} is empty; copy it again, or {MAKE_ONE}')
     text = None
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
@@ -112,7 +112,9 @@ def onnx_metadata(path: Path) -> ModelMetadata:
                     if pair.get(1) == KEY:
                         text = pair.get(2)
         except (IndexError, ValueError):
-            raise ModelError(f'{path} is not an ONNX file, or is cut short') from None
+            raise ModelError(
+                f'{path} is not an ONNX file, or is cut short; copy it again, or {MAKE_ONE}'
+            ) from None
     return ModelMetadata.from_json(text, str(path))
 
 

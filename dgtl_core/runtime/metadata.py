@@ -29,13 +29,17 @@ class ModelMetadata:
     backbone: str
     commit: str = ''
     source: str = ''
+    precision: str = 'fp32'  # of the products; an engine computes in the types of the file
 
     def to_json(self) -> str:
         """Return the JSON text that is stored in the file."""
-        return json.dumps({
+        data = {
             'format': FORMAT, 'name': self.name, 'classes': self.classes.to_list(),
             'input_size': list(self.input_size), 'method': self.method,
-            'backbone': self.backbone, 'commit': self.commit, 'source': self.source})
+            'backbone': self.backbone, 'commit': self.commit, 'source': self.source}
+        if self.precision != 'fp32':
+            data['precision'] = self.precision
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str | None, where: str) -> ModelMetadata:
@@ -58,7 +62,7 @@ class ModelMetadata:
                 name=str(data['name']), classes=ClassSet.from_list(data['name'], data['classes']),
                 input_size=(int(height), int(width)), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
-                source=str(data.get('source', '')))
+                source=str(data.get('source', '')), precision=str(data.get('precision', 'fp32')))
         except ModelError:
             raise
         except (KeyError, TypeError, ValueError) as error:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 import platform
 
-from dgtl_core.runtime.metadata import KEY, MAKE_ONE, ModelError, ModelMetadata
+from dgtl_core.runtime.backend import check_precision
+from dgtl_core.runtime.engine_file import onnx_metadata
+from dgtl_core.runtime.metadata import MAKE_ONE, ModelError
 import numpy as np
 import onnxruntime as ort
 
@@ -19,12 +21,13 @@ class OnnxBackend:
     """Run an ``.onnx`` file that keeps the model contract (uint8 picture to uint8 labels)."""
 
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
-                 precision: str = 'fp32', engine_folder: Path | None = None) -> None:
+                 precision: str = 'auto', engine_folder: Path | None = None) -> None:
         """
         Load a model file.
 
-        :param precision: ``fp32``: the file's own types. ``bf16``: float32 products may be rounded
-            to bfloat16, on ARM CPUs that multiply it.
+        :param precision: ``auto``: the file's own types. ``fp32``, ``fp16``: it must have these.
+            ``bf16``: that too, on a GPU; on an ARM CPU that multiplies bfloat16, float32
+            products are rounded to it.
         :param engine_folder: use ONNX Runtime's TensorRT provider on a GPU and keep its engines
             there; nobody compares them, unlike those of the tensorrt backend.
         :raises ModelError: not a model, not one of ours, or the device is not there.
@@ -35,10 +38,16 @@ class OnnxBackend:
         options.log_severity_level = 3
         # A thread that spins while it waits takes the core from the camera driver.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        if precision == 'bf16':
+        self.metadata = metadata = onnx_metadata(path)
+        rounds = precision == 'bf16' and metadata.precision == 'fp32' and len(providers) == 1
+        if rounds:
             _allow_bfloat16(options)
-        elif precision != 'fp32':
-            raise ModelError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+        else:
+            check_precision(path, metadata, precision)
+        if metadata.precision == 'bf16' and len(providers) == 1:
+            raise ModelError(
+                f'{path.name} computes in bf16, which ONNX Runtime does not on a CPU: take the '
+                'fp32 or fp16 file here, or the .safetensors checkpoint with precision "bf16"')
         try:
             # The fused kernel of ONNX Runtime 1.31 takes five times as long as its two parts.
             self._session = ort.InferenceSession(
@@ -49,11 +58,11 @@ class OnnxBackend:
             raise ModelError(
                 f'{path} is not a model that ONNX Runtime {ort.__version__} can load '
                 f'({first}); {MAKE_ONE}') from None
-        self.metadata = ModelMetadata.from_json(
-            self._session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
         self._check(path)
         used = self._session.get_providers()[0]
-        self.name = f'onnxruntime ({used.removesuffix("ExecutionProvider")})'
+        types = 'bf16' if rounds else metadata.precision
+        self.name = f'onnxruntime ({used.removesuffix("ExecutionProvider")}' + (
+            ')' if types == 'fp32' else f', {types})')
         on_gpu = used in (_CUDA, _TENSORRT)
         if 'cuda' in device and not on_gpu:
             raise ModelError(

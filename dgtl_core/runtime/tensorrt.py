@@ -16,9 +16,9 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.runtime.backend import Backend, EngineOptions
+from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
-from dgtl_core.runtime.engine_file import BUILD_ONE, EngineInfo
+from dgtl_core.runtime.engine_file import BUILD_ONE, EngineInfo, onnx_metadata
 from dgtl_core.runtime.metadata import ModelError
 import numpy as np
 
@@ -56,16 +56,21 @@ def tensorrt_fault(device: str = 'auto') -> str:
     return cuda_fault(device) or ('' if installed_module() else 'TensorRT is not installed')
 
 
-def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions) -> Backend:
+def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions,
+                  precision: str = 'auto') -> Backend:
     """
     Open an ``.engine`` or ``.plan`` file, or the engine of an ``.onnx`` file.
 
     :param threads: CPU threads of ONNX Runtime, which answers while an engine is built.
     :param options: whether and where the engine of an ``.onnx`` file is built and kept.
+    :param precision: what the file must have, or ``auto``.
     :raises ModelError: TensorRT cannot run it here; the message says why and what to do.
     """
     if path.suffix != '.onnx':
-        return TensorRTBackend(path, EngineInfo.beside(path), device)
+        info = EngineInfo.beside(path)
+        check_precision(path, info.metadata, precision)
+        return TensorRTBackend(path, info, device)
+    check_precision(path, onnx_metadata(path), precision)
     from dgtl_core.runtime.building import open_onnx
     return open_onnx(path, device, threads, options)
 

@@ -1,61 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch on a ``.safetensors`` checkpoint: folded, eager or compiled, float32 or bfloat16."""
+"""PyTorch on a ``.safetensors`` checkpoint: folded, eager or compiled, 32 or 16 bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 import json
 from pathlib import Path
+from typing import cast
 
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
-from dgtl_core.export.precision import set_precision
+from dgtl_core.export.precision import Precision, set_precision
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.runtime.backend import PRECISIONS
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 import torch
-
-PRECISIONS = ('fp32', 'bf16')
 
 
 class TorchBackend:
     """Run a checkpoint without exporting it; the same graph as the model file has."""
 
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
-                 precision: str = 'fp32', compiled: bool = False) -> None:
+                 precision: str = 'auto', compiled: bool = False) -> None:
         """
         Load a checkpoint and fold it.
 
         :param threads: of the whole process, PyTorch has no others; 0 leaves them as they are.
-        :param precision: ``bf16`` pays on a GPU and on CPUs with AMX or AVX512-BF16.
+        :param precision: ``auto``: float32, as the checkpoint is. ``bf16`` pays on a GPU and on
+            CPUs with AMX or AVX512-BF16, ``fp16`` on a GPU.
         :param compiled: through torch.compile; the first call takes minutes. On a GPU the calls
             after it replay a CUDA graph.
-        :raises ModelError: no checkpoint of ours, no such device, or bf16 on a CPU without it.
+        :raises ModelError: no checkpoint of ours, no such device, or a precision in which this
+            device would be slower than in float32.
         """
         self._device = _device(device)
         if precision not in PRECISIONS:
             raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
-        if precision == 'bf16' and self._device.type == 'cpu' and not cpu_has_bfloat16():
+        on_cpu = self._device.type == 'cpu'
+        if precision == 'bf16' and on_cpu and not cpu_has_bfloat16():
             raise ModelError(
                 'this CPU has neither AMX nor AVX512-BF16, so bfloat16 would be slower than '
                 'float32; use precision "fp32"')
+        if precision == 'fp16' and on_cpu:
+            raise ModelError(
+                'float16 is slower than float32 on a CPU; use precision "fp32", or "bf16" where '
+                'the CPU has AMX or AVX512-BF16')
+        types = cast(Precision, 'fp32' if precision == 'auto' else precision)
         if threads:
             torch.set_num_threads(threads)
         segmenter, config = load_segmenter(path)
         self.metadata = ModelMetadata.from_json(json.dumps(read_header(path)), str(path))
-        on_cpu = self._device.type == 'cpu'
         folded = fold(segmenter, config.input_size, 'embedding_bag' if on_cpu else 'grid_sample')
         network = LabelNetwork(folded, config.input_size).eval()
-        if precision == 'bf16':
-            set_precision(network, 'bf16', torch.bfloat16)
-        self._network = network.to(self._device)
+        self._network = set_precision(network, types, torch.bfloat16).to(self._device)
         self._call: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._network
         if compiled:
             self._call = torch.compile(
                 self._network, mode='default' if on_cpu else 'max-autotune')
         self.max_batch = 16
         how = 'compiled ' if compiled else ''
-        self.name = f'torch ({how}{precision}, {self._device})'
+        self.name = f'torch ({how}{types}, {self._device})'
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
