@@ -230,6 +230,16 @@ def test_joined_pictures_are_all_there_in_order(tmp_path):
         JoinedPictures([open_pictures(specs[0]), open_pictures(f'folder:{own}')])
 
 
+def test_joined_pictures_are_cached_each_in_its_own_size(tmp_path):
+    joined = JoinedPictures([
+        open_pictures(f'streetworld:{condition},count=2,height=64,width={width}')
+        for condition, width in (('clear', 128), ('fog', 96))])
+    kept = cached(joined, tmp_path, workers=0)
+    assert len(kept) == 4 and len(list(tmp_path.iterdir())) == 2
+    for i in range(4):
+        assert np.array_equal(kept[i].image, joined[i].image)
+
+
 def test_real_camvid(shared):
     pictures = open_pictures(f'camvid:{shared}/data/camvid_day,split=val')
     assert len(pictures) == 101

@@ -8,7 +8,7 @@ from dgtl_core.config import override, preset
 from dgtl_core.model.segmenter import build_segmenter
 from safetensors.torch import load_file
 import torch
-from training.pretrain import main, PixelObjective
+from training.pretrain import main, oriented_gradients, PixelObjective
 
 SMALL = {'name': 'vit', 'embed_dim': 48, 'depth': 4, 'num_heads': 2, 'img_size': [64, 128],
          'out_indices': [0, 1, 2, 3]}
@@ -25,7 +25,7 @@ def recipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('objective', ['labels', 'pixels'])
+@pytest.mark.parametrize('objective', ['labels', 'pixels', 'gradients'])
 def test_the_loss_falls_and_a_segmenter_takes_the_result(recipe, tmp_path, objective):
     out = tmp_path / 'run' / 'backbone.safetensors'
     arguments = [str(recipe), '--objective', objective, '--out', str(out), '--steps', '60',
@@ -55,6 +55,18 @@ def test_painting_is_scored_on_hidden_patches_alone():
     assert float(loss) == pytest.approx(0.5)  # 0 is painted for 0.5, over hidden pixels alone
     hidden = (seen[0] == 0).float().mean()
     assert 0.3 < float(hidden) < 0.9
+
+
+def test_gradients_are_sorted_by_their_direction_whatever_the_light():
+    ramp = torch.arange(16.0)
+    across = ramp.expand(1, 3, 16, 16)  # brighter to the right: direction 0
+    down = across.transpose(2, 3)  # brighter downwards: 90 degrees, bin 4 of 9
+    for images, expected in ((across, 0), (down, 4)):
+        cells = oriented_gradients(images, 8)
+        assert cells.shape == (1, 27, 2, 2)
+        assert cells.unflatten(1, (3, 9)).argmax(2).eq(expected).all()
+        torch.testing.assert_close(
+            oriented_gradients(3 - 0.5 * images, 8), cells, atol=0.02, rtol=0)
 
 
 def test_a_wrong_output_name_is_refused(recipe, tmp_path, capsys):

@@ -133,20 +133,20 @@ class JoinedPictures:
             if part.classes.names != parts[0].classes.names:
                 raise DataError(
                     f'{parts[0].name} and {part.name} have different classes: not to be mixed')
-        self._parts = parts
+        self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
         self.name = '+'.join(part.name for part in parts)
         self.classes = parts[0].classes
 
     def __repr__(self) -> str:
-        return f'JoinedPictures({self._parts})'
+        return f'JoinedPictures({self.parts})'
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> LabelledPicture:
         part = int(np.searchsorted(self._ends, index, side='right'))
-        return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+        return self.parts[part][index - (int(self._ends[part - 1]) if part else 0)]
 
 
 class CachedPictures:

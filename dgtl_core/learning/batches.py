@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from dgtl_core.data.datasets import CachedPictures, LabelledPicture, Pictures
+from dgtl_core.data.datasets import (
+    CachedPictures,
+    JoinedPictures,
+    LabelledPicture,
+    Pictures,
+)
 from dgtl_core.data.transforms import transform, TransformConfig
 import numpy as np
 import torch
@@ -98,12 +103,16 @@ def _prepare_workers(workers: int) -> None:
         cv2.setNumThreads(1)
 
 
-def cached(pictures: Pictures, folder: Path, workers: int) -> CachedPictures:
+def cached(pictures: Pictures, folder: Path, workers: int) -> Pictures:
     """
     Return the same pictures from two memory-mapped files below ``folder``, made where missing.
 
-    :raises ValueError: the pictures differ in size.
+    Of several joined data sets each has files, and a size, of its own.
+
+    :raises ValueError: the pictures of a data set differ in size.
     """
+    if isinstance(pictures, JoinedPictures):
+        return JoinedPictures([cached(part, folder, workers) for part in pictures.parts])
     about = {'name': pictures.name, 'count': len(pictures), 'about': repr(pictures)}
     place = folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     if not place.is_dir():

@@ -34,7 +34,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)  # differences to the preset
     init: str = ''  # a checkpoint to start from, as far as its tensors fit
     data: tuple[str, ...] = ()  # sources, mixed by their number of pictures
-    cache: bool = False  # keep decoded pictures in the output folder (all of one size)
+    cache: bool = False  # keep decoded pictures in the output folder (each data set of one size)
     workers: int = 4  # processes that load pictures, for each training process
     steps: int = 40000
     batch: int = 4  # pictures of a step over all processes; must divide by them

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The results of training.experiment as numbers, a table and a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+
+UNSEEN = 'mean of the unseen'
+
+
+def write_results(out: Path, results: dict[str, Any]) -> str:
+    """
+    Write ``out/results.json``, ``.md`` and ``.png``; return the text of the table.
+
+    :param results: ``{source: {method: {seed: {domain: mIoU}}}}``, the source's own domain first.
+    """
+    text = '\n\n'.join(_table(source, methods) for source, methods in results.items())
+    _replace(out / 'results.json', (json.dumps(results, indent=1) + '\n').encode())
+    _replace(out / 'results.md', (text + '\n').encode())
+    figure = _plot(results)
+    part = out / '.results.part.png'
+    figure.savefig(part, dpi=110)
+    os.replace(part, out / 'results.png')
+    return text
+
+
+def statistics(methods: dict[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return ``{method: {domain: (mean, deviation over the seeds)}}`` in percent, with UNSEEN."""
+    found = {}
+    for method, seeds in methods.items():
+        domains = list(next(iter(seeds.values())))
+        values = 100 * np.array([[scores[name] for name in domains] for scores in seeds.values()])
+        values = np.column_stack([values, values[:, 1:].mean(1)])
+        deviation = values.std(0, ddof=1) if len(values) > 1 else np.full(values.shape[1], np.nan)
+        found[method] = dict(zip([*domains, UNSEEN], zip(values.mean(0), deviation)))
+    return found
+
+
+def _table(source: str, methods: dict[str, Any]) -> str:
+    found = statistics(methods)
+    names = list(next(iter(found.values())))
+    seeds = len(next(iter(methods.values())))
+    lines = [f'Source {source}: mIoU in %, mean ± deviation over {seeds} seeds', '',
+             '| method | ' + ' | '.join(f'{names[0]} (source)' if i == 0 else name
+                                        for i, name in enumerate(names)) + ' |',
+             '|---' * (len(names) + 1) + '|']
+    for method, scores in found.items():
+        cells = [f'{mean:.1f} ± {deviation:.1f}' for mean, deviation in scores.values()]
+        lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def _plot(results: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(11, 3.6 * len(results)), layout='constrained')
+    for axes, (source, methods) in zip(
+            figure.subplots(len(results), squeeze=False).flat, results.items()):
+        found = statistics(methods)
+        width = 0.8 / len(found)
+        for number, (method, scores) in enumerate(found.items()):
+            means, deviations = np.array(list(scores.values())).T
+            axes.bar(np.arange(len(means)) + (number - (len(found) - 1) / 2) * width, means, width,
+                     yerr=deviations, capsize=2, label=method)
+        names = list(next(iter(found.values())))
+        axes.set_xticks(range(len(names)), [f'{names[0]}\n(source)', *names[1:]], fontsize=8)
+        axes.set_ylabel('mIoU, %')
+        axes.set_title(f'learned from {source}')
+        axes.grid(axis='y', alpha=0.3)
+    axes.legend(ncols=len(found), fontsize=8)
+    return figure
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f'.{path.name}.part')
+    part.write_bytes(content)
+    os.replace(part, path)
