@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import cv2
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
+import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_recipe import command, write_recipe
+from small_recipe import command, MODEL, write_recipe
 import torch
 from training.train import FINAL, LAST, main, TERMINATED
 import yaml
@@ -143,16 +145,32 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path):
-    recipe = write_recipe(tmp_path)
-    assert run(recipe, tmp_path / 'one', '--set', 'steps=4') == 0
-    module = command(recipe, tmp_path / 'two', '--set', 'steps=4')[1:]
+@pytest.mark.parametrize(('link', 'alignment', 'batch'), [
+    ('present', 'released', 2),  # one picture a process: alone it would link no text
+    ('all', 'similarity', 4)])
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(
+        link, alignment, batch, tmp_path):
+    texts = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    np.savez(tmp_path / 'texts.npz', embeddings=texts,
+             classes=np.array([f'box {i}' for i in range(4)]))
+    recipe = write_recipe(
+        tmp_path, steps=4, batch=batch,
+        model={**MODEL, 'adapter': {**MODEL['adapter'], 'text_link': link},
+               'text': {'file': str(tmp_path / 'texts.npz'), 'width': 64}},
+        loss={'num_points': 64, 'semantic_weight': 1.0, 'alignment': alignment,
+              'alignment_weight': 1.0})
+    for number, file in enumerate(sorted((tmp_path / 'boxes' / 'labels').iterdir())):
+        labels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        labels[:3 * number] = 255  # the processes get different numbers of pixels
+        cv2.imwrite(str(file), labels)
+    assert run(recipe, tmp_path / 'one') == 0
+    module = command(recipe, tmp_path / 'two')[1:]
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
          *module], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     one, two = (lines(tmp_path / name)[-1] for name in ('one', 'two'))
-    for name in ('loss', 'cls', 'mask', 'dice', 'semantic'):
+    for name in ('loss', 'cls', 'mask', 'dice', 'semantic', 'align'):
         assert two[name] == pytest.approx(one[name], rel=1e-4), name
     first, second = (load_file(tmp_path / name / FINAL) for name in ('one', 'two'))
     moved = 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgtl_core.learning.processes import mean_over_processes
 from dgtl_core.model.mask_decoder import MaskLogits
 import torch
 from torch import Tensor
@@ -104,10 +105,10 @@ def similarity_alignment(
     vectors = masks @ features.float().flatten(2).transpose(1, 2)  # (B, Q, C); cos needs no norm
     probability = layer.classes.detach().float().softmax(-1)[..., :-1]
     weight = probability.sum(-1)
-    share = probability.sum(0).T  # (K, Q)
+    share = mean_over_processes(probability.sum(0).T)  # (K, Q)
     of_class = share @ tokens.float() / share.sum(1, keepdim=True)
     vectors = F.normalize(vectors, dim=-1) / temperature
     by_tokens = (vectors @ F.normalize(of_class, dim=-1).T).log_softmax(-1)
     by_texts = (vectors @ F.normalize(texts.float(), dim=-1).T).log_softmax(-1)
     divergence = (by_texts.exp() * (by_texts - by_tokens)).sum(-1)
-    return (weight * divergence).sum() / weight.sum()
+    return (weight * divergence).sum() / mean_over_processes(weight.sum())

@@ -13,9 +13,10 @@ from typing import Literal
 
 from dgtl_core.learning.matcher import match, Matches
 from dgtl_core.learning.points import fraction_of_class, PointSource, sample_masks
+from dgtl_core.learning.processes import mean_over_processes
 from dgtl_core.model.mask_decoder import MaskLogits
 import torch
-from torch import distributed, Tensor
+from torch import Tensor
 import torch.nn.functional as F
 
 EPS = torch.finfo(torch.float32).eps
@@ -62,8 +63,10 @@ def set_loss(
         (config.class_weight, config.mask_weight, config.dice_weight))
     matched = sum(matches.per_picture)
     queries = layers[0].classes.shape[0] * layers[0].classes.shape[1]
-    count, class_norm = _mean_over_processes(
-        matched, matched + config.no_object_weight * (queries - matched))
+    # The matcher has these numbers on the host, where they stay (gloo, also beside NCCL).
+    count, class_norm = mean_over_processes(torch.tensor(
+        [matched, matched + config.no_object_weight * (queries - matched)],
+        dtype=torch.float64)).tolist()
     at, truth = _mask_points(layers, labels, matches, points, config)
     num_masks = max(count, 1.0)
     bce = F.binary_cross_entropy_with_logits(at, truth, reduction='none').mean(-1).sum(-1)
@@ -78,15 +81,6 @@ def set_loss(
         losses['semantic'] = config.semantic_weight * torch.stack([
             semantic_loss(layer, labels) for layer in layers])
     return losses
-
-
-def _mean_over_processes(count: float, norm: float) -> tuple[float, float]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return count, norm
-    both = torch.tensor([count, norm], dtype=torch.float64)  # on the host: gloo, also beside NCCL
-    distributed.all_reduce(both)
-    count, norm = (both / distributed.get_world_size()).tolist()
-    return count, norm
 
 
 def _class_loss(
@@ -157,5 +151,5 @@ def semantic_loss(layer: MaskLogits, labels: Tensor) -> Tensor:
     size = layer.masks.shape[-2:]
     target = F.interpolate(labels[:, None].float(), size, mode='nearest-exact')[:, 0].long()
     target = target.masked_fill(target >= scores.shape[1], -1)
-    valid = (target >= 0).sum().clamp(min=1)
+    valid = mean_over_processes((target >= 0).sum()).clamp(min=1)
     return F.nll_loss(log_share, target, ignore_index=-1, reduction='sum') / valid
