@@ -207,8 +207,8 @@ def test_training_step_equals_the_released_one(case, loss_error, gradient_error,
     """
     31 losses, all gradients and one AdamW step, from pictures to weights.
 
-    In float64: there ours and the recorded gradients agree to 2e-7. In float32 the same sums in
-    another order are up to 2e-4 apart, where large terms cancel.
+    In float64, where sums do not depend on their order: in float32 gradients are up to 3e-4
+    apart, where large terms cancel.
     """
     from sklearn.cluster import KMeans  # the released centroids; nothing else needs it
 
@@ -256,6 +256,13 @@ def test_training_step_equals_the_released_one(case, loss_error, gradient_error,
             step = -(-parameter.numel() // len(sub))
             found = parameter.grad.flatten()[::step]
             assert (found - sub).norm() <= tolerance * sub.norm(), name
+    exact = shared / 'golden' / 'cases' / f'{case}_f64.npz'  # the released code in float64
+    if exact.exists():
+        double, _ = golden_weights.load_case(exact)
+        assert (sum(x.sum() for x in losses.values()) + alignment).item() == pytest.approx(
+            float(double['total']), rel=1e-6)
+        for name, norm in zip(double['grad_names'].tolist(), double['grad_norms'], strict=True):
+            assert published[name].grad.norm().item() == pytest.approx(norm, rel=5e-6), name
     if 'step_delta_norms' not in data:
         return
     before = {name: parameter.detach().clone() for name, parameter in published.items()}
