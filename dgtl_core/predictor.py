@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
-from dgtl_core.runtime.backend import Backend, EngineOptions, open_backend
+from dgtl_core.runtime.backend import Backend, EngineOptions, EngineStatus, open_backend
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'ModelError', 'Predictor', 'Segmentation', 'Timing']
+    'default_model', 'EngineOptions', 'EngineStatus', 'ModelError', 'Predictor', 'Segmentation',
+    'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 
@@ -28,7 +29,7 @@ class Segmentation(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Where the time of one prediction went, milliseconds."""
+    """Where the time of one call went, milliseconds."""
 
     preprocess_ms: float
     infer_ms: float
@@ -90,8 +91,18 @@ class Predictor:
 
     @property
     def backend_name(self) -> str:
-        """What runs the model, for people."""
+        """What runs the model, for people; changes when its engine is built."""
         return self._backend.name
+
+    @property
+    def max_batch(self) -> int:
+        """The most pictures in one call of the network."""
+        return self._backend.max_batch
+
+    @property
+    def engine(self) -> EngineStatus | None:
+        """How the model's TensorRT engine does now; None: it needs none."""
+        return self._backend.engine
 
     def __call__(self, image: np.ndarray) -> Segmentation:
         """
@@ -105,16 +116,8 @@ class Predictor:
 
     def timed(self, image: np.ndarray) -> tuple[Segmentation, Timing]:
         """Label one picture and say where the time went."""
-        start = time.perf_counter()
-        placement = place(_size(image), self.input_size, self._mode)
-        batch = to_input(image, placement)[None]
-        ready = time.perf_counter()
-        labels, confidence = self._backend(batch)
-        done = time.perf_counter()
-        result = Segmentation(
-            to_source(labels[0], placement), to_source(confidence[0], placement, fill=0))
-        end = time.perf_counter()
-        return result, Timing((ready - start) * 1e3, (done - ready) * 1e3, (end - done) * 1e3)
+        results, timing = self.timed_many([image])
+        return results[0], timing
 
     def many(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
         """
@@ -122,15 +125,27 @@ class Predictor:
 
         The pictures may differ in size. An empty sequence gives an empty list.
         """
+        return self.timed_many(images)[0]
+
+    def timed_many(self, images: Sequence[np.ndarray]) -> tuple[list[Segmentation], Timing]:
+        """Label several pictures and say where the time went, of all of them together."""
         placements = [place(_size(image), self.input_size, self._mode) for image in images]
-        results = []
-        for first in range(0, len(images), self._backend.max_batch):
-            part = slice(first, first + self._backend.max_batch)
-            batch = np.stack([to_input(i, p) for i, p in zip(images[part], placements[part])])
+        results: list[Segmentation] = []
+        preprocess = infer = postprocess = 0.0
+        for first in range(0, len(images), self.max_batch):
+            part = slice(first, first + self.max_batch)
+            start = time.perf_counter()
+            inputs = [to_input(i, p) for i, p in zip(images[part], placements[part])]
+            batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            ready = time.perf_counter()
             labels, confidence = self._backend(batch)
+            done = time.perf_counter()
             results += [Segmentation(to_source(n, p), to_source(c, p, fill=0))
                         for n, c, p in zip(labels, confidence, placements[part])]
-        return results
+            end = time.perf_counter()
+            preprocess, infer, postprocess = (
+                preprocess + ready - start, infer + done - ready, postprocess + end - done)
+        return results, Timing(preprocess * 1e3, infer * 1e3, postprocess * 1e3)
 
     def close(self) -> None:
         """Free the engine."""

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from dgtl_core.predictor import EngineOptions, ModelError, Predictor
+from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError, Predictor
 from dgtl_core.runtime import building, cuda
 from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.building import EngineJob, Frames
@@ -113,7 +113,10 @@ def test_onnx_runtime_answers_until_the_engine_does(world):
     predict = world.load()
     interim = predict._backend._interim
     assert predict.backend_name == 'onnxruntime (CPU) while the engine is built'
+    assert predict.engine.state == 'building' and predict.max_batch == 1
     until(predict, lambda: predict.backend_name.startswith('tensorrt 10.3.0 (Orin, fp16)'))
+    engine, = world.cache.glob('*.engine')
+    assert predict.engine == EngineStatus('built', str(engine), 'tensorrt 10.3.0', '12.6')
     assert world.driver.calls.count('execute_async_v3') >= 2
     until(predict, lambda: True)
     assert not hasattr(interim, '_session')  # freed
@@ -130,6 +133,7 @@ def test_the_second_start_finds_the_engine(world):
     for build in ('background', 'blocking', 'never'):
         again = world.load(build=build)
         assert again.backend_name.startswith('tensorrt 10.3.0 (Orin')
+        assert again.engine.state == 'cached' and again.engine.path.startswith(str(world.cache))
         until(again, lambda: True)
         again.close()
     assert len(world.builds) == 1
@@ -183,6 +187,7 @@ def test_a_build_that_fails_says_why(world):
     predict = world.load()
     until(predict, lambda: 'no engine (' in predict.backend_name)
     assert 'no kernel for node 7' in predict.backend_name
+    assert predict.engine.state == 'fallback' and 'no kernel' in predict.engine.reason
     predict.close()
     assert world.left() == []
 
@@ -229,6 +234,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_engine(world, monkeypatch, capl
     predict = world.load(build='blocking')
     assert predict.backend_name.startswith('tensorrt')
     assert 'used but not kept: no space' in caplog.text
+    assert predict.engine.state == 'built' and not predict.engine.path
     until(predict, lambda: True)
 
 
@@ -253,6 +259,8 @@ def test_auto_falls_back_to_onnx_runtime(world, caplog):
         build='never', cache_dir=str(world.cache)))
     assert backend.name == 'onnxruntime (CPU)'
     assert 'runs on onnxruntime instead: there is no engine' in caplog.text
+    assert backend.engine.state == 'fallback' and 'there is no engine' in backend.engine.reason
+    assert open_backend(world.model, 'onnxruntime', 'cpu').engine is None
 
 
 def test_unknown_kinds_of_build_are_refused():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import logging
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dgtl_core.runtime.metadata import MAKE_ONE, ModelError, ModelMetadata
 import numpy as np
@@ -40,12 +40,26 @@ class EngineOptions:
                 f'engine build must be one of {list(ENGINE_BUILDS)}, got {self.build!r}')
 
 
+class EngineStatus(NamedTuple):
+    """The TensorRT engine of a model, as it is now."""
+
+    state: str  # 'cached', 'built' by this process, 'building', or 'fallback': there is none
+    path: str = ''
+    version: str = ''  # of the library: 'tensorrt 10.3.0'
+    cuda_version: str = ''
+    reason: str = ''  # why there is none
+
+
 class Backend(Protocol):
     """A loaded model: uint8 pictures in, uint8 labels and confidence out."""
 
     name: str  # what runs it, for people: 'onnxruntime (CPU)'
     metadata: ModelMetadata
     max_batch: int  # the most pictures in one call
+
+    @property
+    def engine(self) -> EngineStatus | None:
+        """How its TensorRT engine does; None: it has nothing to do with one."""
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape: (B, H, W, 3) uint8 RGB at input_size -> labels, confidence (B, H, W) uint8."""
@@ -95,6 +109,7 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(
             f'torch.compile is for checkpoints (.safetensors); {chosen} compiles {path.name} in '
             'its own way')
+    missing = None
     if chosen == 'tensorrt':
         from dgtl_core.runtime.tensorrt import open_tensorrt
         try:
@@ -103,11 +118,14 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
             if backend != 'auto' or 'onnxruntime' not in able:
                 raise
             _LOG.warning('%s runs on onnxruntime instead: %s', path.name, error)
+            missing = EngineStatus('fallback', reason=str(error))
     if chosen == 'torch':
         from dgtl_core.runtime.torch import TorchBackend
         return TorchBackend(path, device, threads, precision, compiled)
     from dgtl_core.runtime.onnx import OnnxBackend
-    return OnnxBackend(path, device, threads, precision)
+    opened = OnnxBackend(path, device, threads, precision)
+    opened.engine = missing
+    return opened
 
 
 def check_precision(path: Path, metadata: ModelMetadata, wanted: str) -> None:

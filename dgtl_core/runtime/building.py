@@ -22,7 +22,8 @@ import time
 
 from dgtl_core.export.tensorrt_builder import BuildOptions
 from dgtl_core.runtime.agreement import Sample, samples, verify_engine
-from dgtl_core.runtime.backend import Backend, EngineOptions
+from dgtl_core.runtime.backend import Backend, EngineOptions, EngineStatus
+from dgtl_core.runtime.child import tied
 from dgtl_core.runtime.cuda import CudaError, device_index, driver_version, Gpu
 from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError, EngineKey, file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata
@@ -122,7 +123,7 @@ class EngineJob:
                 self._rebuild = True
         return None
 
-    def run(self, known: Callable[[], Sequence[Sample]]) -> Backend:
+    def run(self, known: Callable[[], Sequence[Sample]]) -> TensorRTBackend:
         """
         Build the engine, check it on known pictures, keep it and return it, ready to use.
 
@@ -138,6 +139,7 @@ class EngineJob:
                 _LOG.error('the engine is used but not kept: %s', error)
                 return self._checked
             if self._checked is not None:
+                self._checked.engine = self._checked.engine._replace(path=str(path))
                 return self._checked
             return TensorRTBackend(path, self._info, self._device)  # another process built it
 
@@ -165,6 +167,7 @@ class EngineJob:
             _LOG.info('the engine of %s labels %.2f %% of the pixels as its model does',
                       self.onnx.name, 100 * share)
             self.refusal.unlink(missing_ok=True)
+            backend.engine = backend.engine._replace(state='built', path='')
             self._checked = backend
             return engine.read_bytes()
         finally:
@@ -172,7 +175,7 @@ class EngineJob:
 
     def _run_builder(self, engine: Path) -> None:
         command = [
-            sys.executable, *_BUILDER, str(self.onnx), str(engine), '--unverified',
+            *tied(), sys.executable, *_BUILDER, str(self.onnx), str(engine), '--unverified',
             '--module', self._module, '--device', self._device,
             '--max-batch', str(self._build_options.max_batch)]
         ours = str(Path(__file__).resolve().parents[2])
@@ -206,8 +209,9 @@ class BuildingBackend:
         # Of both, so that it stays the same.
         self.max_batch = min(interim.max_batch, job.max_batch)
         self.name = f'{interim.name} while the engine is built'
+        self.engine = EngineStatus('building')
         self._interim = self._active = interim
-        self._built: Backend | None = None
+        self._built: TensorRTBackend | None = None
         self._job = job
         self._frames = Frames()
         self._thread = threading.Thread(target=self._work, name='engine build', daemon=True)
@@ -224,12 +228,14 @@ class BuildingBackend:
             if not self._frames.closed:
                 _LOG.error('no engine; ONNX Runtime goes on: %s', error)
                 self.name = f'{self._interim.name}, no engine ({error})'
+                self.engine = EngineStatus('fallback', reason=str(error))
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         if self._built is not None and self._active is self._interim:
             self._active = self._built
             self.name = self._built.name
+            self.engine = self._built.engine
             self._interim.close()
             _LOG.info('the engine answers from now on')
         labels, confidence = self._active(images)

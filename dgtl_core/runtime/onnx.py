@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 import platform
 
-from dgtl_core.runtime.backend import check_precision
+from dgtl_core.runtime.backend import check_precision, EngineStatus
 from dgtl_core.runtime.engine_file import onnx_metadata
 from dgtl_core.runtime.metadata import MAKE_ONE, ModelError
 import numpy as np
@@ -19,6 +19,8 @@ _Providers = list[str | tuple[str, dict[str, str]]]
 
 class OnnxBackend:
     """Run an ``.onnx`` file that keeps the model contract (uint8 picture to uint8 labels)."""
+
+    engine: EngineStatus | None = None
 
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
                  precision: str = 'auto', engine_folder: Path | None = None) -> None:

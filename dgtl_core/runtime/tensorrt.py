@@ -16,7 +16,7 @@ import mmap
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions
+from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions, EngineStatus
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.engine_file import BUILD_ONE, EngineInfo, onnx_metadata
 from dgtl_core.runtime.metadata import ModelError
@@ -112,6 +112,8 @@ class TensorRTBackend:
         except CudaError as error:
             raise ModelError(f'{path} cannot be loaded: {error}') from None
         self.name = f'{info.module} {trt.__version__} ({gpu.name}, {info.precision})'
+        self.engine = EngineStatus(
+            'cached', str(path), f'{info.module} {trt.__version__}', gpu.cuda_version)
 
     def _load(self, trt: Any, path: Path, info: EngineInfo) -> None:
         # A version-compatible engine carries the code that runs it.

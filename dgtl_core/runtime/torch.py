@@ -21,6 +21,8 @@ import torch
 class TorchBackend:
     """Run a checkpoint without exporting it; the same graph as the model file has."""
 
+    engine = None
+
     def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
                  precision: str = 'auto', compiled: bool = False) -> None:
         """
