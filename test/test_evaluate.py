@@ -75,13 +75,27 @@ def test_changed_pictures_keep_their_truth():
     ('cityscapes', 'high', (1024, 2048), (1024, 2048)),
     ('mapillary-rein', 'low', (1200, 1600), (512, 683)),
     ('bdd100k', 'low', (720, 1280), (720, 1280)),
+    ('bdd100k', 'vltseg', (720, 1280), (512, 910)),
     ('acdc-fog', 'high', (1080, 1920), (540, 960)),
+    ('acdc-fog', 'vltseg', (1080, 1920), (540, 960)),
     ('dark-zurich', 'low', (1080, 1920), (540, 960)),
-    ('camvid', 'low', (360, 480), (360, 480)),
     ('cityscapes', 'slide', (1024, 2048), (1024, 2048)),
+    # smaller than a window of 512: enlarged until it covers one, whatever the protocol
+    ('camvid', 'low', (360, 480), (512, 683)),
+    ('own', 'slide', (1000, 375), (1365, 512)),
+    ('own', 'slide', (512, 600), (512, 600)),
 ])
 def test_protocols_fit_pictures_into_their_sizes(name, protocol, size, expected):
-    assert fitted(np.zeros((*size, 3), np.uint8), name, protocol).shape[:2] == expected
+    image = np.zeros((*size, 3), np.uint8)
+    assert fitted(image, name, protocol, (512, 512)).shape[:2] == expected
+
+
+@pytest.mark.parametrize(('name', 'size', 'expected'), [
+    ('cityscapes', (1024, 2048), (1024, 2048)), ('bdd100k', (720, 1280), (1024, 1820)),
+    ('acdc-fog', (1080, 1920), (1080, 1920))])
+def test_vltseg_of_1024_pixels_sees_twice_the_sizes(name, size, expected):
+    image = np.zeros((*size, 3), np.uint8)
+    assert fitted(image, name, 'vltseg', (1024, 1024)).shape[:2] == expected
 
 
 class WindowPredictor:
@@ -136,6 +150,10 @@ def test_model_labels_whole_pictures_and_windows(checkpoint):
     whole = labeler_of_model(model, device, torch.float32, 'whole')(image, 'own')
     slid = labeler_of_model(model, device, torch.float32, 'slide')(image, 'own')
     assert whole.shape == slid.shape == (48, 96) and max(whole.max(), slid.max()) < 4
+    # a picture smaller than the window, and no whole number of patches, is enlarged
+    for protocol in ('whole', 'slide'):
+        label = labeler_of_model(model, device, torch.float32, protocol)
+        assert label(image[:29, :90], 'own').shape == (29, 90)
     # at the model's own size there is one window, and nothing is resized
     small = image[:32, :64]
     both = [labeler_of_model(model, device, torch.float32, protocol)(small, 'own')

@@ -7,9 +7,10 @@ streetworld:fog, camvid:FOLDER, acdc:FOLDER,condition=night, folder:FOLDER, ...
 
 Protocols (a score means nothing without its protocol):
   whole  the picture is stretched to the model's input, as on the robot
-  slide  sliding windows over the picture at its own size
-  low    sliding windows at the sizes of Rein, DGTL and VLTSeg (Cityscapes 1024x512)
+  slide  sliding windows over the picture at its own size, enlarged where it is below a window
+  low    sliding windows at the sizes of Rein and DGTL (Cityscapes 1024x512, BDD100K 1280x720)
   high   sliding windows at the sizes of tqdm, MFuser and SoMA (Cityscapes 2048x1024)
+  vltseg low with BDD100K at 1024x512; twice the sizes for a model of 1024 pixels
 """
 
 from __future__ import annotations

@@ -21,10 +21,13 @@ import torch.nn.functional as F
 # (H, W, 3) uint8 RGB and the name of its data set -> (H, W) uint8 labels
 Labeler = Callable[[np.ndarray, str], np.ndarray]
 
-PROTOCOLS = ('whole', 'slide', 'low', 'high')
+PROTOCOLS = ('whole', 'slide', 'low', 'high', 'vltseg')
 # The size that a picture is fitted into before the windows slide, by data set. Those that are not
 # here (own pictures, StreetWorld, CamVid) are taken as they are.
 _SMALL, _LARGE, _BDD, _ACDC = (512, 1024), (1024, 2048), (720, 1280), (540, 960)
+_VLTSEG = {  # item 15: also BDD100K at 1024x512; twice that for a model of 1024 pixels
+    'cityscapes': _SMALL, 'mapillary': _SMALL, 'nightcity': _SMALL, 'bdd100k': _SMALL,
+    'acdc': _ACDC, 'dark-zurich': _ACDC, 'muses': _ACDC, 'wilddash2': _ACDC}
 SIZES = {
     'low': {'cityscapes': _SMALL, 'mapillary': _SMALL, 'nightcity': _SMALL, 'bdd100k': _BDD,
             'acdc': _ACDC, 'dark-zurich': _ACDC, 'muses': _ACDC, 'wilddash2': _ACDC},
@@ -32,23 +35,32 @@ SIZES = {
              'acdc': _ACDC, 'dark-zurich': _ACDC, 'muses': _ACDC, 'wilddash2': _ACDC}}
 
 
-def fitted(image: np.ndarray, name: str, protocol: str) -> np.ndarray:
+def fitted(image: np.ndarray, name: str, protocol: str, window: tuple[int, int]) -> np.ndarray:
     """
     Return the picture in the protocol's size for its data set, aspect ratio kept.
 
     The longer side fits into the longer one, the shorter into the shorter, as MMCV's
-    ``rescale_size`` has it.
+    ``rescale_size`` has it. What is still smaller than a window is enlarged until it covers one:
+    a part of a window need not be a whole number of patches, and few models saw such parts.
     """
-    sizes = SIZES.get(protocol, {})
-    size = next((sizes[key] for key in sizes if name == key or name.startswith(f'{key}-')), None)
-    if size is None:
-        return image
     height, width = image.shape[:2]
-    scale = min(max(size) / max(height, width), min(size) / min(height, width))
+    size = _size(name, protocol, window)
+    scale = 1.0
+    if size is not None:
+        scale = min(max(size) / max(height, width), min(size) / min(height, width))
+    scale = max(scale, window[0] / height, window[1] / width)
     wanted = int(width * scale + 0.5), int(height * scale + 0.5)
     if wanted == (width, height):
         return image
     return cv2.resize(image, wanted, interpolation=cv2.INTER_LINEAR)
+
+
+def _size(name: str, protocol: str, window: tuple[int, int]) -> tuple[int, int] | None:
+    sizes = _VLTSEG if protocol == 'vltseg' else SIZES.get(protocol, {})
+    size = next((sizes[key] for key in sizes if name == key or name.startswith(f'{key}-')), None)
+    if size is not None and protocol == 'vltseg' and min(window) > 768:
+        return 2 * size[0], 2 * size[1]
+    return size
 
 
 def labeler_of_model(
@@ -64,7 +76,7 @@ def labeler_of_model(
             placement = place(source, config.input_size, 'stretch')
             image = to_input(image, placement)
         else:
-            image = fitted(image, name, protocol)
+            image = fitted(image, name, protocol, config.input_size)
         # the picture may be a file mapped into memory, which torch must not write to
         picture = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)
         images = ((picture - mean) / std)[None]
@@ -92,7 +104,7 @@ def labeler_of_file(predict: Predictor, protocol: str) -> Labeler:
     def label(image: np.ndarray, name: str) -> np.ndarray:
         if protocol == 'whole':
             return predict(image).labels
-        resized = fitted(image, name, protocol)
+        resized = fitted(image, name, protocol, size)
         labels: np.ndarray = np.full(resized.shape[:2], IGNORE_INDEX, np.uint8)
         best = np.full(resized.shape[:2], -1, np.int16)
         places = windows((resized.shape[0], resized.shape[1]), size, stride)

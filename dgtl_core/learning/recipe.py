@@ -22,7 +22,7 @@ class EvaluationConfig:
     data: tuple[str, ...] = ()  # as on the command line of training.evaluate
     every: int = 2000  # steps; also after the last one
     limit: int = 0  # pictures of each; 0: all
-    protocol: Literal['whole', 'slide', 'low', 'high'] = 'whole'  # see training.evaluate
+    protocol: Literal['whole', 'slide', 'low', 'high', 'vltseg'] = 'whole'  # see training.evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
