@@ -53,6 +53,13 @@ def test_released_alignment_equals_the_recorded_one(recorded):
         assert layer.masks.grad.double().abs().sum().item() == pytest.approx(checksum, rel=1e-4)
 
 
+def test_tokens_get_no_gradient_through_their_own_clusters(recorded):
+    data, layers, tokens = recorded
+    tokens = tokens.clone().requires_grad_()
+    released_alignment(layers[:1], tokens, torch.from_numpy(data['text'])).backward()
+    assert tokens.grad is None
+
+
 def test_own_centroids_are_about_as_good_as_the_recorded_ones(recorded):
     data, _, tokens = recorded
 
@@ -150,6 +157,28 @@ def test_whole_objective_waits_for_nothing_but_the_matcher(link, alignment, widt
         objective(images, labels, points)['align'].backward()
         assert model.adapter.tokens_a.grad.abs().sum() > 0
         assert model.adapter.text_link.project.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('alignment', ['released', 'similarity'])
+def test_objective_takes_the_mean_token_and_a_hundredth_of_the_alignment(alignment):
+    torch.manual_seed(0)
+    model = Segmenter(override(preset('dgtl-mini'), {
+        **MODEL, 'adapter': {**MODEL['adapter'], 'text_link': 'present'},
+        'text': {'width': 64}})).train()
+    model.set_texts(torch.randn(19, 64))
+    images = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8)
+    labels = torch.randint(0, 19, (2, 32, 64)).to(torch.uint8)
+    with torch.no_grad():
+        losses = Objective(model, LossConfig(num_points=8, alignment=alignment))(
+            images, labels, RandomPoints([1, 2], torch.device('cpu')))
+        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (model.config.mean, model.config.std))
+        seen = []
+        model.backbone.register_forward_hook(lambda _, __, out: seen.extend(out))
+        layers = model((images - mean) / std, labels)
+    tokens, texts = model.adapter.tokens().mean(0), model.adapter.text_link.texts
+    expected = released_alignment(layers, tokens, texts) if alignment == 'released' else (
+        similarity_alignment(layers[-1], seen[-1], tokens, texts))
+    assert losses['align'].item() == pytest.approx(0.01 * expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(('link', 'width'), [('present', 64), ('all', 32)])

@@ -87,6 +87,9 @@ def test_initial_values_are_those_of_the_released_code():
     assert not made.layers[0].attention.sampling_offsets.weight.any()
     bound = (3 / (256 * 9)) ** 0.5  # Caffe2's Xavier
     assert made.output[0].weight.abs().max() == pytest.approx(bound, rel=0.01)
+    bound = (6 / (1024 + 256)) ** 0.5  # Xavier-uniform
+    assert made.input_projections[1][0].weight.abs().max() == pytest.approx(bound, rel=0.01)
+    assert not made.input_projections[1][0].bias.any()
     assert sum(p.numel() for p in made.parameters()) == 6_101_440
 
 

@@ -154,6 +154,14 @@ def test_fixed_positions_take_as_many_patches_in_any_shape():
     for a, b in zip(exact, rest):
         torch.testing.assert_close(a, b)
     assert turned[0].shape == (1, 64, 6, 4)
+    # positions and rotary table are taken in flat order: the same patches in a row of another
+    # length are the same picture
+    patches = images.unfold(2, 14, 14).unfold(3, 14, 14).flatten(2, 3)  # (1, 3, 24, 14, 14)
+    rows = patches.unflatten(2, (6, 4)).permute(0, 1, 2, 4, 3, 5).reshape(1, 3, 84, 56)
+    with torch.no_grad():
+        again = backbone(rows)
+    for a, b in zip(exact, again):
+        torch.testing.assert_close(a.flatten(2), b.flatten(2), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r'takes pictures of 24 patches \(56x84 pixels\), got'):
         backbone(torch.zeros(1, 3, 56, 98))
 
