@@ -84,10 +84,13 @@ def to_source(labels: np.ndarray, placement: Placement, fill: int = IGNORE_INDEX
     """
     Bring network output (labels or confidence) back to the picture's size, nearest neighbour.
 
-    Shape: (h, w) uint8 -> (H, W) uint8; ``fill`` where the network saw nothing.
+    Shape: (h, w) uint8 -> (H, W) uint8; ``fill`` where the network saw nothing. (h, w) may differ
+    from the network's input size: a model file can have an output size of its own.
     """
     y0, y1, x0, x1 = placement.inner
-    seen = labels[y0:y1, x0:x1]
+    (height, width), (h, w) = placement.target, labels.shape
+    seen = labels[round(y0 * h / height):round(y1 * h / height),
+                  round(x0 * w / width):round(x1 * w / width)]
     y0, y1, x0, x1 = placement.outer
     size = (y1 - y0, x1 - x0)
     if seen.shape != size:

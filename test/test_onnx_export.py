@@ -2,6 +2,7 @@
 import json
 import re
 
+from dgtl_core.data.catalog import open_pictures
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import (
@@ -15,6 +16,7 @@ from dgtl_core.export.onnx import (
 )
 from dgtl_core.export.precision import set_precision
 from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model.segmenter import slide
 from dgtl_core.predictor import Predictor
 from dgtl_core.runtime.metadata import ModelMetadata
@@ -158,12 +160,14 @@ def test_rules_of_the_graph():
 
 
 def test_agreement_counts():
+    large = np.kron(np.array([[0, 1], [1, 0]], np.uint8), np.ones((3, 3), np.uint8))
     labels = np.array([[0, 1], [1, 1]], np.uint8)
     other = np.array([[0, 1], [1, 0]], np.uint8)
     sure = np.full((2, 2), 100, np.uint8)
     found = agreement([(labels, sure)], [(other, sure - 4)], 2, [other])
     assert found.labels == 0.75 and found.confidence == 4 and found.pictures == 1
     assert found.miou_reference == 1 and found.miou == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert agreement([(labels, sure)], [(other, sure - 4)], 2, [large]) == found
 
 
 def test_command(tmp_path, capsys):
@@ -171,10 +175,22 @@ def test_command(tmp_path, capsys):
     model = small_segmenter(config, street(config.input_size))
     save_checkpoint(tmp_path / 'model.safetensors', model, config, source='test')
     out = tmp_path / 'model.onnx'
-    arguments = [str(tmp_path / 'model.safetensors'), str(out), '--count', '1']
+    data = 'streetworld:fog,height=64,width=96'
+    arguments = [str(tmp_path / 'model.safetensors'), str(out), '--count', '1',
+                 '--truth', data, '--output-size', '200', '300']
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert re.search(r'ONNX Runtime against torch: (99\.9|100\.)\d+% of the labels', printed)
-    assert Predictor.load(out, device='cpu').metadata.method == 'rein'
+    assert re.search(r'as it was trained, float32: (99\.9|100\.)\d+% of the labels', printed)
+    predict = Predictor.load(out, device='cpu')
+    assert predict.metadata.method == 'rein'
+    shown = open_pictures(data)[0]
+    matrix = ConfusionMatrix(19)
+    matrix.update(predict(shown.image).labels, shown.labels)
+    assert f'mIoU {matrix.mean_iou():.4f} (reference ' in printed
+    size = predict._backend(np.zeros((1, *predict.input_size, 3), np.uint8))[0].shape
+    assert size == (1, 200, 300)
+    assert main([*arguments[:-3], '--truth', 'streetworld:fgo']) == 1
+    assert "no condition 'fgo'" in capsys.readouterr().err
     assert main([str(tmp_path / 'none.safetensors'), str(out)]) == 1
     assert 'none.safetensors does not exist' in capsys.readouterr().err

@@ -54,6 +54,32 @@ def test_letterbox_and_crop(model):
     assert (cropped.labels[0] == 255).all() and (cropped.confidence[0] == 0).all()
 
 
+class Enlarging:
+    """A backend whose labels and confidence are larger than its input."""
+
+    name, max_batch, metadata = 'enlarging', 2, METADATA
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, images):
+        large = images.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
+        return large[..., 0] // 8, large[..., 1]
+
+
+@pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'crop'])
+@pytest.mark.parametrize('size', [(100, 100), (96, 192), (64, 300)])
+def test_a_model_may_have_an_output_size_of_its_own(size, mode):
+    image = picture(*size)
+    expected = Predictor(Enlarging(1), mode)(image)
+    result, timing = Predictor(Enlarging(3), mode).timed(image)
+    assert result.labels.shape == result.confidence.shape == size
+    assert (result.labels == expected.labels).mean() > 0.98  # the border between the halves
+    assert (np.abs(result.confidence.astype(int) - expected.confidence) > 1).mean() < 0.02
+    both = Predictor(Enlarging(3), mode).many([image, image])
+    np.testing.assert_array_equal(both[1].labels, result.labels)
+
+
 def test_timing_is_of_this_call(model):
     result, timing = Predictor.load(model, device='cpu').timed(picture(720, 1280))
     assert result.labels.shape == (720, 1280)

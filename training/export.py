@@ -2,8 +2,9 @@
 """
 Make a model file from a checkpoint: ``python -m training.export CHECKPOINT OUT.onnx``.
 
-The file is compared with torch on pictures before it is put in place: those of ``--pictures``, or
-generated streets where none are given.
+The file is compared with torch on pictures before it is put in place: those of ``--truth``, a
+labelled data set by name (camvid:FOLDER, streetworld:fog, ... as in training.evaluate), those of
+``--pictures``, or generated streets where none are given.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from dgtl_core.classes import ClassSet
+from dgtl_core.data.catalog import open_pictures
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
-from dgtl_core.export.onnx import export_onnx, ExportError
+from dgtl_core.export.onnx import export_onnx, ExportError, Output
 from dgtl_core.export.precision import PRECISIONS
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.processing import place, to_input
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 from dgtl_core.visualize import read_image
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 Size = tuple[int, int]
-MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.99}
+MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.99, 'quarter': 0.95}
 
 
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
@@ -44,7 +50,41 @@ def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
     return [to_input(image, place(image.shape[:2], size, 'stretch')) for image in images]
 
 
-def _network(options: argparse.Namespace) -> tuple[LabelNetwork, ModelMetadata]:
+def _labelled(spec: str, count: int, size: Size, classes: ClassSet) -> tuple[
+        list[np.ndarray], list[np.ndarray]]:
+    """Pictures of a data set, evenly spread over it, at ``size``; their truth at its own size."""
+    data = open_pictures(spec)
+    if data.classes.names != classes.names:
+        raise ExportError(
+            f'{data.name} has the classes {list(data.classes.names)}, the model '
+            f'{list(classes.names)}; they must be equal')
+    chosen = [data[i * len(data) // count] for i in range(min(count, len(data)))]
+    images = [np.ascontiguousarray(to_input(c.image, place(c.labels.shape, size, 'stretch')))
+              for c in chosen]
+    return images, [c.labels for c in chosen]
+
+
+@torch.inference_mode()
+def _trained(segmenter: Segmenter, network: LabelNetwork,
+             pictures: Sequence[np.ndarray]) -> list[Output]:
+    """Labels and confidence as training and evaluation compute them: nothing folded, float32."""
+    config, window = segmenter.config, network.network.size
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (config.mean, config.std))
+    results = []
+    for picture in pictures:
+        images = ((torch.from_numpy(picture).permute(2, 0, 1) - mean) / std)[None]
+        scores = segmenter.scores(images) if len(network.windows) == 1 else slide(
+            segmenter.scores, images, window, config.window_stride)
+        if network.output_size != network.picture_size:
+            scores = F.interpolate(
+                scores, network.output_size, mode='bilinear', align_corners=False)
+        best, labels = scores[0].max(dim=0)
+        confidence = (best / scores[0].sum(dim=0) * 255).round()
+        results.append((labels.to(torch.uint8).numpy(), confidence.to(torch.uint8).numpy()))
+    return results
+
+
+def _network(options: argparse.Namespace) -> tuple[Segmenter, LabelNetwork, ModelMetadata]:
     segmenter, config = load_segmenter(options.checkpoint)
     window = tuple(options.size or config.input_size)
     picture = tuple(options.slide or window)
@@ -54,12 +94,14 @@ def _network(options: argparse.Namespace) -> tuple[LabelNetwork, ModelMetadata]:
         tuple(options.output_size), 'quarter' if options.quarter else 'exact')
     header = read_header(options.checkpoint)
     metadata = ModelMetadata.from_json(json.dumps(header), str(options.checkpoint))
-    return network.eval(), replace(metadata, input_size=picture)
+    return segmenter.eval(), network.eval(), replace(metadata, input_size=picture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, print the agreement, return the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m training.export', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='python -m training.export', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     size: dict[str, Any] = {'type': int, 'nargs': 2, 'metavar': ('H', 'W')}
     parser.add_argument('checkpoint', type=Path, help='.safetensors')
     parser.add_argument('out', type=Path, help='.onnx')
@@ -73,24 +115,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--dynamic-batch', action='store_true')
     parser.add_argument('--quarter', action='store_true',
                         help='fast and not exact: bring up the scores of the mask grid')
-    parser.add_argument('--pictures', type=Path, help='folder of real pictures to compare on')
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument('--pictures', type=Path, help='folder of real pictures to compare on')
+    shown.add_argument('--truth', metavar='DATA',
+                       help='labelled pictures to compare on; the mean IoU is printed too')
     parser.add_argument('--count', type=int, default=8, help='how many of them')
     parser.add_argument('--min-agreement', type=float,
                         help=f'fraction of equal labels; default: {MIN_AGREEMENT}')
     options = parser.parse_args(argv)
     try:
-        network, metadata = _network(options)
-        pictures = _pictures(options.pictures, options.count, network.picture_size)
+        segmenter, network, metadata = _network(options)
+        truths = None
+        if options.truth:
+            pictures, truths = _labelled(
+                options.truth, options.count, network.picture_size, metadata.classes)
+        else:
+            pictures = _pictures(options.pictures, options.count, network.picture_size)
+        trained = _trained(segmenter, network, pictures)
+        del segmenter
+        wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         same, kept = export_onnx(
-            network, options.out, metadata, pictures, precision=options.precision,
-            dynamic_batch=options.dynamic_batch, weights=options.weights,
-            min_agreement=options.min_agreement or MIN_AGREEMENT[options.precision])
+            network, options.out, metadata, pictures, truths, trained=trained,
+            precision=options.precision, dynamic_batch=options.dynamic_batch,
+            weights=options.weights, min_agreement=options.min_agreement or wanted)
     except (ModelError, ExportError, ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1
     print(f'ONNX Runtime against torch: {same or "not computed in bf16 on a CPU"}')
-    if (options.precision, options.weights) != ('fp32', 'float32'):
-        print(f'against float32: {kept}')
+    print(f'against the network as it was trained, float32: {kept}')
     print(f'{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB, input '
           f'{network.picture_size[0]}x{network.picture_size[1]}')
     return 0

@@ -18,6 +18,7 @@ from typing import Literal
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.precision import Precision, set_precision
 from dgtl_core.metrics import ConfusionMatrix
+from dgtl_core.processing import place, to_source
 from dgtl_core.runtime.metadata import KEY, ModelMetadata
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
@@ -33,6 +34,7 @@ OPSET = 18
 _SMALL = 1024  # values; smaller constants stay float32 in a file with float16 weights
 
 Weights = Literal['float32', 'float16']
+Output = tuple[np.ndarray, np.ndarray]  # labels and confidence, (H, W) uint8 each
 
 
 class ExportError(ValueError):
@@ -177,13 +179,13 @@ def write(model: onnx.ModelProto, path: Path) -> Path:
     return temporary
 
 
-def agreement(outputs: Sequence[tuple[np.ndarray, np.ndarray]],
-              references: Sequence[tuple[np.ndarray, np.ndarray]], num_classes: int,
+def agreement(outputs: Sequence[Output], references: Sequence[Output], num_classes: int,
               truths: Sequence[np.ndarray] | None = None) -> Agreement:
     """
     Compare (labels, confidence) pairs of the same pictures.
 
-    Shape: each (H, W) uint8; truths (H, W) with 255 = ignore.
+    Shape: each (h, w) uint8; truths (H, W) with 255 = ignore, of any size: the labels are brought
+    to it, as a camera picture's are.
     """
     equal = [np.mean(a[0] == b[0]) for a, b in zip(outputs, references)]
     off = [np.abs(a[1].astype(int) - b[1]).mean() for a, b in zip(outputs, references)]
@@ -192,7 +194,8 @@ def agreement(outputs: Sequence[tuple[np.ndarray, np.ndarray]],
         for index, found in enumerate((outputs, references)):
             matrix = ConfusionMatrix(num_classes)
             for (labels, _), truth in zip(found, truths):
-                matrix.update(labels, truth)
+                placement = place(truth.shape, labels.shape, 'stretch')
+                matrix.update(to_source(labels, placement), truth)
             scores[index] = matrix.mean_iou()
     return Agreement(
         pictures=len(equal), labels=float(np.mean(equal)), confidence=float(np.mean(off)),
@@ -200,8 +203,7 @@ def agreement(outputs: Sequence[tuple[np.ndarray, np.ndarray]],
 
 
 @torch.no_grad()
-def run_torch(network: LabelNetwork,
-              pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def run_torch(network: LabelNetwork, pictures: Sequence[np.ndarray]) -> list[Output]:
     """Return (labels, confidence) of pictures (H, W, 3) uint8, one at a time."""
     results = []
     for picture in pictures:
@@ -210,7 +212,7 @@ def run_torch(network: LabelNetwork,
     return results
 
 
-def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[Output]:
     """Return (labels, confidence) of pictures as ONNX Runtime on the CPU gives them."""
     backend = OnnxBackend(path, device='cpu')
     try:
@@ -223,37 +225,42 @@ def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarra
 def export_onnx(
         network: LabelNetwork, path: Path, metadata: ModelMetadata,
         pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray] | None = None, *,
-        precision: Precision = 'fp32', dynamic_batch: bool = False, weights: Weights = 'float32',
+        trained: Sequence[Output] | None = None, precision: Precision = 'fp32',
+        dynamic_batch: bool = False, weights: Weights = 'float32',
         min_agreement: float = 0.999) -> tuple[Agreement | None, Agreement]:
     """
-    Write the model file; return its agreement with torch, and with the network in float32.
+    Write the model file; return its agreement with torch, and with the network that was trained.
 
     The first is None for bf16, which ONNX Runtime does not compute on a CPU; the second is then
     that of torch's own bfloat16. The network's types change, see :func:`set_precision`.
 
     :param pictures: real pictures of the network's picture size, (H, W, 3) uint8 each.
-    :param truths: their labels at the output size, 255 = ignore; None: no mIoU.
-    :param min_agreement: the fraction of labels that must be equal to those in float32.
+    :param truths: their labels, 255 = ignore, at any size; None: no mIoU.
+    :param trained: labels and confidence that the network gives before it is folded, in float32;
+        None: those of the folded network in float32.
+    :param min_agreement: the fraction of labels that must be equal to those.
     :raises ExportError: a rule of the graph is broken, or the labels differ too much.
     :raises OSError: the file could not be written. In both cases ``path`` is as it was.
     """
     if not pictures:
         raise ExportError('an export is checked on real pictures; none were given')
     classes, metadata = len(metadata.classes), replace(metadata, precision=precision)
-    reference = exact = run_torch(network, pictures)
-    if weights == 'float16':
-        round_weights(network)
-    if (precision, weights) != ('fp32', 'float32'):
+    reference = None
+    if trained is None:
+        trained = reference = run_torch(network, pictures)
+    if reference is None or (precision, weights) != ('fp32', 'float32'):
+        if weights == 'float16':
+            round_weights(network)
         reference = run_torch(set_precision(network, precision), pictures)
     model = to_onnx(network, metadata, dynamic_batch=dynamic_batch, weights=weights)
     temporary = write(model, path)
     try:
         found = reference if precision == 'bf16' else run_file(temporary, pictures)
         same = None if precision == 'bf16' else agreement(found, reference, classes, truths)
-        kept = agreement(found, exact, classes, truths)
+        kept = agreement(found, trained, classes, truths)
         if min(kept.labels, 1 if same is None else same.labels) < min_agreement:
             raise ExportError(
-                f'ONNX Runtime against torch: {same}; against float32: {kept}; at least '
+                f'ONNX Runtime against torch: {same}; against what was trained: {kept}; at least '
                 f'{min_agreement:.2%} must be equal, so {path} was not written')
         os.replace(temporary, path)
     finally:
