@@ -150,6 +150,7 @@ def test_mappings_of_mapillary_differ_in_eleven_ids(tmp_path):
     assert rein.name == 'mapillary-rein'
     half = open_pictures(f'mapillary:{tmp_path},mapping=rein,shrink=2')[0]
     assert half.image.shape == (6, 10, 3) and half.labels.shape == (6, 10)
+    assert set(half.labels.ravel().tolist()) == {5, 255}  # picked, never mixed
     with pytest.raises(DataError, match="'robustnet', 'rein'"):
         open_pictures(f'mapillary:{tmp_path},mapping=other')
 

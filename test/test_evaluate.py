@@ -161,6 +161,39 @@ def test_model_labels_whole_pictures_and_windows(checkpoint):
     assert np.array_equal(*both)
 
 
+class Drawing:
+    """In the place of a network: keeps what it is shown and gives scores drawn once."""
+
+    def __init__(self, config):
+        self.config, self.seen = config, []
+
+    def scores(self, images):
+        self.seen.append(images)
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(1, 4, *images.shape[-2:], generator=generator)
+
+
+def test_network_is_shown_normalised_rgb(checkpoint):
+    _, model = checkpoint
+    drawing = Drawing(model.config)
+    image = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
+    for protocol in ('whole', 'slide'):
+        labeler_of_model(drawing, torch.device('cpu'), torch.float32, protocol)(image, 'own')
+        expected = (image - np.array(model.config.mean)) / np.array(model.config.std)
+        np.testing.assert_allclose(
+            drawing.seen.pop()[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+
+def test_scores_and_not_labels_are_brought_back_to_the_pictures_size(checkpoint):
+    _, model = checkpoint
+    drawing = Drawing(model.config)
+    label = labeler_of_model(drawing, torch.device('cpu'), torch.float32, 'slide')
+    found = label(np.zeros((16, 32, 3), np.uint8), 'own')  # enlarged to one window of 32 x 64
+    scores = drawing.scores(torch.zeros(1, 3, 32, 64))
+    expected = torch.nn.functional.interpolate(scores, (16, 32), mode='bilinear').argmax(1)[0]
+    assert np.array_equal(found, expected.numpy())
+
+
 def evaluate(*arguments):
     return main([str(argument) for argument in arguments])
 

@@ -12,13 +12,14 @@ from dgtl_core.model.backbone_weights import (
     load_backbone,
 )
 from dgtl_core.model.released import segmenter_from_released
-from dgtl_core.model.vit import Backbone
+from dgtl_core.model.vit import Backbone, timm_name
 import golden_weights as recipe
 import numpy as np
 import pytest
 from test_released import dgtl_state, DIM, HEAD, vltseg_state
+import timm
 import torch
-from training.import_weights import main
+from training.import_weights import default_out_indices, main
 
 SMALL = Path(__file__).parent / 'golden'
 
@@ -132,6 +133,33 @@ def test_eva_clip_file_as_vltseg_treats_it(caplog):
     assert not any('attn.norm' in key for key in state)
     assert torch.equal(state['pos_embed'], made.vit.pos_embed)  # skipped, so random
     assert 'it is left random' in caplog.text
+
+
+@pytest.mark.parametrize('family, positions', [
+    ('dinov2', 'scale'), ('dinov2-reg', 'scale'), ('dinov3', 'size'), ('eva02', 'size'),
+    ('clip', 'size'), ('siglip2', 'size')])
+def test_timms_file_of_every_family_fits(family, positions):
+    patch = 14 if family == 'eva02' else 16
+    made, config = backbone(family, positions=positions, patch_size=patch, img_size=(56, 112))
+    published = timm.create_model(  # as _published makes it: at its own patch and picture size
+        timm_name(config), num_classes=0, embed_dim=DIM, depth=4, num_heads=2)
+    state = backbone_state(published.state_dict(), made, 'file')
+    made.vit.load_state_dict(state)
+    theirs = published.state_dict()
+    for key in ('blocks.3.mlp.fc2.weight', 'blocks.0.norm1.bias'):
+        assert torch.equal(made.vit.state_dict()[key], theirs[key])
+    if made.vit.pos_embed is not None:
+        assert made.vit.pos_embed.shape[1] - theirs['pos_embed'].shape[1] < 0  # resized
+    with torch.no_grad():
+        assert made(torch.randn(1, 3, 2 * patch, 4 * patch))[-1].isfinite().all()
+
+
+@pytest.mark.parametrize('method, depth, expected', [
+    ('dgtl', 24, (7, 11, 15, 23)), ('rein', 12, (3, 5, 7, 11)), ('vltseg', 24, (9, 14, 19, 23)),
+    ('dgtl', 4, (0, 1, 2, 3))])
+def test_features_come_from_the_released_blocks(method, depth, expected):
+    state = {f'backbone.blocks.{i}.norm1.weight': torch.zeros(1) for i in range(depth)}
+    assert default_out_indices(state, method) == expected
 
 
 def test_a_backbone_file_that_does_not_fit_names_the_keys():

@@ -15,7 +15,7 @@ import golden_weights as recipe
 import numpy as np
 import pytest
 import torch
-from training.embed_classes import main, TEMPLATES, texts_of
+from training.embed_classes import embed_with_open_clip, main, TEMPLATES, texts_of
 
 SMALL = Path(__file__).parent / 'golden'
 
@@ -97,7 +97,7 @@ def test_refuses_what_is_no_archive(tmp_path):
     path.write_bytes(b'nothing')
     with pytest.raises(ValueError, match='holds no class texts'):
         load_texts(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match='make them with .*training.embed_classes'):
         load_texts(tmp_path / 'none.npz')
 
 
@@ -129,15 +129,34 @@ def test_embeds_classes_with_open_clip_weights_from_a_file(tmp_path):
     open_clip = pytest.importorskip('open_clip')
     model = open_clip.create_model('RN50')
     torch.save(model.state_dict(), tmp_path / 'weights.pt')
-    out = tmp_path / 'texts.npz'
-    assert main(['cityscapes', str(out), '--model', 'RN50', '--bare',
-                 '--pretrained', str(tmp_path / 'weights.pt')]) == 0
-    texts = load_texts(out, CITYSCAPES.names)
     with torch.no_grad():
         expected = model.eval().encode_text(open_clip.tokenize(list(CITYSCAPES.names)))
-    torch.testing.assert_close(
-        texts.embeddings, torch.nn.functional.normalize(expected, dim=-1), rtol=1e-4, atol=1e-5)
-    assert 'RN50 weights.pt, bare words, unit rows' in texts.provenance
+    out = tmp_path / 'texts.npz'
+    for option, rows, about in (
+            ('--bare', torch.nn.functional.normalize(expected, dim=-1), 'unit rows'),
+            ('--raw', expected, 'not normalised')):
+        assert main(['cityscapes', str(out), '--model', 'RN50', option,
+                     '--pretrained', str(tmp_path / 'weights.pt')]) == 0
+        texts = load_texts(out, CITYSCAPES.names)
+        torch.testing.assert_close(texts.embeddings, rows, rtol=1e-4, atol=1e-5)
+        assert f'RN50 weights.pt, bare words, {about}' in texts.provenance
+
+
+@pytest.mark.parametrize(('raw', 'length'), [(False, 1.0), (True, 5.0)])
+def test_rows_are_unit_means_of_unit_texts_or_plain_means(raw, length, monkeypatch):
+    open_clip = pytest.importorskip('open_clip')
+
+    class Encoder(torch.nn.Module):
+        def encode_text(self, tokens):  # lengths 5 and 10, directions (3, 4) and (1, 0)
+            return torch.tensor([[3.0, 4.0], [10.0, 0.0]])[:len(tokens)]
+
+    monkeypatch.setattr(open_clip, 'create_model', lambda *_, **__: Encoder())
+    monkeypatch.setattr(open_clip, 'get_tokenizer', lambda _: lambda row: torch.zeros(len(row)))
+    found = embed_with_open_clip([['a'], ['a', 'b']], 'RN50', 'openai', raw)
+    assert found[0].norm().item() == pytest.approx(length)
+    mean = torch.tensor([6.5, 2.0]) if raw else torch.nn.functional.normalize(
+        torch.tensor([0.8, 0.4]), dim=0)
+    torch.testing.assert_close(found[1], mean)
 
 
 def test_unknown_open_clip_weights_are_refused(tmp_path, capsys):

@@ -48,16 +48,18 @@ def test_beyond_a_small_picture_nothing_is_learned():
     assert (labels[:20, :30] != 255).all()
 
 
-def test_crop_avoids_a_class_that_fills_it():
-    labels = np.zeros((64, 256), np.uint8)
-    labels[:, 224:] = 1
-    image = np.zeros((64, 256, 3), np.uint8)
+def test_crop_avoids_a_class_that_fills_more_than_three_quarters():
+    labels = np.zeros((64, 512), np.uint8)
+    labels[:, ::10] = 1  # nine tenths of class 0 in most places
+    labels[:, 384::2] = 1  # and half of it in the last quarter
+    image = np.zeros((64, 512, 3), np.uint8)
+
     def share(limit):
         found = [transform(image, labels, config(crop=(64, 64), max_share=limit),
                            np.random.default_rng(seed))[1] for seed in range(40)]
         return np.mean([(x == 0).float().mean() <= 0.75 for x in found])
-    # at random a crop has a quarter of class 1 in 1 of 12 cases; ten draws find one more often
-    assert share(1.0) < 0.3 and share(0.75) > 0.35
+    # at random one crop in five; ten draws nearly always find one
+    assert share(1.0) < 0.4 and share(0.75) > 0.8
 
 
 def test_ignored_pixels_do_not_count_as_a_class():
@@ -66,6 +68,17 @@ def test_ignored_pixels_do_not_count_as_a_class():
     _, cropped = transform(np.zeros((40, 200, 3), np.uint8), labels, config(crop=(40, 40)),
                            np.random.default_rng(0))
     assert (cropped[:2] == 3).all()
+
+
+def test_hue_turns_by_eighteen_degrees_at_most():
+    picture = torch.tensor([120, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+    turns = []
+    for seed in range(300):
+        red, green, blue = photometric(
+            picture, 1.0, np.random.default_rng(seed))[:, 0, 0].double().tolist()
+        turns.append(np.degrees(np.arctan2(3 ** 0.5 * (green - blue), 2 * red - green - blue)))
+    assert max(np.abs(turns)) < 21  # colours are whole numbers
+    assert min(turns) < -14 and max(turns) > 14
 
 
 def test_resize_comes_before_scale():

@@ -3,8 +3,12 @@
 Embed the classes of a class set as texts with a CLIP model, once, into a small .npz.
 
     python -m training.embed_classes config/classes/cityscapes.yaml texts.npz --model RN50
+    python -m training.embed_classes config/classes/cityscapes.yaml texts.npz --model RN50 --raw
     python -m training.embed_classes config/classes/cityscapes.yaml texts.npz \\
         --released dgtl.pth       # from the CLIP inside a released DGTL checkpoint
+
+The last two give what the released DGTL trained with: bare names, not normalised. Its text link
+(text_link 'present') grows with the square of their length.
 
 Training and inference read that file and never need CLIP.
 """
@@ -42,10 +46,12 @@ def texts_of(classes: ClassSet, ensemble: bool) -> list[list[str]]:
 
 @torch.no_grad()
 def embed_with_open_clip(
-        texts: Sequence[Sequence[str]], model_name: str, pretrained: str) -> Tensor:
+        texts: Sequence[Sequence[str]], model_name: str, pretrained: str,
+        raw: bool = False) -> Tensor:
     """
-    Return one unit row per class, the mean of the unit embeddings of its texts, (K, D).
+    Return one row per class, (K, D): the mean of the unit embeddings of its texts as a unit row.
 
+    :param raw: the plain mean, nothing normalised.
     :raises ValueError: open_clip knows no such model or weights.
     :raises OSError: the weights are not here and there is no network.
     """
@@ -66,8 +72,9 @@ def embed_with_open_clip(
     tokenizer = open_clip.get_tokenizer(model_name)
     rows = []
     for row in texts:
-        embedded = F.normalize(model.encode_text(tokenizer(list(row))).float(), dim=-1)
-        rows.append(F.normalize(embedded.mean(dim=0), dim=-1))
+        embedded = model.encode_text(tokenizer(list(row))).float()
+        rows.append(embedded.mean(dim=0) if raw else F.normalize(
+            F.normalize(embedded, dim=-1).mean(dim=0), dim=-1))
     return torch.stack(rows)
 
 
@@ -101,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='open_clip weights (tag or file), default %(default)s')
     parser.add_argument('--bare', action='store_true',
                         help='bare words instead of the mean over prompt templates')
+    parser.add_argument('--raw', action='store_true',
+                        help='bare words, not normalised, as the released DGTL has them')
     args = parser.parse_args(argv)
     try:
         classes = CITYSCAPES if args.classes == 'cityscapes' else ClassSet.from_yaml(args.classes)
@@ -108,11 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             embeddings = embed_with_released(args.released, classes)
             provenance = f'CLIP inside {args.released.name}, bare class names, not normalised'
         else:
-            texts = texts_of(classes, not args.bare)
-            embeddings = embed_with_open_clip(texts, args.model, args.pretrained)
-            prompts = 'bare words' if args.bare else f'{len(TEMPLATES)} prompt templates'
+            bare = args.bare or args.raw
+            embeddings = embed_with_open_clip(
+                texts_of(classes, not bare), args.model, args.pretrained, args.raw)
+            prompts = 'bare words' if bare else f'{len(TEMPLATES)} prompt templates'
+            rows = 'not normalised' if args.raw else 'unit rows'
             provenance = (f'open_clip {version("open_clip_torch")} {args.model} '
-                          f'{Path(args.pretrained).name}, {prompts}, unit rows')
+                          f'{Path(args.pretrained).name}, {prompts}, {rows}')
         save_texts(args.out, ClassTexts(embeddings, classes.names, provenance))
     except (OSError, ValueError) as error:
         print(f'embed_classes: {error}', file=sys.stderr)

@@ -95,7 +95,7 @@ def _window(mask: Tensor, config: TransformConfig,
             break
         counts = torch.bincount(
             mask[top:top + height, left:left + width].flatten(), minlength=256)[:IGNORE_INDEX]
-        if (counts > 0).sum() > 1 and counts.max() < config.max_share * counts.sum():
+        if counts.max() < config.max_share * counts.sum():
             break
     return top, left
 

@@ -37,6 +37,10 @@ def load_texts(path: str | Path, classes: Sequence[str] | None = None) -> ClassT
     :raises ValueError: no file of class texts, or a class without a text.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'there are no class texts at {path}; make them with "python -m '
+            f'training.embed_classes CLASSES.yaml {path} --model RN50" (or another model)')
     try:
         with np.load(path, allow_pickle=False) as data:
             missing = {'embeddings', 'classes'} - set(data.files)
