@@ -8,7 +8,8 @@ from dgtl_core.config import override, preset
 from dgtl_core.model.segmenter import build_segmenter
 from safetensors.torch import load_file
 import torch
-from training.pretrain import main, oriented_gradients, PixelObjective
+from training.pretext import oriented_gradients, SceneObjective, ScenePairs
+from training.pretrain import main
 
 SMALL = {'name': 'vit', 'embed_dim': 48, 'depth': 4, 'num_heads': 2, 'img_size': [64, 128],
          'out_indices': [0, 1, 2, 3]}
@@ -25,7 +26,7 @@ def recipe(tmp_path):
     return path
 
 
-@pytest.mark.parametrize('objective', ['labels', 'pixels', 'gradients'])
+@pytest.mark.parametrize('objective', ['labels', 'scenes'])
 def test_the_loss_falls_and_a_segmenter_takes_the_result(recipe, tmp_path, objective):
     out = tmp_path / 'run' / 'backbone.safetensors'
     arguments = [str(recipe), '--objective', objective, '--out', str(out), '--steps', '60',
@@ -41,20 +42,34 @@ def test_the_loss_falls_and_a_segmenter_takes_the_result(recipe, tmp_path, objec
         'backbone.jsonl', 'backbone.safetensors', 'cache']
 
 
-def test_painting_is_scored_on_hidden_patches_alone():
+def test_the_scene_is_painted_from_a_disturbed_picture_with_hidden_patches():
     config = override(preset('dgtl-mini'), {'backbone': SMALL})
-    objective, seen = PixelObjective(config), []
+    objective, seen = SceneObjective(config), []
 
     def backbone(images):
         seen.append(images)
         return [torch.zeros(2, 48, 4, 8)]
 
     torch.nn.init.zeros_(objective.paint.bias)
+    grey = torch.tensor(config.mean).round().to(torch.uint8).view(3, 1, 1).expand(2, 3, 64, 128)
     images = torch.full((2, 3, 64, 128), 0.5)
-    loss = objective(backbone, images, None).detach()
-    assert float(loss) == pytest.approx(0.5)  # 0 is painted for 0.5, over hidden pixels alone
-    hidden = (seen[0] == 0).float().mean()
-    assert 0.3 < float(hidden) < 0.9
+    assert float(objective(backbone, images, grey).detach()) < 1e-4  # 0 is painted, for mean grey
+    assert float(objective(backbone, images, 255 - 0 * grey).detach()) > 0.2
+    hidden = (seen[0].abs().amax(1, keepdim=True).unfold(2, 16, 16).unfold(3, 16, 16) == 0)
+    hidden = hidden.flatten(4).float().mean(-1)
+    assert set(hidden.unique().tolist()) == {0.0, 1.0} and 0.1 < float(hidden.mean()) < 0.6
+    assert seen[0].amax() != 0.5
+
+
+def test_of_a_street_the_scene_is_the_one_in_clear_weather(tmp_path):
+    pairs = ScenePairs(['streetworld:night,count=2,seed=3,height=72,width=144'], tmp_path, 0)
+    batch = next(pairs.batches((64, 128), 4, 1, seed=0))
+    assert batch.images.shape == batch.labels.shape == (4, 3, 64, 128)
+    night, day = (x.float().mean((1, 2, 3)) for x in (batch.images, batch.labels))
+    assert (night < 0.8 * day).all()
+    clear = ScenePairs(['streetworld:clear,count=2,seed=3,height=72,width=144'], tmp_path, 0)
+    again = next(clear.batches((64, 128), 4, 1, seed=0))
+    assert again.images.equal(again.labels) and again.labels.equal(batch.labels)
 
 
 def test_gradients_are_sorted_by_their_direction_whatever_the_light():

@@ -4,9 +4,10 @@ What does each way of adapting a pretrained backbone buy in domains never seen?
 
   python -m training.experiment --out runs/experiment
 
-A small ViT is pretrained without labels on StreetWorld in all conditions and on the training
-pictures of CamVid. Then segmenters are trained on one labelled domain (StreetWorld in clear
-weather; CamVid, real pictures by day), each with several seeds and one of these methods:
+A small ViT is pretrained without labels (training.pretrain --objective scenes) on StreetWorld in
+all conditions and on the training pictures of CamVid. Then segmenters are trained on one labelled
+domain (StreetWorld in clear weather; CamVid, real pictures by day), each with several seeds and
+one of these methods:
 
   frozen         the backbone stays, a Mask2Former head learns
   finetuned      the backbone learns too, with a tenth of the rate (VLTSeg's way)
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--sources', nargs='+', choices=('streetworld', 'camvid'),
                         default=['streetworld', 'camvid'])
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--pretrain-steps', type=int, default=800)
+    parser.add_argument('--pretrain-steps', type=int, default=500)
     parser.add_argument('--jobs', type=int, default=1, help='runs at a time; they share the cores')
     parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
@@ -184,7 +185,7 @@ def _pretrain(recipe: Recipe, options: argparse.Namespace, size: tuple[int, int]
     if (options.out / 'backbone.safetensors').exists():
         return
     device = [] if options.device == 'auto' else ['--device', options.device]
-    _python('training.pretrain', str(options.recipe), '--objective', 'gradients', '--steps',
+    _python('training.pretrain', str(options.recipe), '--objective', 'scenes', '--steps',
             str(options.pretrain_steps), '--out', str(options.out / 'backbone.safetensors'),
             *device, *_settings(options.set),
             *_settings([f'data={json.dumps(pretraining_data(options.camvid, size))}']))
