@@ -150,9 +150,7 @@ def test_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
     ('all', 'similarity', 4)])
 def test_two_processes_learn_what_one_learns_from_the_joint_batch(
         link, alignment, batch, tmp_path):
-    texts = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
-    np.savez(tmp_path / 'texts.npz', embeddings=texts,
-             classes=np.array([f'box {i}' for i in range(4)]))
+    write_texts(tmp_path / 'texts.npz', [f'box {i}' for i in range(4)], 0)
     recipe = write_recipe(
         tmp_path, steps=4, batch=batch,
         model={**MODEL, 'adapter': {**MODEL['adapter'], 'text_link': link},
@@ -220,6 +218,37 @@ def test_fine_tuning_starts_from_a_checkpoint_as_far_as_it_fits(whole, tmp_path,
     before, after = load_file(out / FINAL), load_file(tmp_path / 'out' / FINAL)
     key = 'model.backbone.vit.blocks.1.attn.qkv.weight'
     torch.testing.assert_close(before[key], after[key], rtol=1e-4, atol=1e-6)
+
+
+def write_texts(path: Path, names: list[str], seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(len(names), 64)).astype(np.float32)
+    np.savez(path, embeddings=rows, classes=np.array(names))
+    return rows
+
+
+def test_fine_tuning_needs_no_other_files_and_takes_texts_of_its_own_classes(tmp_path, capsys):
+    names = [f'box {i}' for i in range(4)]
+    first = write_texts(tmp_path / 'first.npz', names, 0)
+    linked = {**MODEL, 'adapter': {**MODEL['adapter'], 'text_link': 'all'}}
+    text = {'file': str(tmp_path / 'first.npz'), 'width': 64}
+    recipe = write_recipe(tmp_path, model={**linked, 'text': text}, steps=1)
+    assert run(recipe, tmp_path / 'one') == 0
+    key = 'model.adapter.text_link.texts'
+    assert np.array_equal(load_file(tmp_path / 'one' / FINAL)[key].numpy(), first)
+    # the checkpoint has the backbone and the texts: neither timm's file nor theirs is asked for
+    again = ['--set', f'init={tmp_path / "one" / FINAL}', '--set', 'model.text.file=""',
+             '--set', 'model.backbone.weights=nowhere.safetensors']
+    assert run(recipe, tmp_path / 'two', *again) == 0
+    assert np.array_equal(load_file(tmp_path / 'two' / FINAL)[key].numpy(), first)
+    # other classes, as many of them: the checkpoint's texts would say the wrong thing
+    file = tmp_path / 'boxes' / 'classes.yaml'
+    file.write_text(file.read_text().replace('box 3', 'tree'))
+    assert run(recipe, tmp_path / 'three', *again) == 1
+    assert 'learns with class texts' in capsys.readouterr().err
+    other = write_texts(tmp_path / 'other.npz', [*names[:3], 'tree'], 1)
+    again[3] = f'model.text.file={tmp_path / "other.npz"}'
+    assert run(recipe, tmp_path / 'three', *again) == 0
+    assert np.array_equal(load_file(tmp_path / 'three' / FINAL)[key].numpy(), other)
 
 
 def test_help_names_the_options(capsys):

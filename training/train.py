@@ -29,7 +29,9 @@ from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.optim import build_optimizer, learning_rate, set_learning_rate
 from dgtl_core.learning.points import RandomPoints
 from dgtl_core.learning.recipe import read_recipe, Recipe
-from dgtl_core.model.segmenter import build_segmenter, Segmenter
+from dgtl_core.model.backbone_weights import load_backbone
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.text import load_texts
 import numpy as np
 import torch
 from torch import distributed, nn, Tensor
@@ -90,9 +92,9 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
 
     # what is learned
     torch.manual_seed(recipe.seed)
-    model = Segmenter(config) if resume else build_segmenter(config)
-    if recipe.init and not resume:
-        print(load_matching(Path(recipe.init), model))
+    model = Segmenter(config)
+    if not resume:
+        _begin(model, recipe)
     model.to(where)
     average = copy.deepcopy(model) if recipe.average else None
     optimizer = build_optimizer(model, recipe.optim)
@@ -200,6 +202,25 @@ def _not_finite(step: _Step, last: Path) -> NonFiniteError:
 
 def _last_good(last: Path) -> str:
     return f'the last good checkpoint is {last}' if last.exists() else 'there is no checkpoint yet'
+
+
+def _begin(model: Segmenter, recipe: Recipe) -> None:
+    """Fill a new model: from ``recipe.init`` as far as that goes, then from the model's files."""
+    config = model.config
+    linked = config.adapter.text_link != 'off'
+    fresh = list(model.state_dict())
+    if recipe.init:
+        init = Path(recipe.init)
+        known = [entry['name'] for entry in read_header(init)['classes']]
+        fresh = load_matching(init, model)
+        if linked and known != list(config.classes.names):  # its texts mean other classes
+            model.set_texts(torch.zeros(len(config.classes), config.text.width))
+        print(f'{init} has {len(model.state_dict()) - len(fresh)} tensors of this model' + (
+            f'; these start afresh: {", ".join(fresh)}' if fresh else ''))
+    if any(name.startswith('backbone.') for name in fresh):
+        load_backbone(model.backbone, config.backbone)
+    if linked and config.text.file:
+        model.set_texts(load_texts(config.text.file, config.classes.names).embeddings)
 
 
 def _data(recipe: Recipe, out: Path) -> list[Pictures]:

@@ -118,9 +118,11 @@ def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
         raise ModelError(f'{path} does not fit its configuration: {error}') from None
 
 
-def load_matching(path: Path, model: nn.Module) -> str:
+def load_matching(path: Path, model: nn.Module) -> list[str]:
     """
-    Load the tensors of a checkpoint that have a name and a shape of the model's; say which not.
+    Load the tensors of a checkpoint that have a name and a shape of the model's.
+
+    Return the names of the model's tensors that it does not have.
 
     :raises ModelError: no checkpoint of ours, or nothing of it fits.
     """
@@ -134,9 +136,7 @@ def load_matching(path: Path, model: nn.Module) -> str:
     if not fitting:
         raise ModelError(f'no tensor of {path} fits this model; is it the same preset?')
     model.load_state_dict(fitting, strict=False)
-    fresh = sorted(own.keys() - fitting.keys())
-    return f'{len(fitting)} tensors come from {path}' + (
-        f'; these start afresh: {", ".join(fresh)}' if fresh else '')
+    return sorted(own.keys() - fitting.keys())
 
 
 def restore(path: Path, model: nn.Module,

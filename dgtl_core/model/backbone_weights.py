@@ -207,7 +207,8 @@ def _published(name: str, config: BackboneConfig) -> State:
         raise OSError(
             f'cannot get the weights of {name} ({type(error).__name__}: no network?). On a '
             f'machine with network download model.safetensors of timm/{name} from the Hugging '
-            'Face hub, copy it here and set backbone.weights to its path') from error
+            'Face hub, copy it here and set backbone.weights to its path (for training.train: '
+            '--set model.backbone.weights=FILE)') from error
 
 
 def _positions(state: State, own: Tensor, backbone: Backbone) -> Tensor:
