@@ -14,7 +14,8 @@ from dgtl_core.model.adapter import mask_link_matrix
 from dgtl_core.model.mask_decoder import semantic_scores
 from dgtl_core.model.neck import INTERPOLATE
 from dgtl_core.model.released import segmenter_from_released
-from dgtl_core.model.segmenter import slide, windows
+from dgtl_core.model.segmenter import slide
+from dgtl_core.processing import windows
 import golden_weights as recipe
 import numpy as np
 import pytest
@@ -229,14 +230,14 @@ def test_rein_on_eva02(folder, name):
         height = feature.shape[2]
         close(feature[:, ::32, ::height // 16, ::height // 16], case[f'feat{index}_sub'], 1e-5,
               f'features {index}')
-    sine, cosine = model.backbone._rope((32, 32)).chunk(2, dim=1)
+    sine, cosine = model.backbone.rope((32, 32)).chunk(2, dim=1)
     np.testing.assert_array_equal(sine.numpy(), case['rope_sin'])
     np.testing.assert_array_equal(cosine.numpy(), case['rope_cos'])
 
 
 def check_encoder(run, model, encoder):
     first = run.first
-    sine, cosine = model.backbone._rope(model.backbone.grid).chunk(2, dim=1)
+    sine, cosine = model.backbone.rope(model.backbone.grid).chunk(2, dim=1)
     step = int(encoder.get('rope_row_step', 1))
     np.testing.assert_array_equal(sine.numpy()[::step], encoder['rope_sin'])
     np.testing.assert_array_equal(cosine.numpy()[::step], encoder['rope_cos'])
@@ -288,8 +289,8 @@ def check_slide(model, case, facts, name):
     height, width = facts['height'], facts['width']
     images = recipe.image(name, 1, height, width, facts['image_seed'])
     crop, stride = tuple(facts['crop']), tuple(facts['stride'])
-    spans = list(windows((height, width), crop, stride))
-    assert [[bottom - top, right - left] for top, left, bottom, right in spans] == case[
+    spans = windows((height, width), crop, stride)
+    assert [[y1 - y0, x1 - x0] for y0, y1, x0, x1 in spans] == case[
         'window_sizes'].tolist()
     with torch.no_grad():
         scores = slide(model.scores, images, crop, stride)

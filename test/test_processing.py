@@ -55,10 +55,21 @@ def test_unknown_mode_is_refused():
 @pytest.mark.parametrize('size, expected', [
     ((512, 700), [(0, 512, 0, 512), (0, 512, 188, 700)]),
     ((512, 1024), [(0, 512, 0, 512), (0, 512, 341, 853), (0, 512, 512, 1024)]),
+    ((512, 512), [(0, 512, 0, 512)]),
     ((300, 512), [(0, 300, 0, 512)]),
 ])
 def test_windows_follow_the_released_arithmetic(size, expected):
     assert windows(size, (512, 512), (341, 341)) == expected
+
+
+@pytest.mark.parametrize('size, crop, stride, corners', [  # the sets of VLTSeg
+    ((512, 1024), 512, 426, [(0, 0), (0, 426), (0, 512)]),
+    ((1024, 2048), 1024, 768, [(0, 0), (0, 768), (0, 1024)]),
+    ((540, 960), 512, 426, [(0, 0), (0, 426), (0, 448), (28, 0), (28, 426), (28, 448)]),
+])
+def test_windows_of_other_strides(size, crop, stride, corners):
+    found = windows(size, (crop, crop), (stride, stride))
+    assert found == [(y, y + crop, x, x + crop) for y, x in corners]
 
 
 @pytest.mark.parametrize('size', [(540, 960), (1024, 2048), (513, 513), (64, 64)])

@@ -4,7 +4,8 @@
 import dataclasses
 
 from dgtl_core.config import preset, PRESETS
-from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide, windows
+from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
+from dgtl_core.processing import windows
 import numpy as np
 import pytest
 from tiny_segmenter import CLASSES, plain_adapter, tiny
@@ -162,23 +163,6 @@ def test_learns_one_picture():
     assert losses[-1] < 0.7 * losses[0], losses
 
 
-@pytest.mark.parametrize('size, window, stride, columns', [
-    ((512, 1024), 512, 426, [0, 426, 512]), ((512, 1024), 512, 341, [0, 341, 512]),
-    ((1024, 2048), 1024, 768, [0, 768, 1024]), ((512, 512), 512, 341, [0]),
-    ((512, 700), 512, 341, [0, 188]), ((512, 300), 512, 341, [0])])
-def test_windows_are_the_released_ones(size, window, stride, columns):
-    spans = list(windows(size, (window, window), (stride, stride)))
-    assert [left for _, left, _, _ in spans] == columns
-    assert all(right - left == min(window, size[1]) for _, left, _, right in spans)
-    assert all((top, bottom) == (0, size[0]) for top, _, bottom, _ in spans)
-
-
-def test_windows_of_two_rows():
-    spans = list(windows((540, 960), (512, 512), (426, 426)))
-    assert [(top, left) for top, left, _, _ in spans] == [
-        (0, 0), (0, 426), (0, 448), (28, 0), (28, 426), (28, 448)]
-
-
 def test_slide_is_the_mean_over_the_covering_windows():
     images = torch.randn(1, 3, 10, 25)
 
@@ -190,9 +174,9 @@ def test_slide_is_the_mean_over_the_covering_windows():
     torch.testing.assert_close(found[:, :1], images[:, :1] * 2)
     expected = torch.zeros(10, 25)
     cover = torch.zeros(10, 25)
-    for top, left, bottom, right in windows((10, 25), (8, 10), (4, 6)):
-        expected[top:bottom, left:right] += images[0, 1, top:bottom, left:right].mean()
-        cover[top:bottom, left:right] += 1
+    for y0, y1, x0, x1 in windows((10, 25), (8, 10), (4, 6)):
+        expected[y0:y1, x0:x1] += images[0, 1, y0:y1, x0:x1].mean()
+        cover[y0:y1, x0:x1] += 1
     torch.testing.assert_close(found[0, 1], expected / cover)
 
 

@@ -107,7 +107,7 @@ class FoldedSegmenter(nn.Module):
         self.prefix = backbone.vit.num_prefix_tokens
         depth = self.out_indices[-1] + 1
         self.blocks = nn.ModuleList(_without_scale(b) for b in backbone.vit.blocks[:depth])
-        self.register_buffer('rope', backbone._rope(self.grid))
+        self.register_buffer('rope', backbone.rope(self.grid))
         self.links = nn.ModuleList()
         queries, mask_link = None, None
         if adapter is not None:
@@ -158,7 +158,7 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
     """
     if form not in FORMS:
         raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
-    segmenter.backbone._grid_of(torch.empty((1, 3, *size), device='meta'))
+    segmenter.backbone.grid_of(size)
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)

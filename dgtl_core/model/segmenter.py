@@ -9,7 +9,7 @@ The whole segmenter: backbone, adapter, neck, pixel decoder, mask decoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from dgtl_core.config import SegmenterConfig
@@ -20,6 +20,7 @@ from dgtl_core.model.neck import BeitNeck, INTERPOLATE
 from dgtl_core.model.pixel_decoder import PixelDecoder
 from dgtl_core.model.text import load_texts
 from dgtl_core.model.vit import Backbone
+from dgtl_core.processing import windows
 import torch
 from torch import nn, Tensor
 
@@ -121,25 +122,6 @@ def build_segmenter(config: SegmenterConfig) -> Segmenter:
     return model
 
 
-def windows(
-        size: tuple[int, int], window: tuple[int, int],
-        stride: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """
-    Yield (top, left, bottom, right) of the sliding windows, row by row.
-
-    Item 23: max(L - window + stride - 1, 0) // stride + 1 windows per axis, the last one shifted
-    back to the border; a picture smaller than the window is one smaller window.
-    """
-    spans = []
-    for length, crop, step in zip(size, window, stride):
-        count = max(length - crop + step - 1, 0) // step + 1
-        stops = [min(i * step + crop, length) for i in range(count)]
-        spans.append([(max(stop - crop, 0), stop) for stop in stops])
-    for top, bottom in spans[0]:
-        for left, right in spans[1]:
-            yield top, left, bottom, right
-
-
 def slide(
         scores: Callable[[Tensor], Tensor], images: Tensor, window: tuple[int, int],
         stride: tuple[int, int]) -> Tensor:
@@ -152,12 +134,12 @@ def slide(
     size = (images.shape[-2], images.shape[-1])
     total: Tensor | None = None
     cover = images.new_zeros(size)
-    for top, left, bottom, right in windows(size, window, stride):
-        part = scores(images[:, :, top:bottom, left:right])
+    for y0, y1, x0, x1 in windows(size, window, stride):
+        part = scores(images[:, :, y0:y1, x0:x1])
         if total is None:
             total = part.new_zeros((*part.shape[:2], *size))
-        total[:, :, top:bottom, left:right] += part
-        cover[top:bottom, left:right] += 1
+        total[:, :, y0:y1, x0:x1] += part
+        cover[y0:y1, x0:x1] += 1
     assert total is not None
     return total / cover
 

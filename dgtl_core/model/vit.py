@@ -89,9 +89,9 @@ class Backbone(nn.Module):
         :raises ValueError: H or W is no multiple of the patch; with positions 'fixed' (VLTSeg
             drops the rest of a patch), not as many patches as the position embedding.
         """
-        grid = self._grid_of(images)
+        grid = self.grid_of((images.shape[-2], images.shape[-1]))
         x = self._embed(images, grid)
-        rope = self._rope(grid)
+        rope = self.rope(grid)
         prefix = self.vit.num_prefix_tokens
         features = []
         for index, block in enumerate(self.vit.blocks):
@@ -128,9 +128,13 @@ class Backbone(nn.Module):
         patches = patches.flatten(2).transpose(1, 2).to(prefix.dtype)
         return torch.cat((prefix, patches), dim=1) if count else patches
 
-    def _grid_of(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[-2:]
-        patch = self.patch_size
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """
+        Return how many patches (rows, columns) a picture of ``size`` (height, width) has.
+
+        :raises ValueError: a size that this backbone does not take, see :meth:`forward`.
+        """
+        (height, width), patch = size, self.patch_size
         grid = (height // patch, width // patch)
         if self.positions == 'fixed':
             # VLTSeg items 1, 2 and 7: the rest of a patch is dropped, only the count must match.
@@ -146,6 +150,14 @@ class Backbone(nn.Module):
                 f'{-(-height // patch) * patch}x{-(-width // patch) * patch}')
         return grid
 
+    def rope(self, grid: tuple[int, int]) -> Tensor | None:
+        """Sine and cosine of the rotary position embedding, (N, 2 * head width)."""
+        rope = getattr(self.vit, 'rope', None)
+        if rope is None:
+            return None
+        # VLTSeg item 7: the table of the configured grid, in flat order, whatever the shape.
+        return rope.get_embed(shape=self.grid if self.positions == 'fixed' else grid)
+
     def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches and prefix tokens with their position embedding, (B, P + N, C)."""
         vit = self.vit
@@ -160,11 +172,3 @@ class Backbone(nn.Module):
         if embedding is not None and not vit.no_embed_class:
             x = x + embedding
         return vit.norm_pre(x)
-
-    def _rope(self, grid: tuple[int, int]) -> Tensor | None:
-        """Sine and cosine of the rotary position embedding, (N, 2 * head width)."""
-        rope = getattr(self.vit, 'rope', None)
-        if rope is None:
-            return None
-        # VLTSeg item 7: the table of the configured grid, in flat order, whatever the shape.
-        return rope.get_embed(shape=self.grid if self.positions == 'fixed' else grid)
