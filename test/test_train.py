@@ -79,17 +79,29 @@ def test_moving_average_is_what_is_shipped(whole):
     assert averaged and all(torch.equal(final[key], last[key]) for key in final)
 
 
+# Trains, and waits a while after each checkpoint: a busy machine must not miss all eight steps.
+UNHURRIED = """
+import sys, time, training.train as train
+save = train.save_checkpoint
+def save_and_wait(*arguments, **options):
+    save(*arguments, **options)
+    time.sleep(4)
+train.save_checkpoint = save_and_wait
+sys.exit(train.main())
+"""
+
+
 @pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGTERM])
 def test_resume_after_a_signal_gives_the_same_weights_bit_by_bit(kind, whole, tmp_path):
     recipe, out = whole
     slow = ['--set', 'save_every=1', '--set', 'workers=1']
     process = subprocess.Popen(
-        command(recipe, tmp_path / 'out', *slow), env=ENVIRONMENT, cwd=tmp_path,
-        stderr=subprocess.PIPE, text=True)
+        [sys.executable, '-c', UNHURRIED, str(recipe), '--out', str(tmp_path / 'out'), *slow],
+        env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 100
     while not (tmp_path / 'out' / LAST).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(kind)
+    os.killpg(process.pid, kind)  # as a scheduler does: the workers get it too
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == (TERMINATED if kind == signal.SIGTERM else -kind), errors
     done = read_header(tmp_path / 'out' / LAST)['training']['step']

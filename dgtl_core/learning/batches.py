@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import signal
 from typing import NamedTuple
 
 import cv2
@@ -89,8 +90,18 @@ def batches(
     loader: DataLoader[Batch] = DataLoader(
         _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
         collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None)
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_outlive_sigterm)
     return iter(loader)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """
+    Leave a SIGTERM for all processes of a job, as schedulers send it, to the one that saves.
+
+    A worker ends when that process does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _prepare_workers(workers: int) -> None:
