@@ -14,6 +14,7 @@ from typing import Any
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.datasets import LabelledPicture
 from dgtl_core.visualize import legend, overlay, sheet
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
@@ -87,17 +88,23 @@ def _map(results: dict[str, Any]) -> Figure:
 
 
 def _curves(results: dict[str, Any]) -> Figure:
+    """Return a panel for each data set with a line for each corruption."""
     entries, clean = results['corrupted'], {d['name']: d['miou'] for d in results['domains']}
-    figure = Figure(figsize=(9, 5), layout='constrained')
-    axes = figure.add_subplot()
-    for domain, corruption in dict.fromkeys((e['domain'], e['corruption']) for e in entries):
-        points = sorted((e['severity'], e['miou']) for e in entries
-                        if (e['domain'], e['corruption']) == (domain, corruption))
-        points.insert(0, (0, clean[domain]))
-        label = corruption if len(clean) == 1 else f'{domain}, {corruption}'
-        axes.plot([x for x, _ in points], [100 * y for _, y in points], marker='o', label=label)
-    axes.set(xlabel='severity (0: as it is)', ylabel='mIoU, %', ylim=(0, None), xticks=range(6))
-    axes.legend(fontsize=7, ncols=2)
+    corruptions = list(dict.fromkeys(e['corruption'] for e in entries))
+    colors = colormaps['tab20'](np.arange(len(corruptions)) % 20)
+    figure = Figure(figsize=(11, 4.2 * len(clean)), layout='constrained')
+    panels = figure.subplots(len(clean), 1, sharey=True, squeeze=False)[:, 0]
+    for axes, domain in zip(panels, clean):
+        for corruption, color in zip(corruptions, colors):
+            points = [(0, clean[domain]), *sorted(
+                (e['severity'], e['miou']) for e in entries
+                if (e['domain'], e['corruption']) == (domain, corruption))]
+            axes.plot([x for x, _ in points], [100 * y for _, y in points], marker='o',
+                      color=color, label=corruption)
+        axes.set(title=domain, xlabel='severity (0: as it is)', ylabel='mIoU, %', xticks=range(6))
+    panels[0].set_ylim(bottom=0)  # once all lines are there; the panels share it
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc='outside right upper', fontsize=8)
     return figure
 
 

@@ -40,7 +40,8 @@ def load_texts(path: str | Path, classes: Sequence[str] | None = None) -> ClassT
     if not path.is_file():
         raise FileNotFoundError(
             f'there are no class texts at {path}; make them with "python -m '
-            f'training.embed_classes CLASSES.yaml {path} --model RN50" (or another model)')
+            f'training.embed_classes CLASSES.yaml {path} --model MODEL" (RN50 is 1024 '
+            'wide, EVA02-L-14 768, ViT-B-16 512)')
     try:
         with np.load(path, allow_pickle=False) as data:
             missing = {'embeddings', 'classes'} - set(data.files)
@@ -72,6 +73,7 @@ def load_texts(path: str | Path, classes: Sequence[str] | None = None) -> ClassT
 def save_texts(path: str | Path, texts: ClassTexts) -> None:
     """Write class texts; the file appears whole or not at all."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         with open(temporary, 'wb') as file:
