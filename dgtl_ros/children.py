@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from dgtl_core.runtime.child import tied
+
 _PROFILE = 'fastdds_large_images.xml'
 
 
@@ -67,7 +69,7 @@ def config_file(name: str) -> Path:
 
 class Child:
     """
-    A running module of ours; also a context manager, which ends it.
+    A running module of ours; also a context manager, which ends it. It does not outlive us.
 
     :param module: such as ``dgtl_ros.segment_node``.
     :param environment: variables on top of our own.
@@ -83,8 +85,9 @@ class Child:
             variables['PYTHONPATH'] = os.pathsep.join(
                 filter(None, [variables.get('PYTHONPATH'), str(root)]))
         self.process = subprocess.Popen(
-            [sys.executable, '-m', module, *arguments], env=variables, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=None if output is None else subprocess.STDOUT)
+            [*tied(), sys.executable, '-m', module, *arguments], env=variables,
+            stdin=subprocess.DEVNULL, stdout=output,
+            stderr=None if output is None else subprocess.STDOUT)
 
     def __enter__(self) -> Child:
         """Return itself."""

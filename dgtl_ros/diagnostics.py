@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the node knows about its own health, and the diagnostic statuses made from it.
+The diagnostic statuses, made from what the node knows about itself.
 
-Nothing here needs a running node: counters go in, :class:`Status` comes out.
+Nothing here needs a running node: a :class:`Snapshot` goes in, :class:`Status` comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import math
-import threading
 import time
 from typing import NamedTuple, TYPE_CHECKING
 
-from dgtl_ros.measures import Durations, Rate
-from dgtl_ros.parameters import Settings
+from dgtl_core.predictor import EngineStatus
+from dgtl_ros.health import Camera, Health, STAGES
+from dgtl_ros.settings import Settings
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
 
 OK, WARN, ERROR = 0, 1, 2
-STAGES = ('wait', 'decode', 'preprocess', 'infer', 'postprocess', 'publish', 'total')
 _MANY_DROPPED = 0.1  # share of the pictures whose loss is worth a warning
 
 
@@ -34,138 +33,88 @@ class Status(NamedTuple):
     values: Mapping[str, object]
 
 
-@dataclass
-class Camera:
-    """What the graph says about the camera's topic."""
-
-    topic: str = ''
-    publishers: int = 0
-    offered: str = ''  # reliability of the publishers: reliable, best_effort or mixed
-    asked: str = ''    # reliability of our subscription
-
-    @property
-    def compatible(self) -> bool:
-        """Whether the middleware lets the pictures through."""
-        return not (self.asked == 'reliable' and self.offered in ('best_effort', 'mixed'))
-
-
-class Health:
-    """Counters of everything that happens to a picture. Safe to use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.reset()
-
-    def reset(self) -> None:
-        """Start counting from zero."""
-        with self._lock:
-            self._counts = dict.fromkeys((
-                'received', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-                'lost_middleware', 'decode_errors', 'header_stamp_zero', 'out_of_order',
-                'errors_total', 'publish_errors', 'published'), 0)
-            self.consecutive_errors = 0
-            self.last_error = ''
-            self.last_input: float | None = None  # by the steady clock
-            self._last_stamp = 0
-            self.encoding = ''
-            self.size = (0, 0)  # of the last picture that could be read, (height, width)
-        self.input_rate, self.output_rate = Rate(), Rate()
-        self.stages = {name: Durations() for name in STAGES}
-        self.pipeline = Durations()  # from the picture's stamp to its labels
-
-    def count(self, name: str, number: int = 1) -> None:
-        """Add to one counter."""
-        with self._lock:
-            self._counts[name] += number
-
-    def counts(self) -> dict[str, int]:
-        """Return all counters."""
-        with self._lock:
-            return dict(self._counts)
-
-    def image(self, encoding: str, stamp: int, now: float) -> None:
-        """Note a picture that arrived; ``stamp`` in nanoseconds, ``now`` by the steady clock."""
-        self.input_rate.tick(now)
-        with self._lock:
-            self._counts['received'] += 1
-            self._counts['header_stamp_zero'] += stamp == 0
-            self._counts['out_of_order'] += 0 < stamp < self._last_stamp
-            self._last_stamp = stamp or self._last_stamp
-            self.last_input, self.encoding = now, encoding
-
-    def failed(self, error: BaseException) -> int:
-        """Note a failed inference; return how many failed in a row."""
-        with self._lock:
-            self._counts['errors_total'] += 1
-            self.consecutive_errors += 1
-            self.last_error = f'{type(error).__name__}: {error}'
-            return self.consecutive_errors
-
-    def succeeded(self) -> None:
-        """Note an inference that worked."""
-        with self._lock:
-            self.consecutive_errors = 0
-
-
 @dataclass(frozen=True)
 class Model:
-    """What is known about the loaded model."""
+    """What is known about the loaded model file."""
 
     name: str
     path: str
     sha256: str
     num_classes: int
     input_size: tuple[int, int]
-    backend: str
+    precision: str
     load_s: float
     embedded: bool
 
 
 @dataclass
-class Snapshot:
-    """Everything the statuses are made from."""
+class CameraSnapshot:
+    """Everything the statuses of one camera are made from."""
 
-    state: str  # of the lifecycle
-    settings: Settings
+    name: str  # empty where there is only one
     health: Health
     camera: Camera = field(default_factory=Camera)
-    model: Model | None = None
-    model_error: str = ''
     domain: tuple[dict[str, float], list[str]] = ({}, [])
     subscribers: int = 0
     active_since: float = 0.0  # by the steady clock
+
+
+@dataclass
+class Snapshot:
+    """Everything the statuses are made from, as it is now."""
+
+    state: str  # of the lifecycle
+    settings: Settings
+    model: Model | None = None
+    model_error: str = ''
+    backend: str = ''  # what runs the model; changes when its engine is built
+    engine: EngineStatus | None = None
+    batch: int = 1  # the most pictures in one call
+    cameras: Sequence[CameraSnapshot] = ()
+    device: Mapping[str, object] = field(default_factory=dict)
 
 
 def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
     """Return the status of each task; ``now`` by the steady clock."""
     now = time.monotonic() if now is None else now
     result = [_model(snap)]
-    if snap.state == 'active':
-        result += [_input(snap, now), _inference(snap), _output(snap)]
+    if snap.state != 'active':
+        return result
+    for camera in snap.cameras:
+        found = [_input(snap, camera, now), _inference(snap, camera), _output(camera)]
         if snap.settings.domain_enabled:
-            result.append(_domain(snap))
+            found.append(_domain(camera))
+        result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
+    if snap.device:
+        result.append(_device(snap.device))
     return result
 
 
 def _model(snap: Snapshot) -> Status:
-    model = snap.model
+    model, engine = snap.model, snap.engine
     if model is None:
         if snap.model_error:
             return Status('model', ERROR, snap.model_error, {'state': snap.state})
         return Status('model', OK, f'not loaded ({snap.state})', {'state': snap.state})
     values = {
         'state': snap.state, 'name': model.name, 'path': model.path, 'sha256': model.sha256[:12],
-        'num_classes': model.num_classes, 'backend': model.backend, 'load_s': model.load_s,
-        'input_size': f'{model.input_size[0]}x{model.input_size[1]}'}
+        'num_classes': model.num_classes, 'backend': snap.backend, 'load_s': model.load_s,
+        'input_size': f'{model.input_size[0]}x{model.input_size[1]}',
+        'engine': engine.state if engine else 'none', 'engine_path': engine.path if engine else '',
+        'trt_version': engine.version if engine else '',
+        'cuda_version': engine.cuda_version if engine else ''}
+    if engine is not None and engine.state == 'fallback':
+        return Status('model', WARN, f'{snap.backend} answers, there is no engine: '
+                      f'{engine.reason}; ~/rebuild_engine tries again', values)
     if model.embedded:
         return Status('model', WARN, 'embedded demonstration model; set model_path', values)
-    return Status('model', OK, f'{model.name} on {model.backend}', values)
+    return Status('model', OK, f'{model.name} on {snap.backend}', values)
 
 
-def _input(snap: Snapshot, now: float) -> Status:
-    health, camera, settings = snap.health, snap.camera, snap.settings
+def _input(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
+    health, camera, settings = seen.health, seen.camera, snap.settings
     counts = health.counts()
-    since = snap.active_since if health.last_input is None else health.last_input
+    since = seen.active_since if health.last_input is None else health.last_input
     age = now - since
     values = {
         'topic': camera.topic, 'publishers': camera.publishers, 'qos_match': camera.compatible,
@@ -213,11 +162,12 @@ def starvation(camera: Camera, seconds: float) -> str:
         'config/fastdds_large_images.xml')
 
 
-def _inference(snap: Snapshot) -> Status:
-    health, settings, counts = snap.health, snap.settings, snap.health.counts()
+def _inference(snap: Snapshot, seen: CameraSnapshot) -> Status:
+    health, settings, counts = seen.health, snap.settings, seen.health.counts()
     p50, p95, most = (health.stages['total'].percentile(p) for p in (50, 95, 100))
     values = {
-        'backend': snap.model.backend if snap.model else '', 'fps': health.output_rate.hz(),
+        'backend': snap.backend, 'precision': snap.model.precision if snap.model else '',
+        'batch': snap.batch, 'fps': health.output_rate.hz(),
         'latency_ms_p50': p50, 'latency_ms_p95': p95, 'latency_ms_max': most,
         **{f'{name}_ms_p50': health.stages[name].percentile(50) for name in STAGES[:-1]},
         'infer_ms_p95': health.stages['infer'].percentile(95),
@@ -240,25 +190,33 @@ def _inference(snap: Snapshot) -> Status:
     return Status('inference', OK, f'{p50:.0f} ms for one picture', values)
 
 
-def _output(snap: Snapshot) -> Status:
-    health, counts = snap.health, snap.health.counts()
+def _output(seen: CameraSnapshot) -> Status:
+    health, counts = seen.health, seen.health.counts()
     values = {
         'rate_hz': health.output_rate.hz(), 'published': counts['published'],
-        'publish_errors': counts['publish_errors'], 'subscribers': snap.subscribers,
+        'publish_errors': counts['publish_errors'], 'subscribers': seen.subscribers,
         'pipeline_latency_ms_p50': health.pipeline.percentile(50),
         'pipeline_latency_ms_p95': health.pipeline.percentile(95)}
     if counts['publish_errors']:
         return Status(
             'output', WARN, f'{counts["publish_errors"]} pictures could not be published', values)
-    return Status('output', OK, f'{values["rate_hz"]:.1f} Hz to {snap.subscribers} subscriber(s)',
+    return Status('output', OK, f'{values["rate_hz"]:.1f} Hz to {seen.subscribers} subscriber(s)',
                   values)
 
 
-def _domain(snap: Snapshot) -> Status:
-    values, faults = snap.domain
+def _domain(seen: CameraSnapshot) -> Status:
+    values, faults = seen.domain
     verdict = 'shifted' if faults else 'normal' if values else 'unknown'
     return Status('domain', WARN if faults else OK, '; '.join(faults) or verdict,
                   {**values, 'verdict': verdict})
+
+
+def _device(values: Mapping[str, object]) -> Status:
+    why = values.get('throttling')
+    if why:
+        return Status('device', WARN, f'slowed down: {why}; look at its cooling, its power supply '
+                      'and its power mode', values)
+    return Status('device', OK, str(values.get('gpu') or values.get('power_mode', '')), values)
 
 
 def to_message(found: list[Status], node: str, hardware: str, stamp: object) -> DiagnosticArray:

@@ -14,7 +14,7 @@ import threading
 import zlib
 
 import cv2
-from dgtl_ros.parameters import Settings
+from dgtl_ros.settings import Settings
 import numpy as np
 
 _STEP = 4    # every fourth pixel of every fourth row is looked at

@@ -7,15 +7,18 @@ The one place that knows BGR. Everything leaves it as (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
+from dgtl_ros.cdr_image import CdrImage, ImageError
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 
 if TYPE_CHECKING:
     from std_msgs.msg import Header
 
+RawPicture: TypeAlias = 'Image | CdrImage'
+Picture: TypeAlias = 'Image | CdrImage | CompressedImage'
 MAX_PIXELS = 1 << 26  # a message that claims more is broken; no camera has 67 megapixels
 
 # layout -> (bytes or 16-bit words per pixel, OpenCV's conversion to RGB). OpenCV names a Bayer
@@ -38,47 +41,45 @@ ENCODINGS = tuple(sorted(
     [f'{layout}{bits}' for layout in _LAYOUTS for bits in (8, 16)] + [*_PACKED, *_PLANAR]))
 
 
-class ImageError(ValueError):
-    """A message that does not hold a picture we can read; the text says why."""
-
-
-def to_rgb(msg: Image | CompressedImage) -> np.ndarray:
+def to_rgb(msg: Picture, encoding: str = '') -> np.ndarray:
     """
     Read the picture of a message.
 
     Shape: (H, W, 3) uint8 RGB. For ``rgb8`` it is a view of the message's own memory, padded rows
     included; else a new array. Of 16-bit pixels the high byte is used.
 
+    :param encoding: of a raw picture, where the message's own is wrong; empty: the message's.
     :raises ImageError: unknown encoding, impossible size, too little data, a broken JPEG or PNG.
     """
     if isinstance(msg, CompressedImage):
         return _decode(msg)
+    encoding = encoding or msg.encoding
     height, width = msg.height, msg.width
     if not (0 < height and 0 < width and height * width <= MAX_PIXELS):
         raise ImageError(
             f'image size {width}x{height} is impossible: both sides must be at least 1 and the '
             f'product at most {MAX_PIXELS}; check the camera driver')
-    layout, bits = msg.encoding[:-1], 8
-    if msg.encoding.endswith('16'):
-        layout, bits = msg.encoding[:-2], 16
-    if layout in _LAYOUTS and msg.encoding == f'{layout}{bits}':
+    layout, bits = encoding[:-1], 8
+    if encoding.endswith('16'):
+        layout, bits = encoding[:-2], 16
+    if layout in _LAYOUTS and encoding == f'{layout}{bits}':
         channels, conversion = _LAYOUTS[layout]
         if layout.startswith('bayer') and (height < 2 or width < 2):
-            raise ImageError(f'{msg.encoding} needs at least 2x2 pixels, got {width}x{height}')
-        pixels = _pixels(msg, height, channels * bits // 8)
+            raise ImageError(f'{encoding} needs at least 2x2 pixels, got {width}x{height}')
+        pixels = _pixels(msg, encoding, height, channels * bits // 8)
         if bits == 16:  # the high byte comes first in big-endian words
             pixels = np.ascontiguousarray(pixels[:, :, (0 if msg.is_bigendian else 1)::2])
         return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
-    if msg.encoding in _PACKED:
-        _require_even(msg, width, 'width')
-        return cv2.cvtColor(_pixels(msg, height, 2), _PACKED[msg.encoding])
-    if msg.encoding in _PLANAR:
-        _require_even(msg, width, 'width')
-        _require_even(msg, height, 'height')
-        planes = _pixels(msg, height + height // 2, 1)
-        return cv2.cvtColor(planes, _PLANAR[msg.encoding])
+    if encoding in _PACKED:
+        _require_even(msg, encoding, width, 'width')
+        return cv2.cvtColor(_pixels(msg, encoding, height, 2), _PACKED[encoding])
+    if encoding in _PLANAR:
+        _require_even(msg, encoding, width, 'width')
+        _require_even(msg, encoding, height, 'height')
+        planes = _pixels(msg, encoding, height + height // 2, 1)
+        return cv2.cvtColor(planes, _PLANAR[encoding])
     raise ImageError(
-        f'image encoding {msg.encoding!r} is not supported: use one of {list(ENCODINGS)}; set it '
+        f'image encoding {encoding!r} is not supported: use one of {list(ENCODINGS)}; set it '
         'in the camera driver, or convert with image_proc')
 
 
@@ -113,26 +114,26 @@ def _message(pixels: np.ndarray, header: Header, encoding: str, channels: int) -
     return msg
 
 
-def _pixels(msg: Image, rows: int, pixel_bytes: int) -> np.ndarray:
+def _pixels(msg: RawPicture, encoding: str, rows: int, pixel_bytes: int) -> np.ndarray:
     """View the data as (rows, width, pixel_bytes), whatever the padding of the rows."""
     data, row_bytes = np.frombuffer(msg.data, np.uint8), msg.width * pixel_bytes
     if msg.step < row_bytes:
         raise ImageError(
             f'image step {msg.step} is too small: a row of {msg.width} pixels of '
-            f'{msg.encoding} has {row_bytes} bytes; check the camera driver')
+            f'{encoding} has {row_bytes} bytes; check the camera driver')
     needed = msg.step * (rows - 1) + row_bytes  # some drivers leave out the last row's padding
     if data.size < needed:
         raise ImageError(
-            f'image is truncated: {msg.width}x{msg.height} {msg.encoding} with step {msg.step} '
+            f'image is truncated: {msg.width}x{msg.height} {encoding} with step {msg.step} '
             f'needs {needed} bytes, got {data.size}; check the camera driver and the network')
     shape = (rows, msg.width, pixel_bytes)
     return np.ndarray(shape, np.uint8, data, strides=(msg.step, pixel_bytes, 1))
 
 
-def _require_even(msg: Image, length: int, side: str) -> None:
+def _require_even(msg: RawPicture, encoding: str, length: int, side: str) -> None:
     if length % 2:
         raise ImageError(
-            f'{msg.encoding} shares colour between neighbours, so its {side} must be even, got '
+            f'{encoding} shares colour between neighbours, so its {side} must be even, got '
             f'{msg.width}x{msg.height}; check the camera driver')
 
 

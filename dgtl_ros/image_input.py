@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
@@ -14,14 +14,15 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-from dgtl_ros.diagnostics import Camera
-from dgtl_ros.parameters import Settings
+from dgtl_ros.cdr_image import ImageError, read_image
+from dgtl_ros.health import Camera
+from dgtl_ros.image_codec import Picture
+from dgtl_ros.settings import Settings
 
 if TYPE_CHECKING:
     from rclpy.node import Node
     from rclpy.subscription import Subscription
 
-Picture: TypeAlias = 'Image | CompressedImage'
 _POLICIES = {
     'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
 
@@ -30,17 +31,20 @@ class ImageInput:
     """
     Subscribes to ``image`` or ``image/compressed`` until closed.
 
+    :param topic: ``image``, below the camera's name if it has one.
     :param on_image: called with each message, in the thread of the executor.
+    :param on_broken: called instead with what is wrong with a message.
     :param on_lost: called with the number of messages that the middleware lost.
     """
 
-    def __init__(self, node: Node, settings: Settings, on_image: Callable[[Picture], None],
+    def __init__(self, node: Node, settings: Settings, topic: str,
+                 on_image: Callable[[Picture], None], on_broken: Callable[[ImageError], None],
                  on_lost: Callable[[int], None]) -> None:
         self._node, self._settings = node, settings
-        self._on_image, self._on_lost = on_image, on_lost
+        self._on_image, self._on_broken, self._on_lost = on_image, on_broken, on_lost
         compressed = settings.image_transport == 'compressed'
         self._type = CompressedImage if compressed else Image
-        self._topic = node.resolve_topic_name('image/compressed' if compressed else 'image')
+        self._topic = node.resolve_topic_name(topic + ('/compressed' if compressed else ''))
         self._subscription: Subscription | None = None
         # What is compatible with every camera, until one is there to be asked.
         self._asked = 'best_effort'
@@ -75,9 +79,19 @@ class ImageInput:
         qos = QoSProfile(depth=self._settings.image_depth, reliability=_POLICIES[self._asked])
         events = SubscriptionEventCallbacks(
             message_lost=lambda event: self._on_lost(event.total_count_change))
+        raw = self._settings.raw_subscription
+        callback = self._on_bytes if raw else self._on_image
         try:
             self._subscription = self._node.create_subscription(
-                self._type, self._topic, self._on_image, qos, event_callbacks=events)
+                self._type, self._topic, callback, qos, event_callbacks=events, raw=raw)
         except UnsupportedEventTypeError:  # not every middleware can tell
             self._subscription = self._node.create_subscription(
-                self._type, self._topic, self._on_image, qos)
+                self._type, self._topic, callback, qos, raw=raw)
+
+    def _on_bytes(self, message: bytes) -> None:
+        try:
+            picture = read_image(message)
+        except ImageError as error:
+            self._on_broken(error)
+        else:
+            self._on_image(picture)

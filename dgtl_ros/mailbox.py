@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A place for one item, where the newest wins, and the thread that empties it."""
+"""A place for one item of each sender, where the newest wins, and the thread that empties it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ T = TypeVar('T')
 
 
 class Mailbox(Generic[T]):
-    """Hands the newest item from one thread to another and says when one was not taken in time."""
+    """
+    Hands the newest item of each sender from one thread to another.
+
+    A newer item takes the place of the sender's older one, also in the order: who was served goes
+    to the end of the line, so no sender can keep another waiting, however much it sends.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._item: T | None = None
+        self._items: dict[str, T] = {}  # in the order in which the senders are served
         self._closed = False
 
     @property
@@ -25,33 +30,31 @@ class Mailbox(Generic[T]):
         with self._changed:
             return self._closed
 
-    def put(self, item: T) -> bool:
+    def put(self, item: T, sender: str = '') -> bool:
         """
         Leave an item and return at once; once closed, nothing is kept.
 
-        :returns: whether the item superseded one that nobody had taken.
+        :returns: whether the item superseded one of the same sender that nobody had taken.
         """
-        if item is None:
-            raise ValueError('a mailbox cannot hold None, which take() returns for "nothing came"')
         with self._changed:
             if self._closed:
                 return False
-            superseded = self._item is not None
-            self._item = item
+            superseded = sender in self._items
+            self._items[sender] = item
             self._changed.notify()
             return superseded
 
-    def take(self, timeout: float | None = None) -> T | None:
+    def take(self, timeout: float | None = None, most: int = 1) -> list[T]:
         """
-        Wait for an item and remove it.
+        Wait until there is something, and remove the items of those who wait for the longest time.
 
         :param timeout: the longest wait in seconds; None waits for as long as it takes.
-        :returns: the newest item, or None if none came in time or the mailbox is closed.
+        :param most: the most items; what is there is not held back until there are so many.
+        :returns: at least one item; none if none came in time or the mailbox is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._item is not None, timeout)
-            item, self._item = self._item, None
-            return item
+            self._changed.wait_for(lambda: self._closed or self._items, timeout)
+            return [self._items.pop(sender) for sender in list(self._items)[:most]]
 
     def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until the mailbox is closed."""
@@ -61,23 +64,27 @@ class Mailbox(Generic[T]):
     def close(self) -> None:
         """Throw away what is left and wake everybody who waits. May be called again."""
         with self._changed:
-            self._closed, self._item = True, None
+            self._closed = True
+            self._items.clear()
             self._changed.notify_all()
 
 
 class Worker(Generic[T]):
     """
-    A thread that calls ``work`` with the newest item of its mailbox until it is stopped.
+    A thread that calls ``work`` with the newest items of its mailbox until it is stopped.
 
-    :param work: called in the thread; it must not raise.
+    :param work: called in the thread with one item of each of at most ``most`` senders; it must
+        not raise.
     :param interval: returns the least time in seconds between the starts of two calls. The wait
-        comes before the item is taken, so that what is taken is the newest there is.
+        comes before the items are taken, so that what is taken is the newest there is.
     """
 
-    def __init__(self, work: Callable[[T], None], interval: Callable[[], float]) -> None:
+    def __init__(self, work: Callable[[list[T]], None], interval: Callable[[], float],
+                 most: int = 1) -> None:
         self.mailbox: Mailbox[T] = Mailbox()
         self._work = work
         self._interval = interval
+        self._most = most
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
@@ -93,7 +100,7 @@ class Worker(Generic[T]):
             rest = started + self._interval() - time.monotonic()
             if rest > 0:
                 self.mailbox.pause(rest)
-            item = self.mailbox.take()
-            if item is not None:
+            items = self.mailbox.take(most=self._most)
+            if items:
                 started = time.monotonic()
-                self._work(item)
+                self._work(items)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dgtl_core.classes import ClassSet
 from dgtl_core.visualize import colorize, overlay
 from dgtl_ros.image_codec import jpeg, mono8, rgb8
-from dgtl_ros.parameters import Settings
+from dgtl_ros.settings import Settings
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -30,9 +30,14 @@ if TYPE_CHECKING:
 
 
 class Outputs:
-    """The publishers of one configured node."""
+    """
+    The publishers for one camera of a configured node.
 
-    def __init__(self, node: Node, settings: Settings, classes: ClassSet) -> None:
+    :param prefix: in front of all topics, such as ``front/``.
+    """
+
+    def __init__(self, node: Node, settings: Settings, classes: ClassSet,
+                 prefix: str = '') -> None:
         self._node, self._classes = node, classes
         self._publishers: list[Publisher] = []
         self._next_overlay = 0.0
@@ -43,17 +48,20 @@ class Outputs:
         single = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                              durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._labels = self._add(Image, 'segmentation', qos)
-        self._confidence = self._add(Image, 'segmentation/confidence', qos)
-        self._overlay = self._add(Image, 'segmentation/overlay', single)
+        self.topic = f'{prefix}segmentation'  # of the labels
+        self._labels = self._add(Image, self.topic, qos)
+        self._confidence = self._add(Image, f'{prefix}segmentation/confidence', qos)
+        self._overlay = self._add(Image, f'{prefix}segmentation/overlay', single)
         self._overlay_jpeg = self._add(
-            CompressedImage, 'segmentation/overlay/compressed', single)
-        self._color = self._add(Image, 'segmentation/color', single)
-        self._class_map = self._add(String, 'segmentation/class_map', latched)
+            CompressedImage, f'{prefix}segmentation/overlay/compressed', single)
+        self._color = self._add(Image, f'{prefix}segmentation/color', single)
+        self._class_map = self._add(String, f'{prefix}segmentation/class_map', latched)
         self._label_info = None
         if LabelInfo is not None:
-            self._label_info = self._add(LabelInfo, 'segmentation/label_info', latched)
-        self._times = {name: self._add(Float64, f'~/debug/{name}_ms', QoSProfile(depth=10))
+            self._label_info = self._add(LabelInfo, f'{prefix}segmentation/label_info', latched)
+        # Below the node, also for a camera whose name is absolute.
+        debug = f'~/debug/{prefix.removeprefix("/")}'
+        self._times = {name: self._add(Float64, f'{debug}{name}_ms', QoSProfile(depth=10))
                        for name in ('processing_time', 'pipeline_latency', 'cyclic_time')}
 
     def _add(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:

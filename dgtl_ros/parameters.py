@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every parameter of the segmentation node, in one table: name, default, range, meaning.
+A node's parameters as a frozen dataclass: name, default, range, meaning.
 
-A parameter is one field of a frozen dataclass, so a reader always sees a consistent set of values,
-and a change replaces the whole set or nothing.
+A parameter is one field, so a reader always sees a consistent set of values, and a change replaces
+the whole set or nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
-from dataclasses import dataclass, Field, field
+from dataclasses import Field, field
 import difflib
 from typing import Any, TYPE_CHECKING, TypeVar
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rclpy.parameter import Parameter
 
 S = TypeVar('S')
-_TYPES = {str: 'a string', bool: 'true or false', int: 'an integer', float: 'a double'}
+_TYPES = {str: 'a string', bool: 'true or false', int: 'an integer', float: 'a double',
+          tuple: 'a list of strings'}
 
 
 class ParameterError(ValueError):
@@ -43,102 +44,6 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
         'name': name})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The parameters of ``segment_node``; see the text of each."""
-
-    model_path: str = option(
-        '', 'Model file (.onnx, .engine or .safetensors); empty: the embedded demonstration model')
-    backend: str = option(
-        'auto', 'What runs the model', choices=('auto', 'tensorrt', 'torch', 'onnxruntime'))
-    device: str = option('auto', 'Where the model runs: auto, cpu, cuda or cuda:N')
-    threads: int = option(0, 'CPU threads for one inference; 0: all cores', low=0, high=256)
-    resize_mode: str = option(
-        'stretch', 'How a picture is brought to the size of the network',
-        choices=('stretch', 'letterbox', 'crop'))
-    warmup_iterations: int = option(
-        3, 'Inferences on an empty picture before the node is ready', low=0, high=100)
-    autostart: bool = option(
-        True, 'Configure and activate without being told; false: wait for a lifecycle manager')
-    image_transport: str = option(
-        'raw', 'raw: subscribe to image; compressed: subscribe to image/compressed',
-        choices=('raw', 'compressed'))
-    image_reliability: str = option(
-        'auto', 'Reliability asked of the camera; auto: whatever the camera offers',
-        choices=('auto', 'reliable', 'best_effort'), name='qos.image.reliability')
-    image_depth: int = option(
-        1, 'Pictures that the middleware keeps; more than 1 makes the labels older',
-        low=1, high=10, name='qos.image.depth')
-    output_reliability: str = option(
-        'reliable', 'Reliability offered for the labels', choices=('reliable', 'best_effort'),
-        name='qos.output.reliability')
-    output_depth: int = option(
-        5, 'Label pictures kept for a slow subscriber', low=1, high=20, name='qos.output.depth')
-    output_size: str = option(
-        'input', "Labels have the camera's size (input) or the network's (network)",
-        choices=('input', 'network'))
-    confidence_threshold: float = option(
-        0.0, 'Pixels below this probability become unlabeled_id', low=0.0, high=1.0, dynamic=True)
-    unlabeled_id: int = option(
-        255, 'Label of pixels without a class', low=0, high=255, dynamic=True)
-    overlay_alpha: float = option(
-        0.5, 'Weight of the colours in the overlay', low=0.0, high=1.0, dynamic=True)
-    overlay_max_rate: float = option(
-        10.0, 'Most overlays per second; 0: no limit', low=0.0, high=60.0, dynamic=True)
-    jpeg_quality: int = option(
-        80, 'Quality of segmentation/overlay/compressed', low=1, high=100, dynamic=True)
-    publish_debug: bool = option(
-        True, 'Publish ~/debug/* for whoever subscribes', dynamic=True)
-    enabled: bool = option(True, 'Infer; false: drop every picture', dynamic=True)
-    max_rate: float = option(
-        0.0, 'Most inferences per second; 0: no limit', low=0.0, high=240.0, dynamic=True)
-    max_image_age: float = option(
-        0.5, 'Seconds by the ROS clock after which a picture is stale; 0: never', low=0.0,
-        high=10.0, dynamic=True)
-    on_stale: str = option(
-        'drop', 'What happens to a stale picture', choices=('drop', 'process'), dynamic=True)
-    input_timeout: float = option(
-        2.0, 'Seconds without a picture after which the diagnostics report an error', low=0.1,
-        high=60.0, dynamic=True)
-    latency_warn_ms: float = option(
-        100.0, 'Time for one picture above which the diagnostics warn', low=1.0, high=5000.0,
-        dynamic=True)
-    on_inference_error: str = option(
-        'continue', 'What happens after max_consecutive_errors',
-        choices=('continue', 'deactivate'))
-    max_consecutive_errors: int = option(
-        10, 'Failed inferences in a row after which on_inference_error applies', low=1, high=1000)
-    snapshot_dir: str = option(
-        '~/.ros/dgtl_ros', 'Where ~/snapshot writes picture, labels and statistics', dynamic=True)
-    domain_enabled: bool = option(
-        True, 'Watch whether the pictures still look like something the model can judge',
-        dynamic=True, name='domain.enabled')
-    domain_min_mean_confidence: float = option(
-        0.6, 'Mean confidence below which the domain counts as shifted', low=0.0, high=1.0,
-        dynamic=True, name='domain.min_mean_confidence')
-    domain_max_entropy: float = option(
-        0.5, 'Estimated normalised entropy above which the domain counts as shifted', low=0.0,
-        high=1.0, dynamic=True, name='domain.max_entropy')
-    domain_dark_luma: float = option(
-        25.0, 'Mean brightness below which a picture counts as dark', low=0.0, high=255.0,
-        dynamic=True, name='domain.dark_luma')
-    domain_bright_luma: float = option(
-        230.0, 'Mean brightness above which a picture counts as overexposed', low=0.0, high=255.0,
-        dynamic=True, name='domain.bright_luma')
-    domain_blur_laplacian: float = option(
-        20.0, 'Variance of the Laplacian below which a picture counts as blurred', low=0.0,
-        high=10000.0, dynamic=True, name='domain.blur_laplacian')
-    domain_window: int = option(
-        30, 'Pictures over which the domain is judged', low=1, high=600, dynamic=True,
-        name='domain.window')
-
-    def __post_init__(self) -> None:
-        if self.output_size == 'network' and self.resize_mode != 'stretch':
-            raise ParameterError(
-                f'output_size network shows the whole picture, which resize_mode '
-                f'{self.resize_mode} does not: use resize_mode stretch or output_size input')
-
-
 def parameters_of(kind: type[Any]) -> dict[str, Field[Any]]:
     """Return the parameter names of a settings class and the fields that hold them."""
     return {f.metadata['name'] or f.name: f for f in dataclasses.fields(kind)}
@@ -153,10 +58,11 @@ def declare(node: Node, kind: type[S]) -> S:
     values = {}
     for name, entry in parameters_of(kind).items():
         try:
-            value = node.declare_parameter(name, entry.default, _descriptor(entry)).value
+            value = node.declare_parameter(name, _ros(entry.default), _descriptor(entry)).value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ParameterError(
-                f'{error}; {name} must be {_allowed(entry)}, such as {entry.default!r}') from None
+                f'{error}; {name} must be {_allowed(entry)}, such as '
+                f'{_ros(entry.default)!r}') from None
         values[entry.name] = _checked(name, entry, value)
     return kind(**values)
 
@@ -195,8 +101,15 @@ def updated(settings: S, changes: Iterable[Parameter], configured: bool) -> S:
     return dataclasses.replace(settings, **values)  # type: ignore[type-var]
 
 
+def _ros(value: Any) -> Any:
+    """Return a value as ROS has it; a frozen dataclass has tuples for lists."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _checked(name: str, entry: Field[Any], value: Any) -> Any:
     kind, meta = type(entry.default), entry.metadata
+    if kind is tuple and isinstance(value, list):
+        value = tuple(value)
     fits = type(value) is kind and (not meta['choices'] or value in meta['choices'])
     if fits and kind in (int, float):  # nan fits in no range
         fits = meta['low'] <= value <= meta['high']

@@ -1,145 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way of one picture through the node: message, picture, labels, messages."""
+"""The way of pictures through the node: message, picture, labels, messages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import threading
 import time
 import traceback
 from typing import NamedTuple, TYPE_CHECKING
 
 import cv2
-from dgtl_core.predictor import Predictor
-from dgtl_ros.diagnostics import Health
-from dgtl_ros.domain_monitor import DomainMonitor
-from dgtl_ros.image_codec import ImageError, to_rgb
-from dgtl_ros.image_input import Picture
-from dgtl_ros.outputs import Outputs
-from dgtl_ros.parameters import Settings
+from dgtl_core.predictor import Predictor, Segmentation, Timing
+from dgtl_ros.cdr_image import ImageError
+from dgtl_ros.image_codec import to_rgb
+from dgtl_ros.settings import Settings
+from dgtl_ros.stream import Arrival, Result, Stream
 import numpy as np
 
 if TYPE_CHECKING:
     from rclpy.clock import Clock
     from rclpy.impl.rcutils_logger import RcutilsLogger
+    from std_msgs.msg import Header
 
 _THROTTLE = 5.0  # seconds between two log lines of the same fault
 
 
-class Arrival(NamedTuple):
-    """A message and when it came, by the steady clock."""
+class _Frame(NamedTuple):
+    """A picture on its way."""
 
-    message: Picture
-    time: float
-
-
-class Result(NamedTuple):
-    """The last picture that went through, for ~/snapshot."""
-
-    image: np.ndarray       # (H, W, 3) uint8 RGB
-    labels: np.ndarray      # (H, W) uint8, as published
-    confidence: np.ndarray  # (H, W) uint8
+    stream: Stream
+    header: Header
+    image: np.ndarray  # (H, W, 3) uint8 RGB
     stamp_ns: int
+    arrived: float  # these by the steady clock
+    started: float
+    decoded: float
 
 
 class Pipeline:
     """
-    Called by the worker thread with one arrival at a time; nothing that happens here is fatal.
+    Called by the worker thread, with one arrival of each of some cameras at a time.
+
+    Nothing that happens here is fatal, and what happens to one picture does not touch the others.
 
     :param settings: returns the parameters as they are now.
     """
 
-    def __init__(self, predict: Predictor, outputs: Outputs, health: Health,
-                 monitor: DomainMonitor, settings: Callable[[], Settings], clock: Clock,
+    def __init__(self, predict: Predictor, settings: Callable[[], Settings], clock: Clock,
                  logger: RcutilsLogger) -> None:
-        self._predict, self._outputs, self._health = predict, outputs, health
-        self._monitor, self._settings = monitor, settings
+        self._predict, self._settings = predict, settings
         self._clock, self._logger = clock, logger
+        self._inferring = threading.Lock()
         self.stopped = False   # set to True: publish nothing any more
-        self.gave_up = False   # too many errors, and the parameters say to deactivate then
-        self.last: Result | None = None
+        self.gave_up = ''      # what failed too often, if the parameters say to deactivate then
 
-    def __call__(self, arrival: Arrival) -> None:
-        """Take one picture through all stages."""
+    def __call__(self, arrivals: list[Arrival]) -> None:
+        """Take pictures through all stages, in one call of the network."""
         settings = self._settings()
-        stamp = arrival.message.header.stamp
-        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-        if self._stale(stamp_ns, settings):
-            return
+        frames = []
+        for arrival in arrivals:
+            try:
+                frame = self._read(arrival, settings)
+            except ImageError as error:
+                arrival.stream.broken(error)
+            except Exception as error:  # such as no memory for a very large one
+                self._failed([arrival.stream], error, settings)
+            else:
+                frames += [frame] if frame is not None else []
         try:
-            self._segment(arrival, stamp_ns, settings)
-        except ImageError as error:
-            self._health.count('decode_errors')
-            self._logger.error(f'picture dropped: {error}', throttle_duration_sec=_THROTTLE)
+            if frames:
+                self._label(frames, settings)
         except Exception as error:  # an engine may raise anything; the next picture may be fine
-            if self.stopped:
-                return
-            in_a_row = self._health.failed(error)
-            self._logger.error(
-                f'inference failed ({in_a_row} in a row):\n{traceback.format_exc()}',
-                throttle_duration_sec=_THROTTLE)
-            if (settings.on_inference_error == 'deactivate' and
-                    in_a_row >= settings.max_consecutive_errors):
-                self.gave_up = True
+            self._failed([frame.stream for frame in frames], error, settings)
 
-    def _stale(self, stamp_ns: int, settings: Settings) -> bool:
+    def replace(self, predict: Predictor, timeout: float) -> bool:
+        """
+        Use another predictor from the next picture on.
+
+        :returns: whether the running inference ended in time; else the old one is kept.
+        """
+        if not self._inferring.acquire(timeout=timeout):
+            return False
+        self._predict = predict
+        self._inferring.release()
+        return True
+
+    def _label(self, frames: list[_Frame], settings: Settings) -> None:
+        with self._inferring:
+            results, timing = self._predict.timed_many([frame.image for frame in frames])
+        if self.stopped:
+            return
+        inferred = time.monotonic()
+        published = []
+        for frame, result in zip(frames, results):
+            labels = finish(result.labels, result.confidence, settings)
+            if self._publish(frame, labels, result, timing, inferred, settings):
+                published.append((frame, labels, result))
+        for frame, labels, result in published:  # from here on nobody waits
+            if settings.domain_enabled:
+                frame.stream.monitor.look(frame.image, result.labels, result.confidence)
+            frame.stream.outputs.publish_pictures(frame.header, frame.image, labels, settings)
+
+    def _read(self, arrival: Arrival, settings: Settings) -> _Frame | None:
+        """Return the picture of a message, if it is worth an inference."""
+        stream, header = arrival.stream, arrival.message.header
+        stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+        if self._stale(stream, stamp_ns, settings):
+            return None
+        start = time.monotonic()
+        encoding = settings.input_encoding
+        image = to_rgb(arrival.message, '' if encoding == 'auto' else encoding)
+        stream.health.size = image.shape[0], image.shape[1]
+        if settings.output_size == 'network':  # what the labels belong to is the small picture
+            image = cv2.resize(image, self._predict.input_size[::-1], interpolation=cv2.INTER_AREA)
+        return _Frame(stream, header, image, stamp_ns, arrival.time, start, time.monotonic())
+
+    def _stale(self, stream: Stream, stamp_ns: int, settings: Settings) -> bool:
         if not settings.max_image_age or not stamp_ns:
             return False
         age = (self._clock.now().nanoseconds - stamp_ns) / 1e9
         if age <= settings.max_image_age:
             return False
-        self._health.count('dropped_stale')
+        stream.health.count('dropped_stale')
         self._logger.warning(
             f'picture is {age:.2f} s old, more than max_image_age ({settings.max_image_age:g} s); '
             'for bags use --clock and use_sim_time, between machines synchronise the clocks, or '
             'set max_image_age to 0', throttle_duration_sec=_THROTTLE)
         return settings.on_stale == 'drop'
 
-    def _segment(self, arrival: Arrival, stamp_ns: int, settings: Settings) -> None:
-        header = arrival.message.header
-        start = time.monotonic()
-        image = to_rgb(arrival.message)
-        self._health.size = image.shape[0], image.shape[1]
-        if settings.output_size == 'network':  # what the labels belong to is the small picture
-            image = cv2.resize(image, self._predict.input_size[::-1], interpolation=cv2.INTER_AREA)
-        decoded = time.monotonic()
-        segmentation, timing = self._predict.timed(image)
+    def _failed(self, streams: list[Stream], error: Exception, settings: Settings) -> None:
         if self.stopped:
             return
-        self._health.succeeded()
-        inferred = time.monotonic()
-        labels = finish(segmentation.labels, segmentation.confidence, settings)
+        in_a_row = max(stream.health.failed(error) for stream in streams)
+        self._logger.error(
+            f'inference failed ({in_a_row} in a row):\n{traceback.format_exc()}',
+            throttle_duration_sec=_THROTTLE)
+        if (settings.on_inference_error == 'deactivate' and
+                in_a_row >= settings.max_consecutive_errors):
+            self.gave_up = (f'{in_a_row} inferences in a row failed: deactivating '
+                            f'(on_inference_error); the last: {type(error).__name__}: {error}')
+
+    def _publish(self, frame: _Frame, labels: np.ndarray, result: Segmentation, timing: Timing,
+                 inferred: float, settings: Settings) -> bool:
+        """Publish the labels and note the times; return whether that was possible."""
+        health, outputs = frame.stream.health, frame.stream.outputs
+        health.succeeded()
         try:
-            self._outputs.publish(header, labels, segmentation.confidence)
+            outputs.publish(frame.header, labels, result.confidence)
         except RuntimeError as error:  # what rclpy's errors have in common
             if not self.stopped:
-                self._health.count('publish_errors')
+                health.count('publish_errors')
                 self._logger.error(f'cannot publish: {error}', throttle_duration_sec=_THROTTLE)
-            return
+            return False
         end = time.monotonic()
-        self._health.count('published')
-        self._note(settings, stamp_ns, {
-            'wait': (start - arrival.time) * 1e3, 'decode': (decoded - start) * 1e3,
+        health.count('published')
+        frame.stream.last = Result(frame.image, labels, result.confidence, frame.stamp_ns)
+        stages = {
+            'wait': (frame.started - frame.arrived) * 1e3,
+            'decode': (frame.decoded - frame.started) * 1e3,
             'preprocess': timing.preprocess_ms, 'infer': timing.infer_ms,
             'postprocess': timing.postprocess_ms, 'publish': (end - inferred) * 1e3,
-            'total': (end - arrival.time) * 1e3})
-        # From here on nobody waits.
-        self.last = Result(image, labels, segmentation.confidence, stamp_ns)
-        if settings.domain_enabled:
-            self._monitor.look(image, segmentation.labels, segmentation.confidence)
-        self._outputs.publish_pictures(header, image, labels, settings)
-
-    def _note(self, settings: Settings, stamp_ns: int, stages: dict[str, float]) -> None:
+            'total': (end - frame.arrived) * 1e3}
         for name, value in stages.items():
-            self._health.stages[name].add(value)
+            health.stages[name].add(value)
         latency = None
-        if stamp_ns:
-            latency = (self._clock.now().nanoseconds - stamp_ns) / 1e6
-            self._health.pipeline.add(latency)
-        gap = self._health.output_rate.tick()
+        if frame.stamp_ns:
+            latency = (self._clock.now().nanoseconds - frame.stamp_ns) / 1e6
+            health.pipeline.add(latency)
+        gap = health.output_rate.tick()
         if settings.publish_debug:
-            self._outputs.publish_times({
+            outputs.publish_times({
                 'processing_time': stages['total'] - stages['wait'],
                 'pipeline_latency': latency, 'cyclic_time': None if gap is None else gap * 1e3})
+        return True
 
 
 def finish(labels: np.ndarray, confidence: np.ndarray, settings: Settings) -> np.ndarray:

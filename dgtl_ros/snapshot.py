@@ -10,22 +10,28 @@ from pathlib import Path
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.visualize import overlay, write_image
-from dgtl_ros.pipeline import Result
+from dgtl_ros.settings import Settings
+from dgtl_ros.stream import Result, Stream
 
 
-def write_snapshot(parent: Path, last: Result, classes: ClassSet,
-                   statistics: Mapping[str, object]) -> Path:
+def write_snapshot(stream: Stream, last: Result, classes: ClassSet, model: str,
+                   settings: Settings) -> Path:
     """
-    Write picture, labels, confidence, overlay and statistics; return their new folder.
+    Write a camera's last picture, its labels, confidence, overlay and statistics.
 
+    :returns: their new folder.
     :raises OSError: the folder cannot be made or written.
     """
-    folder = parent / str(last.stamp_ns)
+    health = stream.health
+    folder = Path(settings.snapshot_dir).expanduser() / stream.name.strip('/') / str(last.stamp_ns)
     write_image(folder / 'image.png', last.image)
     write_image(folder / 'labels.png', last.labels)
     write_image(folder / 'confidence.png', last.confidence)
     write_image(folder / 'overlay.jpg', overlay(last.image, last.labels, classes))
-    write_json(folder / 'statistics.json', {'stamp_ns': last.stamp_ns, **statistics})
+    write_json(folder / 'statistics.json', {
+        'stamp_ns': last.stamp_ns, 'model': model, 'counts': health.counts(),
+        'stages_ms_p50': {name: d.percentile(50) for name, d in health.stages.items()},
+        'domain': stream.monitor.report(settings)[0]})
     return folder
 
 

@@ -7,6 +7,21 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    """Return a ROS world of the test module's own; the module skips itself without rclpy."""
+    from ros_world import World
+    with World(tmp_path_factory.mktemp('world')) as world:
+        yield world
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory) -> Path:
+    """Return the file of a model that takes no time; see tiny_onnx."""
+    from tiny_onnx import write_tiny_onnx
+    return write_tiny_onnx(tmp_path_factory.mktemp('tiny') / 'tiny.onnx')
+
+
 @pytest.fixture(scope='session')
 def shared() -> Path:
     """Return the folder with real pictures and recorded numbers, or skip."""

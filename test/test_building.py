@@ -1,97 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building in the background: a real process builds, the GPU and TensorRT are stand-ins."""
 
-from functools import partial
-import sys
-import threading
 import time
 
-from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError, Predictor
-from dgtl_core.runtime import building, cuda
+from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError
+from dgtl_core.runtime import cuda
 from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.building import EngineJob, Frames
 from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError
-from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
+from fake_gpu import engine_bytes, FakeDriver
 import numpy as np
 import pytest
 
 pytest.importorskip('onnx')
+from fake_robot import fake_robot, street
 from tiny_onnx import write_tiny_onnx
-
-BUILDER = """
-import pathlib, sys, time
-from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
-folder = pathlib.Path(__file__).parent
-with (folder / 'builds').open('a') as file:
-    file.write(' '.join(sys.argv[1:]) + '\\n')
-print('building the engine:  10% Tuning', file=sys.stderr, flush=True)
-time.sleep(float((folder / 'seconds').read_text()))
-engine = (folder / 'engine').read_bytes()
-if not engine:
-    sys.exit('error: no kernel for node 7')
-out = pathlib.Path(sys.argv[2])
-out.write_bytes(engine)
-side_file(out).write_text(EngineInfo(
-    metadata=onnx_metadata(pathlib.Path(sys.argv[1])), module='tensorrt', version='10.3.0',
-    gpu='Orin', compute_capability='8.7', precision='fp16', model_sha256='',
-    engine_sha256=file_sha256(out)).to_json())
-"""
-
-
-class World:
-    """A robot with a GPU, a model and a builder."""
-
-    def __init__(self, folder, trt):
-        self.trt = trt
-        self.cache = folder / 'cache'
-        self.model = write_tiny_onnx(folder / 'tiny.onnx')
-        self.builder = folder / 'builder'
-        self.builder.mkdir()
-        (self.builder / 'build.py').write_text(BUILDER)
-        self.builds_give(engine_bytes())
-
-    def builds_give(self, content, seconds=0.0):
-        (self.builder / 'engine').write_bytes(content)
-        (self.builder / 'seconds').write_text(str(seconds))
-
-    @property
-    def builds(self):
-        log = self.builder / 'builds'
-        return log.read_text().splitlines() if log.exists() else []
-
-    def load(self, **options):
-        return Predictor.load(self.model, backend='tensorrt', engine=EngineOptions(
-            cache_dir=str(self.cache), **options))
-
-    def left(self):
-        """What lies in the cache, but for locks."""
-        return sorted(p.suffix for p in self.cache.iterdir() if p.suffix != '.lock')
 
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    driver = FakeDriver()
-    trt = FakeTensorRT(driver)
-    monkeypatch.setitem(sys.modules, 'tensorrt', trt)
-    monkeypatch.setattr(cuda, '_bindings', lambda: driver)
-    monkeypatch.setattr(cuda, '_installed', lambda module: True)
-    monkeypatch.setattr(cuda.ctypes, 'CDLL', lambda name: FakeLibrary())
-    monkeypatch.setattr(building, '_BUILDER', (str(tmp_path / 'builder' / 'build.py'),))
-    monkeypatch.setattr(building, 'Frames', partial(Frames, wanted=2, apart_s=0))
-    monkeypatch.setattr(building, '_generated_pictures', lambda: [street(0), street(1)])
-    world = World(tmp_path, trt)
-    world.driver = driver
-    yield world
-    for _ in range(100):  # of a thread that was told to end
-        if not [t for t in threading.enumerate() if t.name == 'engine build']:
-            return
-        time.sleep(0.05)
-    raise AssertionError('the thread of the build is still there')
-
-
-def street(seed):
-    return np.random.default_rng(seed).integers(0, 150, (32, 64, 3), np.uint8)
+    with fake_robot(tmp_path, monkeypatch) as robot:
+        yield robot
 
 
 def until(predict, condition, seconds=20):

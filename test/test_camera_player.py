@@ -16,17 +16,11 @@ from dgtl_ros.camera_player import open_source, parse, PlayerSettings
 from dgtl_ros.frame_source import Frame, open_files, ReadAhead, resized
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.parameters import ParameterError
-from ros_world import plane, stamp_of, World
+from ros_world import plane, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.ros
-
-
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    with World(tmp_path_factory.mktemp('world')) as world:
-        yield world
 
 
 def flat(value, height=48, width=64):

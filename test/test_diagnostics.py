@@ -4,10 +4,10 @@ import math
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+from dgtl_core.predictor import EngineStatus
 from dgtl_ros.diagnostics import (
-    Camera,
+    CameraSnapshot,
     ERROR,
-    Health,
     Model,
     OK,
     Snapshot,
@@ -16,11 +16,12 @@ from dgtl_ros.diagnostics import (
     to_message,
     WARN,
 )
-from dgtl_ros.parameters import Settings
+from dgtl_ros.health import Camera, Health
+from dgtl_ros.settings import Settings
 
 pytestmark = pytest.mark.ros
 MODEL = Model(name='tiny', path='/m/tiny.onnx', sha256='0123456789abcdef', num_classes=19,
-              input_size=(32, 64), backend='onnxruntime (CPU)', load_s=0.5, embedded=False)
+              input_size=(32, 64), precision='fp32', load_s=0.5, embedded=False)
 CAMERA = Camera('/image', 1, 'reliable', 'reliable')
 
 
@@ -34,9 +35,15 @@ def fed(pictures=100, **counts):
     return health
 
 
-def look(task, now=10.05, health=None, **changes):
-    values = {'state': 'active', 'settings': Settings(), 'camera': CAMERA, 'model': MODEL,
-              'health': health or fed(), **changes}
+def seen(health=None, camera=CAMERA, name='', **changes):
+    return CameraSnapshot(name, health or fed(), camera, **changes)
+
+
+def look(task, now=10.05, health=None, camera=CAMERA, domain=({}, []), active_since=0.0,
+         **changes):
+    cameras = [seen(health, camera, domain=domain, active_since=active_since)]
+    values = {'state': 'active', 'settings': Settings(), 'model': MODEL, 'cameras': cameras,
+              'backend': 'onnxruntime (CPU)', **changes}
     return {s.task: s for s in statuses(Snapshot(**values), now)}[task]
 
 
@@ -51,7 +58,7 @@ def test_a_healthy_node_is_ok_everywhere():
 
 
 def test_while_inactive_only_the_model_is_reported():
-    snap = Snapshot(state='inactive', settings=Settings(), health=Health(), model=MODEL)
+    snap = Snapshot(state='inactive', settings=Settings(), model=MODEL, cameras=[seen()])
     assert [s.task for s in statuses(snap)] == ['model']
 
 
@@ -63,6 +70,43 @@ def test_while_inactive_only_the_model_is_reported():
 def test_model(changes, level, words):
     status = look('model', **changes)
     assert status.level == level and words in status.message
+
+
+@pytest.mark.parametrize('engine, state, level, words', [
+    (None, 'none', OK, 'tiny on onnxruntime (CPU)'),
+    (EngineStatus('cached', '/e/1.engine', 'tensorrt 10.3.0', '12.6'), 'cached', OK, 'tiny on'),
+    (EngineStatus('building'), 'building', OK, 'tiny on onnxruntime (CPU)'),
+    (EngineStatus('fallback', reason='no kernel for node 7'), 'fallback', WARN,
+     'no engine: no kernel for node 7; ~/rebuild_engine tries again'),
+])
+def test_engine(engine, state, level, words):
+    status = look('model', engine=engine)
+    assert status.level == level and words in status.message
+    assert status.values['engine'] == state
+    if state == 'cached':
+        assert status.values['engine_path'] == '/e/1.engine'
+        assert status.values['trt_version'] == 'tensorrt 10.3.0'
+        assert status.values['cuda_version'] == '12.6'
+
+
+def test_each_camera_has_its_own_statuses():
+    """One is healthy, one is silent, and the message says which."""
+    quiet = Camera('/rear/image', 0, '', 'best_effort')
+    snap = Snapshot('active', Settings(), MODEL, cameras=[
+        seen(name='front'), seen(Health(), quiet, 'rear')])
+    found = {s.task: s for s in statuses(snap, 10.05)}
+    assert list(found) == ['model', *(f'{task} {name}' for name in ('front', 'rear') for task in (
+        'input', 'inference', 'output', 'domain'))]
+    assert found['input front'].level == OK and found['input rear'].level == ERROR
+    assert '/rear/image' in found['input rear'].message
+
+
+def test_device():
+    assert look('device', device={'gpu': 'Orin'}).message == 'Orin'
+    status = look('device', device={'gpu': 'Orin', 'throttling': 'over-current (3 times)'})
+    assert status.level == WARN and 'over-current (3 times)' in status.message
+    with pytest.raises(KeyError):
+        look('device')
 
 
 @pytest.mark.parametrize('counts, level, words', [
@@ -156,7 +200,7 @@ def test_reset_starts_from_zero():
 
 def test_message():
     from builtin_interfaces.msg import Time
-    found = statuses(Snapshot('active', Settings(), fed(), CAMERA, MODEL), 12.5)
+    found = statuses(Snapshot('active', Settings(), MODEL, cameras=[seen()]), 12.5)
     array = to_message(found, '/robot/segmenter', 'cpu', Time(sec=3))
     assert array.header.stamp.sec == 3
     tasks = ('model', 'input', 'inference', 'output', 'domain')

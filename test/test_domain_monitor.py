@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from dgtl_ros.domain_monitor import DomainMonitor
-from dgtl_ros.parameters import Settings
+from dgtl_ros.settings import Settings
 
 pytestmark = pytest.mark.ros
 RNG = np.random.default_rng(0)

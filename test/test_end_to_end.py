@@ -14,7 +14,7 @@ pytest.importorskip('onnx')
 from dgtl_core.predictor import Predictor
 from dgtl_core.visualize import read_image
 from dgtl_ros.image_codec import jpeg, rgb8, to_rgb
-from ros_world import Link, modules_hook, picture, plane, slow_model, stamp_of, World
+from ros_world import Link, modules_hook, picture, plane, slow_model, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 from tiny_onnx import write_tiny_onnx
@@ -23,19 +23,10 @@ pytestmark = pytest.mark.ros
 
 
 @pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    with World(tmp_path_factory.mktemp('world')) as world:
-        yield world
-
-
-@pytest.fixture(scope='module')
 def slow(tmp_path_factory):
     return slow_model(tmp_path_factory.mktemp('models') / 'slow.onnx', 0.15)
 
 
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    return write_tiny_onnx(tmp_path_factory.mktemp('models') / 'tiny.onnx')
 def test_camvid_played_at_10_hz(world, shared, tmp_path):
     model = write_tiny_onnx(tmp_path / 'any_red.onnx', (180, 240), divisor=16)
     pictures = sorted((shared / 'data/camvid_day/test/images').glob('*.jpg'))
@@ -107,9 +98,9 @@ def test_the_middleware_keeps_no_queue(world, slow):
     assert 1 <= len(outputs.items) - before <= 3
 
 
-def test_max_rate_limits_inference(world, tiny):
+def test_max_rate_limits_inference(world, tiny_model):
     outputs = world.listen(Image, '/rate/segmentation')
-    with world.start('segment_node', 'rate', model_path=tiny, max_rate=5.0):
+    with world.start('segment_node', 'rate', model_path=tiny_model, max_rate=5.0):
         camera = world.camera('rate')
         limit = time.monotonic() + 20
         while len(outputs.items) < 6 and time.monotonic() < limit:
@@ -122,9 +113,9 @@ def test_max_rate_limits_inference(world, tiny):
     assert np.median(ages) < 0.1, 'the picture waited for its turn; the newest should have gone'
 
 
-def test_compressed_camera(world, tiny):
+def test_compressed_camera(world, tiny_model):
     outputs = world.listen(Image, '/packed/segmentation')
-    with world.start('segment_node', 'packed', model_path=tiny,
+    with world.start('segment_node', 'packed', model_path=tiny_model,
                      image_transport='compressed') as node:
         camera = world.camera('packed', CompressedImage)
         image = picture(64, 128, (20, 20, 20), (108, 108, 108))
@@ -139,5 +130,3 @@ def test_compressed_camera(world, tiny):
         camera.publish(broken)
         node.wait_for_text('is truncated: its end is missing')
         world.remove(camera)
-
-

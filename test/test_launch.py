@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 import types
@@ -33,8 +34,8 @@ def stand_in(monkeypatch):
     """Put classes that only remember their arguments in place of launch and launch_ros."""
     names = {
         'launch': ['LaunchDescription'],
-        'launch.actions': ['DeclareLaunchArgument', 'IncludeLaunchDescription', 'OpaqueFunction',
-                           'SetEnvironmentVariable'],
+        'launch.actions': ['DeclareLaunchArgument', 'ExecuteProcess', 'IncludeLaunchDescription',
+                           'OpaqueFunction', 'SetEnvironmentVariable'],
         'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
         'launch.substitutions': ['LaunchConfiguration'],
         'launch_ros': [], 'launch_ros.actions': ['Node']}
@@ -115,17 +116,61 @@ def test_arguments_become_parameters_of_the_right_type(stand_in):
     assert node.given['respawn'] is True and node.given['respawn_delay'] == 5.0
 
 
+def test_numbers_and_lists(stand_in):
+    node = actions(input_height='512', input_width='1024', max_batch_size='2',
+                   cameras='front, rear,', raw_subscription='true')['segment_node']
+    assert node.given['parameters'][1] == {
+        'input_height': 512, 'input_width': 1024, 'max_batch_size': 2,
+        'cameras': ['front', 'rear'], 'raw_subscription': True}
+
+
+def test_several_cameras(stand_in):
+    assert actions(cameras='front,rear')['segment_node'].given['remappings'] == []
+    node = actions(cameras='front,rear', image_topic='/{camera}/image_raw')['segment_node']
+    assert node.given['remappings'] == [
+        ('front/image', '/front/image_raw'),
+        ('front/image/compressed', '/front/image_raw/compressed'),
+        ('rear/image', '/rear/image_raw'), ('rear/image/compressed', '/rear/image_raw/compressed')]
+    with pytest.raises(ValueError, match=r'write \{camera\} where the name belongs'):
+        actions(cameras='front,rear', image_topic='/cam')
+    found = actions(cameras='front,rear', play='street.mp4', rqt='true', rviz='true',
+                    namespace='robot')
+    assert found['camera_player'].given['name'] == 'camera_player1'
+    assert found['camera_player'].given['remappings'] == [('image', 'rear/image')]
+    assert found['rqt_image_view'].given['arguments'] == ['/robot/front/segmentation/overlay']
+    assert ('segmentation/color', 'front/segmentation/color') in found['rviz2'].given['remappings']
+
+
+def test_build_only_starts_nothing_else_and_is_not_repeated(stand_in):
+    found = actions(build_only='true', play='street.mp4', rviz='true', rqt='true', respawn='true')
+    assert set(found) == {'segment_node', 'SetEnvironmentVariable'}
+    assert found['segment_node'].given['respawn'] is False
+    assert found['segment_node'].given['parameters'][1] == {'build_only': True}
+
+
+def test_a_bag_is_played_with_its_own_clock(stand_in, tmp_path):
+    (tmp_path / 'metadata.yaml').touch()
+    for bag in (str(tmp_path), 'drive.mcap'):
+        found = actions(play=bag)
+        assert 'camera_player' not in found
+        command = found['ExecuteProcess'].given['cmd']
+        assert command[:4] == ['ros2', 'bag', 'play', bag] and '--clock' in command
+        assert found['segment_node'].given['parameters'][1] == {'use_sim_time': True}
+    (tmp_path / 'metadata.yaml').unlink()
+    assert 'camera_player' in actions(play=str(tmp_path)), 'a folder of pictures'
+
+
 def test_every_forwarded_argument_is_a_parameter_with_the_same_choices(stand_in):
     pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
     from dgtl_ros.parameters import parameters_of as table
-    from dgtl_ros.parameters import Settings
+    from dgtl_ros.settings import Settings
     known = table(Settings)
     for name, (parameter, kind, _, choices) in load(SEGMENT).PARAMETERS.items():
         if parameter == 'use_sim_time':
             continue
         entry = known[parameter]
-        assert type(entry.default) is kind, name
-        if kind is str:
+        assert type(entry.default) is (tuple if kind is list else kind), name
+        if kind is str and len(entry.metadata['choices']) < 8:  # not every encoding is listed
             assert set(choices or ()) - {''} == set(entry.metadata['choices']), name
 
 
@@ -143,7 +188,8 @@ def test_large_image_profile(stand_in, monkeypatch):
 
 def test_player_and_rviz_come_when_asked_for(stand_in):
     assert set(actions()) == {'segment_node', 'SetEnvironmentVariable'}
-    found = actions(play='street.mp4', rviz='true', image_topic='/cam')
+    found = actions(play='street.mp4', rviz='true', image_topic='/cam', rqt='true')
+    assert found['rqt_image_view'].given['arguments'] == ['/segmentation/overlay']
     assert found['camera_player'].given['parameters'] == [{'source': 'street.mp4', 'loop': True}]
     assert found['camera_player'].given['remappings'] == [('image', '/cam')]
     config = Path(found['rviz2'].given['arguments'][1])
@@ -198,12 +244,16 @@ def test_with_the_real_launch(tmp_path):
                    'ROS_LOG_DIR': str(tmp_path / 'log')}
     done = subprocess.run(
         [sys.executable, '-c', RUN, SEGMENT, 'model_path:=m.onnx', 'autostart:=false',
-         'namespace:=robot', 'image_topic:=/cam'],
+         'namespace:=robot', 'image_topic:=/{camera}/raw', 'cameras:=front,rear',
+         'input_height:=512', 'build_only:=true'],
         env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     arguments, variables, text = json.loads((tmp_path / 'seen.json').read_text())
-    assert {'image:=/cam', '__ns:=/robot', '__node:=segmenter'} <= set(arguments)
+    assert {'front/image:=/front/raw', 'rear/image/compressed:=/rear/raw/compressed',
+            '__ns:=/robot', '__node:=segmenter'} <= set(arguments)
     assert str(ROOT / 'config' / 'segment.yaml') in arguments
     assert 'model_path: m.onnx' in text and 'autostart: false' in text
+    assert 'input_height: 512' in text and 'build_only: true' in text
+    assert re.search(r'cameras:.*\n +- front\n +- rear', text), text
     assert any(v.endswith('fastdds_large_images.xml') for n, v in variables.items()
                if n.endswith('_DEFAULT_PROFILES_FILE'))

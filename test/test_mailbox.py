@@ -10,17 +10,17 @@ import pytest
 def test_the_newest_wins_and_the_others_are_counted():
     box = Mailbox()
     assert [box.put(item) for item in (1, 2, 3)] == [False, True, True]
-    assert box.take(0) == 3
-    assert box.take(0) is None
+    assert box.take(0) == [3]
+    assert box.take(0) == []
     assert not box.put(4)
 
 
 def test_take_waits_for_a_put_and_no_longer_than_told():
     box = Mailbox()
     threading.Timer(0.1, box.put, ['late']).start()
-    assert box.take(5) == 'late'
+    assert box.take(5) == ['late']
     start = time.monotonic()
-    assert box.take(0.05) is None
+    assert box.take(0.05) == []
     assert 0.04 < time.monotonic() - start < 2
 
 
@@ -36,14 +36,45 @@ def test_close_wakes_everybody_and_keeps_nothing():
     box.close()
     for thread in waiting:
         thread.join(5)
-    assert results == [None] * 4
+    assert sorted(results, key=str) == [None, [], [], []]
     assert not box.put('too late') and not box.put('too late')
-    assert box.take() is None and box.closed
+    assert box.take() == [] and box.closed
 
 
-def test_none_is_refused():
-    with pytest.raises(ValueError, match='None'):
-        Mailbox().put(None)
+def test_each_sender_has_a_place_and_waits_for_its_turn():
+    box = Mailbox()
+    assert not box.put('a1', 'a') and not box.put('b1', 'b') and box.put('a2', 'a')
+    assert box.take(0) == ['a2'], 'newer, and still the first in the line'
+    assert not box.put('a3', 'a')
+    assert box.take(0, most=5) == ['b1', 'a3']
+    for sender in 'abc':
+        box.put(sender, sender)
+    assert box.take(0, most=2) == ['a', 'b'] and box.take(0, most=2) == ['c']
+
+
+def test_no_sender_can_keep_another_waiting():
+    """One sends as fast as it can, the others now and then; all are served alike."""
+    served, stop = [], threading.Event()
+
+    def work(items):
+        served.extend(items)
+        time.sleep(0.002)
+
+    worker = Worker(work, lambda: 0.0)
+
+    def flood():
+        while not stop.is_set():
+            worker.mailbox.put('loud', 'loud')
+            time.sleep(0.0002)
+
+    threading.Thread(target=flood).start()
+    for number in range(20):
+        worker.mailbox.put(number, 'quiet')
+        time.sleep(0.012)
+    stop.set()
+    assert worker.stop(5)
+    assert [item for item in served if item != 'loud'] == list(range(20))
+    assert served.count('loud') > 20
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -59,9 +90,9 @@ def test_every_item_is_taken_or_superseded_and_order_is_kept(seed):
 
     def consume():
         while not taken or taken[-1] != count:
-            item = box.take(5)
-            assert item is not None, 'the last item was lost'
-            taken.append(item)
+            items = box.take(5)
+            assert len(items) == 1, 'the last item was lost'
+            taken.extend(items)
 
     threads = [threading.Thread(target=produce), threading.Thread(target=consume)]
     for thread in threads:
@@ -76,8 +107,8 @@ def test_every_item_is_taken_or_superseded_and_order_is_kept(seed):
 def test_worker_skips_what_came_while_it_was_busy():
     seen, busy, go = [], threading.Event(), threading.Event()
 
-    def work(item):
-        seen.append(item)
+    def work(items):
+        seen.extend(items)
         busy.set()
         go.wait(5)
 
@@ -95,9 +126,9 @@ def test_worker_skips_what_came_while_it_was_busy():
 def test_worker_keeps_the_interval_and_takes_what_is_newest_then():
     times, seen = [], []
 
-    def work(item):
+    def work(items):
         times.append(time.monotonic())
-        seen.append(item)
+        seen.extend(items)
 
     worker = Worker(work, lambda: 0.1)
     end = time.monotonic() + 0.55
@@ -112,7 +143,7 @@ def test_worker_keeps_the_interval_and_takes_what_is_newest_then():
 
 
 def test_worker_stops_in_the_middle_of_a_long_interval():
-    worker = Worker(lambda item: None, lambda: 60.0)
+    worker = Worker(lambda items: None, lambda: 60.0)
     worker.mailbox.put(1)
     time.sleep(0.05)
     worker.mailbox.put(2)
@@ -122,7 +153,7 @@ def test_worker_stops_in_the_middle_of_a_long_interval():
 
 def test_worker_says_when_it_does_not_end_in_time():
     go = threading.Event()
-    worker = Worker(lambda item: go.wait(5), lambda: 0.0)
+    worker = Worker(lambda items: go.wait(5), lambda: 0.0)
     worker.mailbox.put(1)
     time.sleep(0.05)
     assert not worker.stop(0.05)

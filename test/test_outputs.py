@@ -12,7 +12,7 @@ from builtin_interfaces.msg import Time
 from dgtl_core.classes import CITYSCAPES
 from dgtl_ros import outputs as module
 from dgtl_ros.outputs import Outputs
-from dgtl_ros.parameters import Settings
+from dgtl_ros.settings import Settings
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from std_msgs.msg import Header
 

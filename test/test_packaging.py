@@ -12,6 +12,7 @@ import subprocess
 import sys
 import venv
 
+from dgtl_core.runtime.child import tied
 import pytest
 from test_layers import imports, modules, OWN, ROS, Tree
 
@@ -86,10 +87,15 @@ def importable(python, cwd):
 
 
 def starts_and_stops(command, cwd, **variables):
-    """Run the node without a model until it is up, then end it as Ctrl-C does."""
+    """
+    Run the node without a model until it is up, then end it as Ctrl-C does.
+
+    It ends with this process too, should somebody kill that one in between.
+    """
+    command = [shutil.which(command[0]), *command[1:]]
     node = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': '77',
+        [*tied(), *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': str(101 + os.getpid() % 100),
              'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', **variables})
     said = ''
     try:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from pathlib import Path
+import re
 
+from dgtl_core.processing import RESIZE_MODES
+from dgtl_core.runtime.backend import BACKENDS, ENGINE_BUILDS, PRECISIONS
 import pytest
 import yaml
 
@@ -9,16 +12,17 @@ from dgtl_ros.parameters import (  # noqa: E402
     declare,
     ParameterError,
     parameters_of,
-    Settings,
     unknown_parameters,
     updated,
 )
+from dgtl_ros.settings import Settings  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 pytestmark = pytest.mark.ros
-CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'segment.yaml'
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG, NODE_PAGE = ROOT / 'config' / 'segment.yaml', ROOT / 'docs' / 'node.md'
 
 
 @pytest.fixture
@@ -47,6 +51,23 @@ def test_defaults_and_overrides_are_read(make_node):
     assert settings == Settings(max_rate=5.0, image_depth=3, enabled=False)
 
 
+@pytest.mark.parametrize('given, names', [
+    (None, ('',)), ([''], ('',)), (['front'], ('front',)),
+    (['', 'front', '/rear/color'], ('front', '/rear/color'))])
+def test_cameras(make_node, given, names):
+    settings = declare(make_node(**({} if given is None else {'cameras': given})), Settings)
+    assert settings.camera_names == names and type(settings.cameras) is tuple
+    assert updated(settings, changes(cameras=['a', 'b']), False).camera_names == ('a', 'b')
+    assert updated(settings, changes(cameras=list(settings.cameras)), True) == settings
+
+
+def test_the_choices_are_those_of_the_library():
+    entries = parameters_of(Settings)
+    for name, allowed in (('backend', BACKENDS), ('engine_build', ENGINE_BUILDS),
+                          ('resize_mode', RESIZE_MODES), ('precision', (*PRECISIONS, 'int8'))):
+        assert set(entries[name].metadata['choices']) == set(allowed), name
+
+
 def test_every_parameter_says_what_it_is_for(make_node):
     node = make_node()
     declare(node, Settings)
@@ -70,6 +91,17 @@ def test_every_parameter_says_what_it_is_for(make_node):
     ({'enabled': 'yes'}, 'enabled must be true or false'),
     ({'backend': 'cuda'}, r"backend must be one of \['auto', .*\], got 'cuda'"),
     ({'output_size': 'network', 'resize_mode': 'crop'}, 'use resize_mode stretch'),
+    ({'input_width': 63}, r'input_width must be 0 or an integer in 64..4096, got 63'),
+    ({'input_height': 4097}, 'input_height must be an integer in 0..4096'),
+    ({'max_batch_size': 17}, 'max_batch_size must be an integer in 1..16'),
+    ({'engine_build': 'later'}, r"engine_build must be one of \['background', 'blocking'"),
+    ({'input_encoding': 'rgb9'}, r"input_encoding must be one of \['auto', 'bayer_bggr16'"),
+    ({'cameras': 'front'}, r"cameras must be a list of strings, such as \[''\]"),
+    ({'cameras': ['front', '1st']}, "cameras must be names of topics.*got '1st'"),
+    ({'cameras': ['front', 'rear cam']}, "got 'rear cam'"),
+    ({'cameras': ['front', 'rear', 'front']}, 'cameras names one twice'),
+    ({'image_transport': 'compressed', 'raw_subscription': True}, 'raw_subscription is about raw'),
+    ({'image_transport': 'compressed', 'input_encoding': 'bgr8'}, 'use image_transport raw'),
 ])
 def test_wrong_values_at_the_start_say_what_is_allowed(make_node, values, message):
     with pytest.raises(ParameterError, match=message):
@@ -97,7 +129,8 @@ def test_every_dynamic_parameter_may_change_and_no_other():
     for name, entry in parameters_of(Settings).items():
         choices = [c for c in entry.metadata['choices'] if c != entry.default]
         other = {bool: not entry.default, str: choices[0] if choices else 'other',
-                 int: entry.metadata['low'], float: entry.metadata['low']}[type(entry.default)]
+                 int: entry.metadata['low'], float: entry.metadata['low'],
+                 tuple: ['other']}[type(entry.default)]
         if other == entry.default:
             other = entry.metadata['high']
         change = [Parameter(name, value=other)]
@@ -121,10 +154,41 @@ def test_unknown_parameters_are_named_with_the_nearest_one(make_node):
 def test_the_parameter_file_lists_every_parameter_with_its_default():
     data = yaml.safe_load(CONFIG.read_text(encoding='utf-8'))
     listed = flatten(data['/**']['ros__parameters'])
-    defaults = {n: e.default for n, e in parameters_of(Settings).items()}
+    defaults = {n: list(e.default) if type(e.default) is tuple else e.default
+                for n, e in parameters_of(Settings).items()}
     assert listed == defaults
     wrong = [n for n, value in listed.items() if type(value) is not type(defaults[n])]
     assert not wrong, 'ROS tells 1 from 1.0'
+
+
+def described(path):
+    """Return what the parameter file (in the comment above) or the page says about each name."""
+    found, comment = {}, []
+    for line in path.read_text(encoding='utf-8').splitlines():
+        name = re.match(r'(?:\| `| +)([a-z_.]+)(?:` \||: )', line)
+        if name:
+            found[name[1]] = ' '.join([*comment, line])
+        comment = [*comment, line.strip(' #')] if line.lstrip().startswith('#') else []
+    return found
+
+
+@pytest.mark.parametrize('path', [CONFIG, NODE_PAGE], ids=lambda p: p.name)
+def test_what_people_read_has_every_parameter_with_its_range(path):
+    texts = described(path)
+    for name, entry in parameters_of(Settings).items():
+        meta, text = entry.metadata, texts[name]
+        assert ('[D]' in text) == meta['dynamic'], name
+        if meta['low'] is not None:
+            assert f'{meta["low"]}..{meta["high"]}' in text, f'{name}: {text}'
+        if len(meta['choices']) < 8:  # the encodings are listed elsewhere
+            assert not [c for c in meta['choices'] if c not in text], f'{name}: {text}'
+        if path is NODE_PAGE:
+            assert f'| {shown(entry.default)} |' in text, f'{name}: {text}'
+
+
+def shown(default):
+    value = list(default) if isinstance(default, tuple) else default
+    return f'`{str(value).lower() if isinstance(value, bool) else repr(value)}`'
 
 
 def flatten(tree, prefix=''):

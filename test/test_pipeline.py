@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One picture through the node, without a node: a real model, outputs that remember."""
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.predictor import Predictor
-from dgtl_ros.diagnostics import Health, STAGES
 from dgtl_ros.domain_monitor import DomainMonitor
-from dgtl_ros.image_codec import rgb8
-from dgtl_ros.parameters import Settings
-from dgtl_ros.pipeline import Arrival, finish, Pipeline
+from dgtl_ros.health import Health, STAGES
+from dgtl_ros.image_codec import ImageError, rgb8
+from dgtl_ros.pipeline import finish, Pipeline
+from dgtl_ros.settings import Settings
+from dgtl_ros.stream import Arrival
 from ros_world import picture
 from std_msgs.msg import Header
 from tiny_onnx import write_tiny_onnx
@@ -41,26 +43,47 @@ class Outputs:
         self.times.append(milliseconds)
 
 
+class Source:
+    """Stands for a stream: what the pipeline needs of one, without a node."""
+
+    def __init__(self, say):
+        self.outputs, self.health, self.monitor = Outputs(), Health(), DomainMonitor(19)
+        self.last, self._say = None, say
+
+    def broken(self, error):
+        assert isinstance(error, ImageError)
+        self.health.count('decode_errors')
+        self._say(str(error), 0)
+
+
 class Line:
-    """A pipeline and everything around it."""
+    """A pipeline and everything around it; ``a`` is its camera, ``b`` another one."""
 
     def __init__(self, predict, **settings):
-        self.outputs, self.health, self.said = Outputs(), Health(), []
-        self.monitor = DomainMonitor(19)
+        self.said = []
+        self.a, self.b = Source(self.say), Source(self.say)
+        self.outputs, self.health, self.monitor = self.a.outputs, self.a.health, self.a.monitor
         self.pipeline = Pipeline(
-            predict, self.outputs, self.health, self.monitor, lambda: Settings(**settings),
+            predict, lambda: Settings(**settings),
             SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW * 10**9)),
             SimpleNamespace(error=self.say, warning=self.say))
 
     def say(self, text, throttle_duration_sec):
         self.said.append(text)
 
-    def send(self, image, age=0.1):
+    def message(self, image, age=0.1):
         header = Header(frame_id='camera')
         stamp = round((NOW - age) * 1e9) if age is not None else 0
         header.stamp.sec, header.stamp.nanosec = divmod(stamp, 10**9)
-        self.pipeline(Arrival(rgb8(image, header), 0.0))
-        return header
+        return rgb8(image, header)
+
+    def send(self, image, age=0.1):
+        message = self.message(image, age)
+        self.pipeline([Arrival(self.a, message, 0.0)])
+        return message.header
+
+    def send_both(self, first, second):
+        self.pipeline([Arrival(self.a, first, 0.0), Arrival(self.b, second, 0.0)])
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +102,7 @@ def test_labels_go_out_with_header_stages_and_times(predict):
     assert line.outputs.times[0]['pipeline_latency'] == pytest.approx(100, abs=1)
     assert line.outputs.times[0]['cyclic_time'] is None
     assert line.monitor.report(Settings())[0]['unlabeled_fraction'] == 0
-    assert line.pipeline.last.stamp_ns == round((NOW - 0.1) * 1e9)
+    assert line.a.last.stamp_ns == round((NOW - 0.1) * 1e9)
 
 
 def test_network_size(predict):
@@ -119,7 +142,7 @@ def test_what_cannot_be_published_is_counted(predict):
 class Broken:
     input_size = (32, 64)
 
-    def timed(self, image):
+    def timed_many(self, images):
         raise MemoryError('the GPU is full')
 
 
@@ -129,7 +152,96 @@ def test_inference_that_raises(action, gives_up):
     line.send(picture())
     assert not line.pipeline.gave_up and 'MemoryError: the GPU is full' in line.said[0]
     line.send(picture())
-    assert line.pipeline.gave_up == gives_up and line.health.consecutive_errors == 2
+    assert bool(line.pipeline.gave_up) == gives_up and line.health.consecutive_errors == 2
+    assert not gives_up or 'the GPU is full' in line.pipeline.gave_up
+
+
+# --- several cameras -----------------------------------------------------------------------------
+
+
+class Counting:
+    """The predictor, and how many pictures each call had."""
+
+    def __init__(self, predict):
+        self._predict, self.calls, self.input_size = predict, [], predict.input_size
+
+    def timed_many(self, images):
+        self.calls.append(len(images))
+        return self._predict.timed_many(images)
+
+
+def test_pictures_of_two_cameras_are_one_call_and_keep_their_own_headers(predict):
+    counting = Counting(predict)
+    line = Line(counting)
+    first, second = line.message(picture(50, 80)), line.message(picture(20, 30, (0, 1, 2)), 0.2)
+    line.send_both(first, second)
+    assert counting.calls == [2]
+    for source, message, shape, label in (
+            (line.a, first, (50, 80), 2), (line.b, second, (20, 30), 0)):
+        header, labels, _ = source.outputs.labels[0]
+        assert header == message.header and labels.shape == shape and labels[0, 0] == label
+        assert source.outputs.pictures[0] is labels and source.last.image.shape[:2] == shape
+        assert source.health.counts()['published'] == 1
+        assert source.monitor.report(Settings())[0]['unlabeled_fraction'] == 0
+
+
+def test_a_bad_picture_of_one_camera_does_not_touch_the_other(predict):
+    counting = Counting(predict)
+    line = Line(counting)
+    bad = line.message(picture())
+    bad.encoding = 'yuv9'
+    line.send_both(bad, line.message(picture()))
+    line.send_both(line.message(picture(), age=9), line.message(picture()))
+    assert counting.calls == [1, 1] and "'yuv9' is not supported" in line.said[0]
+    counts, others = line.a.health.counts(), line.b.health.counts()
+    assert (counts['decode_errors'], counts['dropped_stale'], counts['published']) == (1, 1, 0)
+    assert others['published'] == 2 and others['decode_errors'] == others['dropped_stale'] == 0
+
+
+def test_what_cannot_be_read_for_another_reason_counts_as_an_error(predict, monkeypatch):
+    def fail(message, encoding):
+        raise MemoryError('too large')
+
+    monkeypatch.setattr('dgtl_ros.pipeline.to_rgb', fail)
+    line = Line(predict)
+    line.send(picture())
+    assert 'MemoryError: too large' in line.health.last_error and not line.outputs.labels
+
+
+def test_a_fault_of_the_network_is_counted_for_every_camera_of_the_call():
+    line = Line(Broken())
+    line.send_both(line.message(picture()), line.message(picture()))
+    assert [s.health.counts()['errors_total'] for s in (line.a, line.b)] == [1, 1]
+    assert len(line.said) == 1
+
+
+def test_an_encoding_that_the_camera_names_wrongly(predict):
+    line = Line(predict, input_encoding='bgr8')
+    line.send(np.ascontiguousarray(picture()[:, :, ::-1]))  # the message says rgb8
+    labels = line.outputs.labels[0][1]
+    assert labels[0, 0] == 2 and labels[0, -1] == 13
+
+
+def test_another_predictor_takes_over_after_the_running_inference(predict):
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(Counting):
+        def timed_many(self, images):
+            entered.set()
+            assert go.wait(10)
+            return super().timed_many(images)
+
+    slow, other = Slow(predict), Counting(predict)
+    line = Line(slow)
+    thread = threading.Thread(target=line.send, args=[picture()])
+    thread.start()
+    assert entered.wait(10)
+    assert not line.pipeline.replace(other, 0.05), 'an inference is running'
+    go.set()
+    assert line.pipeline.replace(other, 10)
+    thread.join(10)
+    line.send(picture())
+    assert slow.calls == [1] and other.calls == [1] and len(line.outputs.labels) == 2
 
 
 def test_finish():

@@ -13,17 +13,17 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_ros.image_codec import rgb8
-from ros_world import picture, World
+from ros_world import picture
 from std_msgs.msg import Header
 from tiny_onnx import write_tiny_onnx
 
 pytestmark = pytest.mark.ros
 
 
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    with World(tmp_path_factory.mktemp('world')) as world:
-        yield world
+PARAMETERS = {
+    'idle': {'model_path': 'tiny.onnx'},
+    'loading': {'model_path': 'slow.onnx', 'warmup_iterations': 100},
+    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0}}
 
 
 @pytest.fixture(scope='module')
@@ -33,10 +33,6 @@ def models(tmp_path_factory):
     write_tiny_onnx(folder / 'slow.onnx', slow=12)
     write_tiny_onnx(folder / 'endless.onnx', slow=2000)
     return folder
-PARAMETERS = {
-    'idle': {'model_path': 'tiny.onnx'},
-    'loading': {'model_path': 'slow.onnx', 'warmup_iterations': 100},
-    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0}}
 
 
 @pytest.mark.parametrize('moment, number', [
@@ -63,7 +59,7 @@ def test_signals_end_it_within_two_seconds(world, models, moment, number):
 
 @pytest.mark.parametrize('name, message', [
     ('missing.onnx', "no model file at '.*missing.onnx'; make one with"),
-    ('text.onnx', 'is not a model that ONNX Runtime .* can load .* make one with'),
+    ('text.onnx', 'is not an ONNX file, or is cut short; .* make one with'),
     ('plain.onnx', 'plain.onnx has no "dgtl" metadata, so its classes are unknown; make one with'),
 ])
 def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
@@ -82,6 +78,13 @@ def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
 def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
     code, text = world.start('segment_node', 'wrong', '--ros-args', *arguments).ends()
     assert code == 2 and message in text and 'Traceback' not in text, text
+
+
+def test_a_build_that_gives_no_engine_ends_it_with_a_message(world, models):
+    code, text = world.start('segment_node', 'build', model_path=models / 'tiny.onnx',
+                             device='cpu', build_only=True, autostart=False).ends()
+    assert code == 1 and 'Traceback' not in text
+    assert 'build_only: there is no engine, onnxruntime (CPU) runs the model' in text
 
 
 def test_log_folder_that_cannot_be_made(world, tmp_path):
@@ -127,5 +130,3 @@ def test_misspelled_parameter_is_named(world, models):
     model = models / 'tiny.onnx'
     with world.start('segment_node', 'spell', model_path=model, max_rat=3.0) as node:
         node.wait_for_text('unknown parameter max_rat has no effect; did you mean max_rate?')
-
-

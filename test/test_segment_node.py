@@ -18,7 +18,7 @@ from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.visualize import read_image
 from dgtl_ros.image_codec import mono8, rgb8, to_rgb
 from rclpy.serialization import serialize_message
-from ros_world import Link, picture, plane, stamp_of, World
+from ros_world import Link, picture, plane, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, Header, String
 from std_srvs.srv import SetBool, Trigger
@@ -29,28 +29,19 @@ CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'segment.yaml'
 
 
 @pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    with World(tmp_path_factory.mktemp('world')) as world:
-        yield world
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    return write_tiny_onnx(tmp_path_factory.mktemp('models') / 'tiny.onnx')
-
-
-@pytest.fixture(scope='module')
-def link(world, model, tmp_path_factory):
+def link(world, tiny_model, tmp_path_factory):
     """The node with the tiny model and the parameter file that is installed."""
     snapshots = tmp_path_factory.mktemp('snapshots')
     running = world.start('segment_node', 'one', '--ros-args', '--params-file', CONFIG,
-                          model_path=model, snapshot_dir=snapshots)
+                          model_path=tiny_model, snapshot_dir=snapshots)
     link = Link(world, 'one', running)
     link.answer(picture())
     yield link
     link.close()
     code, _ = running.signal(signal.SIGINT)
     assert code == 0, running.text()
+
+
 # --- what one node does, picture by picture ------------------------------------------------------
 
 
@@ -217,7 +208,7 @@ def test_camera_comes_back_with_other_reliability_size_and_encoding(link):
     assert (values['qos_asked'], values['encoding']) == ('best_effort', 'mono8')
 
 
-def test_lifecycle_edges(world, model):
+def test_lifecycle_edges(world, tiny_model):
     labels = world.listen(Image, '/edges/segmentation')
     with world.start('segment_node', 'edges', autostart=False,
                      model_path='missing.onnx') as node:
@@ -227,7 +218,7 @@ def test_lifecycle_edges(world, model):
         assert not go('configure') and state() == 'unconfigured'
         node.wait_for_text("no model file at 'missing.onnx'")
         assert world.task('edges', 'model')[0].level == b'\x02'
-        assert world.set_parameters('edges', model_path=str(model)).successful
+        assert world.set_parameters('edges', model_path=str(tiny_model)).successful
         for _ in range(3):
             assert go('configure') and state() == 'inactive'
             assert go('activate') and state() == 'active'
@@ -256,8 +247,8 @@ def test_lifecycle_edges(world, model):
         assert 'Traceback' not in node.text()
 
 
-def test_repeated_configuration_leaks_nothing(world, model):
-    with world.start('segment_node', 'leaks', autostart=False, model_path=model) as node:
+def test_repeated_configuration_leaks_nothing(world, tiny_model):
+    with world.start('segment_node', 'leaks', autostart=False, model_path=tiny_model) as node:
         sizes = []
         for _ in range(12):
             assert world.change_state('leaks', 'configure', 'activate', 'deactivate', 'cleanup')

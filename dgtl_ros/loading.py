@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load the model that the parameters name, and make it ready for the first picture."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+import time
+
+from dgtl_core.predictor import default_model, EngineOptions, ModelError, Predictor
+from dgtl_ros.diagnostics import Model
+from dgtl_ros.settings import Settings
+import numpy as np
+
+
+def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Model]:
+    """
+    Load the model and run it on an empty picture as often as the parameters say.
+
+    :param rebuild: build its engine again although there is one.
+    :raises ModelError: it is missing, cannot run here, or is not what the parameters ask for.
+    """
+    start = time.monotonic()
+    path = Path(settings.model_path).expanduser() if settings.model_path else default_model()
+    predict = Predictor.load(
+        path, settings.backend, settings.device, settings.threads, settings.resize_mode,
+        EngineOptions(
+            build='blocking' if settings.build_only else settings.engine_build,
+            cache_dir=settings.engine_cache_dir, rebuild=rebuild,
+            max_batch=settings.max_batch_size),
+        settings.precision)
+    try:
+        _check(predict, settings)
+        empty = np.zeros((*predict.input_size, 3), np.uint8)
+        for _ in range(settings.warmup_iterations):
+            predict.many([empty] * batch_of(predict, settings))
+    except BaseException:
+        predict.close()
+        raise
+    return predict, Model(
+        name=predict.metadata.name, path=str(path), sha256=_sha256(path),
+        num_classes=len(predict.classes), input_size=predict.input_size,
+        precision=(predict.metadata.precision if settings.precision == 'auto'
+                   else settings.precision),
+        load_s=time.monotonic() - start, embedded=not settings.model_path)
+
+
+def batch_of(predict: Predictor, settings: Settings) -> int:
+    """Return the most pictures of one call: what is allowed, possible and of use."""
+    return min(settings.max_batch_size, predict.max_batch, len(settings.camera_names))
+
+
+def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
+    """Return a line for each thing that works but is probably not what was wanted."""
+    lines = []
+    if model.embedded:
+        lines.append(
+            'no model_path is set: the embedded model is for demonstration, not for driving')
+    wanted = min(settings.max_batch_size, len(settings.camera_names))
+    if predict.max_batch < wanted:
+        lines.append(
+            f'{model.name} takes {predict.max_batch} picture(s) in one call and max_batch_size '
+            f'allows {wanted}: export it with "--dynamic-batch"')
+    return lines
+
+
+def _check(predict: Predictor, settings: Settings) -> None:
+    height, width = predict.input_size
+    wanted = settings.input_height or height, settings.input_width or width
+    if wanted != (height, width):
+        raise ModelError(
+            f'{predict.metadata.name} has an input of {height}x{width}, and input_height and '
+            f'input_width ask for {wanted[0]}x{wanted[1]}; the size lies in the file: set both to '
+            f'0, or make one with "python -m training.export CHECKPOINT OUT.onnx --size '
+            f'{wanted[0]} {wanted[1]}"')
+    if settings.build_only and (predict.engine is None or predict.engine.state == 'fallback'):
+        why = predict.engine.reason if predict.engine else 'TensorRT does not run it'
+        raise ModelError(
+            f'build_only: there is no engine, {predict.backend_name} runs the model ({why})')
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

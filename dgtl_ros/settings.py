@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of the segmentation node, in one table: name, default, range, meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import re
+
+from dgtl_core.predictor import EngineOptions
+from dgtl_ros.image_codec import ENCODINGS
+from dgtl_ros.parameters import option, ParameterError
+
+_CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
+_LEAST_SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The parameters of ``segment_node``; see the text of each."""
+
+    model_path: str = option(
+        '', 'Model file (.onnx, .engine or .safetensors); empty: the embedded demonstration model')
+    backend: str = option(
+        'auto', 'What runs the model', choices=('auto', 'tensorrt', 'torch', 'onnxruntime'))
+    device: str = option('auto', 'Where the model runs: auto, cpu, cuda or cuda:N')
+    precision: str = option(
+        'auto', 'Numbers the network computes with; auto: those of the model file. Only a '
+        'checkpoint can be run in others, an .onnx or engine is exported with them',
+        choices=('auto', 'fp32', 'fp16', 'bf16', 'int8'))
+    engine_cache_dir: str = option(
+        EngineOptions.cache_dir, 'Folder of the TensorRT engines that were built here')
+    engine_build: str = option(
+        EngineOptions.build, 'Where an .onnx has no engine yet; background: ONNX Runtime answers '
+        'until it is built; blocking: wait for it; never: do without',
+        choices=('background', 'blocking', 'never'))
+    build_only: bool = option(
+        False, 'Build the engine, wait for it and end; exit code 1 where there is none')
+    max_batch_size: int = option(
+        EngineOptions.max_batch, 'Most pictures in one call of a network with a dynamic batch, '
+        'for several cameras', low=1, high=16)
+    input_height: int = option(
+        0, "Height of the network's input; 0: as in the model file, else 64 or more and what "
+        'the file was exported with', low=0, high=4096)
+    input_width: int = option(
+        0, "Width of the network's input; as input_height", low=0, high=4096)
+    threads: int = option(0, 'CPU threads for one inference; 0: all cores', low=0, high=256)
+    resize_mode: str = option(
+        'stretch', 'How a picture is brought to the size of the network',
+        choices=('stretch', 'letterbox', 'crop'))
+    warmup_iterations: int = option(
+        3, 'Inferences on an empty picture before the node is ready', low=0, high=100)
+    autostart: bool = option(
+        True, 'Configure and activate without being told; false: wait for a lifecycle manager')
+    cameras: tuple[str, ...] = option(
+        ('',), "Names of several cameras, each with its topics NAME/image and NAME/segmentation; "
+        "['']: one camera, on image")
+    image_transport: str = option(
+        'raw', 'raw: subscribe to image; compressed: subscribe to image/compressed',
+        choices=('raw', 'compressed'))
+    input_encoding: str = option(
+        'auto', 'How raw pictures are read; auto: as their encoding says, else for a driver that '
+        'names a wrong one', choices=('auto', *ENCODINGS))
+    raw_subscription: bool = option(
+        False, 'Take raw pictures as bytes, which rclpy need not unpack')
+    image_reliability: str = option(
+        'auto', 'Reliability asked of the camera; auto: whatever the camera offers',
+        choices=('auto', 'reliable', 'best_effort'), name='qos.image.reliability')
+    image_depth: int = option(
+        1, 'Pictures that the middleware keeps; more than 1 makes the labels older',
+        low=1, high=10, name='qos.image.depth')
+    output_reliability: str = option(
+        'reliable', 'Reliability offered for the labels', choices=('reliable', 'best_effort'),
+        name='qos.output.reliability')
+    output_depth: int = option(
+        5, 'Label pictures kept for a slow subscriber', low=1, high=20, name='qos.output.depth')
+    output_size: str = option(
+        'input', "Labels have the camera's size (input) or the network's (network)",
+        choices=('input', 'network'))
+    confidence_threshold: float = option(
+        0.0, 'Pixels below this probability become unlabeled_id', low=0.0, high=1.0, dynamic=True)
+    unlabeled_id: int = option(
+        255, 'Label of pixels without a class', low=0, high=255, dynamic=True)
+    overlay_alpha: float = option(
+        0.5, 'Weight of the colours in the overlay', low=0.0, high=1.0, dynamic=True)
+    overlay_max_rate: float = option(
+        10.0, 'Most overlays per second; 0: no limit', low=0.0, high=60.0, dynamic=True)
+    jpeg_quality: int = option(
+        80, 'Quality of segmentation/overlay/compressed', low=1, high=100, dynamic=True)
+    publish_debug: bool = option(
+        True, 'Publish ~/debug/* for whoever subscribes', dynamic=True)
+    enabled: bool = option(True, 'Infer; false: drop every picture', dynamic=True)
+    max_rate: float = option(
+        0.0, 'Most inferences per second, of all cameras together; 0: no limit', low=0.0,
+        high=240.0, dynamic=True)
+    max_image_age: float = option(
+        0.5, 'Seconds by the ROS clock after which a picture is stale; 0: never', low=0.0,
+        high=10.0, dynamic=True)
+    on_stale: str = option(
+        'drop', 'What happens to a stale picture', choices=('drop', 'process'), dynamic=True)
+    input_timeout: float = option(
+        2.0, 'Seconds without a picture after which the diagnostics report an error', low=0.1,
+        high=60.0, dynamic=True)
+    latency_warn_ms: float = option(
+        100.0, 'Time for one picture above which the diagnostics warn', low=1.0, high=5000.0,
+        dynamic=True)
+    on_inference_error: str = option(
+        'continue', 'What happens after max_consecutive_errors',
+        choices=('continue', 'deactivate'))
+    max_consecutive_errors: int = option(
+        10, 'Failed inferences in a row after which on_inference_error applies', low=1, high=1000)
+    snapshot_dir: str = option(
+        '~/.ros/dgtl_ros', 'Where ~/snapshot writes picture, labels and statistics', dynamic=True)
+    domain_enabled: bool = option(
+        True, 'Watch whether the pictures still look like something the model can judge',
+        dynamic=True, name='domain.enabled')
+    domain_min_mean_confidence: float = option(
+        0.6, 'Mean confidence below which the domain counts as shifted', low=0.0, high=1.0,
+        dynamic=True, name='domain.min_mean_confidence')
+    domain_max_entropy: float = option(
+        0.5, 'Estimated normalised entropy above which the domain counts as shifted', low=0.0,
+        high=1.0, dynamic=True, name='domain.max_entropy')
+    domain_dark_luma: float = option(
+        25.0, 'Mean brightness below which a picture counts as dark', low=0.0, high=255.0,
+        dynamic=True, name='domain.dark_luma')
+    domain_bright_luma: float = option(
+        230.0, 'Mean brightness above which a picture counts as overexposed', low=0.0, high=255.0,
+        dynamic=True, name='domain.bright_luma')
+    domain_blur_laplacian: float = option(
+        20.0, 'Variance of the Laplacian below which a picture counts as blurred', low=0.0,
+        high=10000.0, dynamic=True, name='domain.blur_laplacian')
+    domain_window: int = option(
+        30, 'Pictures over which the domain is judged', low=1, high=600, dynamic=True,
+        name='domain.window')
+
+    def __post_init__(self) -> None:
+        if self.output_size == 'network' and self.resize_mode != 'stretch':
+            raise ParameterError(
+                f'output_size network shows the whole picture, which resize_mode '
+                f'{self.resize_mode} does not: use resize_mode stretch or output_size input')
+        for name in ('input_height', 'input_width'):
+            if 0 < getattr(self, name) < _LEAST_SIDE:
+                raise ParameterError(
+                    f'parameter {name} must be 0 or an integer in {_LEAST_SIDE}..4096, got '
+                    f'{getattr(self, name)}')
+        for name in self.camera_names:
+            if name and not _CAMERA.fullmatch(name):
+                raise ParameterError(
+                    f'parameter cameras must be names of topics, such as front or left/color '
+                    f'(letters, digits and _, none starts with a digit), got {name!r}')
+        if len(set(self.camera_names)) < len(self.camera_names):
+            raise ParameterError(
+                f'parameter cameras names one twice: {list(self.cameras)}; each once')
+        if self.image_transport == 'compressed':
+            for name, is_set in (('input_encoding', self.input_encoding != 'auto'),
+                                 ('raw_subscription', self.raw_subscription)):
+                if is_set:
+                    raise ParameterError(
+                        f'{name} is about raw pictures: leave it at its default, or use '
+                        'image_transport raw')
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """The cameras; one without a name where none is named."""
+        return tuple(filter(None, self.cameras)) or ('',)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lifecycle callbacks whose faults are seen; rclpy would swallow what they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+import traceback
+from typing import Protocol, TYPE_CHECKING, TypeVar
+
+from dgtl_core.predictor import ModelError
+from dgtl_ros.parameters import ParameterError
+from rclpy.lifecycle import TransitionCallbackReturn
+
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
+
+
+class Reporting(Protocol):
+    """A node that shows its last fault in the diagnostics."""
+
+    model_error: str
+
+    def get_logger(self) -> RcutilsLogger:
+        """Return the node's logger."""
+
+
+N = TypeVar('N', bound=Reporting)
+
+
+def guarded(method: Callable[[N], None]) -> Callable[..., TransitionCallbackReturn]:
+    """Make a lifecycle callback of a method: what it raises is logged and fails the transition."""
+    name = method.__name__.removeprefix('on_')
+
+    @wraps(method)
+    def callback(self: N, _: object) -> TransitionCallbackReturn:
+        try:
+            method(self)
+        except (ModelError, ParameterError) as error:  # the message is made for the user
+            self.get_logger().error(f'cannot {name}: {error}')
+            self.model_error = str(error)
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self.get_logger().error(f'cannot {name}:\n{traceback.format_exc()}')
+            self.model_error = f'{type(error).__name__}: {error}'
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    return callback
