@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Published checkpoints: what is read from shapes, what is refused and how."""
 
+import json
+
 from dgtl_core.config import AdapterConfig
-from dgtl_core.model.backbone_weights import read_state_dict
+from dgtl_core.model.backbone_weights import backbone_state, read_state_dict
 from dgtl_core.model.released import segmenter_from_released
+from dgtl_core.model.vit import Backbone
 import golden_weights as recipe
 import pytest
 import torch
@@ -146,6 +149,48 @@ def test_refuses_an_unknown_method_and_another_image_size():
         load(dgtl_state(), 'soma')
     with pytest.raises(ValueError, match='image_size 512 has 36x36 patches of 14, but .* 4x4'):
         load(vltseg_state(), 'vltseg', image_size=512)
+
+
+def listed(entries, prefix=''):
+    """Tensors with shapes and no numbers, from a recorded list of keys."""
+    return {f'{prefix}{key}': torch.empty(
+        entry['shape'], dtype=getattr(torch, entry['dtype']), device='meta')
+        for key, entry in entries.items()}
+
+
+def count(model, trained):
+    return sum(p.numel() for p in model.parameters() if p.requires_grad == trained)
+
+
+def test_every_key_of_the_published_files_finds_its_place(shared):
+    golden = shared / 'golden'
+    recorded = json.loads((golden / 'dgtl_checkpoint_keys.json').read_text())
+    trained = recorded['training_checkpoint']
+    adapter = {**listed(trained['rein_and_head']), **listed(trained['clip_model'])}
+    state = {**adapter, **listed(recorded['backbone_file']['keys'], 'backbone.')}
+    for method in ('dgtl', 'rein'):
+        model = segmenter_from_released(state, method, 16, (7, 11, 15, 23))
+        assert model.config.name == f'{method}-dinov2-l'
+        assert model.config.input_size == (512, 512) and model.config.num_classes == 19
+        assert (count(model, True), count(model, False)) == (23_569_877, 304_199_680)
+    facebook = listed(recorded['facebook_dinov2_vitl14_pretrain']['keys'])
+    with torch.device('meta'):
+        made = Backbone(model.config.backbone)
+    converted = backbone_state(facebook, made, 'the file of facebook')
+    assert {key: value.shape for key, value in converted.items()} == {
+        key: value.shape for key, value in made.vit.state_dict().items()}
+
+    recorded = json.loads((golden / 'rein_eva02_checkpoint_keys.json').read_text())
+    model = segmenter_from_released(
+        {**listed(recorded['rein_and_head']), **listed(recorded['backbone'])}, 'rein', 16,
+        (7, 11, 15, 23))
+    assert model.config.backbone.family == 'eva02' and count(model, True) == 23_569_877
+
+    recorded = json.loads((golden / 'vltseg' / 'vltseg_checkpoint_keys.json').read_text())
+    model = segmenter_from_released(
+        listed(recorded['keys']), 'vltseg', 16, (9, 14, 19, 23), image_size=512)
+    assert count(model, True) == 337_484_948 and count(model, False) == 0
+    assert model.config.input_size == (512, 512)
 
 
 class Payload:
