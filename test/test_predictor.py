@@ -2,9 +2,10 @@
 from dataclasses import replace
 import json
 import logging
+import time
 
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.predictor import ModelError, Predictor
+from dgtl_core.predictor import EngineStatus, ModelError, Predictor
 from dgtl_core.runtime.backend import open_backend
 import numpy as np
 import pytest
@@ -78,6 +79,38 @@ def test_a_model_may_have_an_output_size_of_its_own(size, mode):
     assert (np.abs(result.confidence.astype(int) - expected.confidence) > 1).mean() < 0.02
     both = Predictor(Enlarging(3), mode).many([image, image])
     np.testing.assert_array_equal(both[1].labels, result.labels)
+
+
+class Counting:
+    """The backend of a predictor, how many pictures each call had, and how long it took."""
+
+    def __init__(self, backend, seconds):
+        self._backend, self._seconds, self.calls = backend, seconds, []
+        self.name, self.max_batch, self.metadata = backend.name, 2, backend.metadata
+        self.engine = EngineStatus('cached', 'x.engine')
+
+    def __call__(self, images):
+        self.calls.append(len(images))
+        time.sleep(self._seconds)
+        return self._backend(images)
+
+
+def test_several_pictures_are_few_calls_and_their_times_are_summed(tmp_path):
+    backend = open_backend(write_tiny_onnx(tmp_path / 'm.onnx', batch='B'), device='cpu')
+    counting = Counting(backend, 0.05)
+    predict = Predictor(counting)
+    images = [picture(20, 30), picture(64, 128), picture(32, 64)]
+    results, timing = predict.timed_many(images)
+    assert counting.calls == [2, 1] and predict.max_batch == 2
+    assert 100 < timing.infer_ms < 1000 and timing.preprocess_ms > 0 < timing.postprocess_ms
+    for image, result in zip(images, results):
+        np.testing.assert_array_equal(result.labels, predict(image).labels)
+        assert result.labels.shape == image.shape[:2]
+    assert predict.engine == ('cached', 'x.engine', '', '', '')
+    assert predict.timed_many([]) == ([], (0, 0, 0))
+    with pytest.raises(ValueError, match='a picture must be'):
+        predict.timed_many([images[0], np.zeros((4, 4), np.uint8)])
+    assert len(counting.calls) == 5, 'the wrong one is found before any call'
 
 
 def test_timing_is_of_this_call(model):
