@@ -238,6 +238,13 @@ def test_wrong_questions_are_refused_in_words(arguments, message, checkpoint, ca
     assert message in capsys.readouterr().err
 
 
+def test_device_that_is_not_there_is_refused(checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    folder, _ = checkpoint
+    assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/boxes', '--device', 'cuda') == 1
+    assert 'finds no such device here; take auto or cpu' in capsys.readouterr().err
+
+
 def test_file_that_is_no_model_is_refused(tmp_path, capsys):
     wrong = tmp_path / 'wrong.safetensors'
     wrong.write_text('no model')

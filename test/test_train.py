@@ -217,6 +217,15 @@ def test_wrong_recipes_are_refused_in_words(change, message, tmp_path, capsys):
     assert not (tmp_path / 'out' / LAST).exists()
 
 
+@pytest.mark.parametrize(('device', 'message'), [
+    ('cuda', 'finds no GPU; take --device cpu'), ('gpu', 'must be auto, cpu or cuda')])
+def test_device_that_is_not_there_is_refused_in_words(
+        device, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert run(write_recipe(tmp_path), tmp_path / 'out', '--device', device) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_fine_tuning_starts_from_a_checkpoint_as_far_as_it_fits(whole, tmp_path, capsys):
     _, out = whole
     recipe = write_recipe(tmp_path, init=str(out / FINAL), steps=1)

@@ -134,6 +134,9 @@ def open_model(path: Path, protocol: str, device: str) -> tuple[Labeler, tuple[s
     """
     if path.suffix == '.safetensors':
         kind = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
+        if kind not in ('cpu', 'cuda') or kind == 'cuda' and not torch.cuda.is_available():
+            raise ValueError(f'--device {kind}: torch {torch.__version__} finds no such device '
+                             'here; take auto or cpu')
         where = torch.device(kind)
         model, config = load_segmenter(path)
         label = labeler_of_model(model.to(where), where, torch.float32, protocol)

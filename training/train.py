@@ -240,6 +240,10 @@ def _processes(device: str) -> tuple[int, int, torch.device]:
     kind = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
     if kind not in ('cpu', 'cuda'):
         raise ValueError(f'device must be auto, cpu or cuda, got {device!r}')
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            f'torch {torch.__version__} finds no GPU; take --device cpu, or install a torch with '
+            'CUDA')
     world = int(os.environ.get('WORLD_SIZE', 1))
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group('cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo')
