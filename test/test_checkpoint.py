@@ -132,10 +132,10 @@ def test_wrong_files_are_refused_in_words(config, tmp_path):
     with pytest.raises(ModelError, match='does not exist'):
         read_header(tmp_path / 'none.safetensors')
     (tmp_path / 'text.safetensors').write_text('hello')
-    with pytest.raises(ModelError, match='is not a .safetensors file'):
+    with pytest.raises(ModelError, match='is not a .safetensors file, or is cut short .*copy it'):
         read_header(tmp_path / 'text.safetensors')
     save_file({'x': torch.zeros(1)}, tmp_path / 'bare.safetensors')
-    with pytest.raises(ModelError, match='has no "dgtl" metadata'):
+    with pytest.raises(ModelError, match='has no "dgtl" metadata.*import_weights'):
         load_segmenter(tmp_path / 'bare.safetensors')
     model, _ = trained(config, steps=0)
     save_checkpoint(tmp_path / 'a.safetensors', model, config)

@@ -20,6 +20,7 @@ def driver(monkeypatch):
     (FakeLibrary(), True, 'auto', ''),
     (FakeLibrary(count=2), True, 'cuda:1', ''),
     (FakeLibrary(), True, 'cuda:1', 'device cuda:1 was asked for, but the number of GPUs is 1'),
+    (FakeLibrary(), True, 'cpu', "device is 'cpu'"),
     (FakeLibrary(count=0), True, 'auto', 'number of GPUs is 0'),
     (FakeLibrary(status=100), True, 'auto',
      r'does not work \(CUDA error 100: no CUDA-capable device is detected\)'),

@@ -31,6 +31,7 @@ def test_what_is_written_is_read(engine):
 @pytest.mark.parametrize('spoil, message', [
     (lambda e: side_file(e).unlink(), 'x.engine has no x.json beside it'),
     (lambda e: side_file(e).write_text('{'), 'x.json does not describe an engine'),
+    (lambda e: side_file(e).write_bytes(b'\x85\xff'), 'x.json does not describe an engine'),
     (lambda e: side_file(e).write_text('[]'), 'x.json does not describe an engine'),
     (lambda e: side_file(e).write_text('{}'), "does not describe an engine .*'format'"),
     (lambda e: side_file(e).write_text(side_file(e).read_text().replace('"gpu"', '"cpu"')),

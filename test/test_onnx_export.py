@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 import json
 import re
 
@@ -13,6 +14,7 @@ from dgtl_core.export.onnx import (
     OPSET,
     run_torch,
     to_onnx,
+    write,
 )
 from dgtl_core.export.precision import set_precision
 from dgtl_core.learning.checkpoint import save_checkpoint
@@ -25,6 +27,7 @@ import numpy as np
 import onnx
 import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street
+from tiny_onnx import write_tiny_onnx
 import torch
 from training.export import main
 
@@ -143,6 +146,30 @@ def test_a_disagreeing_export_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
     with pytest.raises(ExportError, match='none were given'):
         export_onnx(net, path, metadata(config), [])
+
+
+@pytest.mark.parametrize('fault, kind, message', [
+    (OSError(errno.ENOSPC, 'No space left on device'), OSError, 'MiB cannot .*No space.*m.onnx'),
+    (KeyboardInterrupt(), KeyboardInterrupt, None)])
+def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path, monkeypatch, fault, kind, message):
+    def fail(_):
+        raise fault
+
+    path = write_tiny_onnx(tmp_path / 'm.onnx')
+    before = path.read_bytes()
+    monkeypatch.setattr('os.fsync', fail)
+    with pytest.raises(kind, match=message):
+        write(onnx.load(path), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_can_be_stopped(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('training.export.load_segmenter', stop)
+    assert main([str(tmp_path / 'a.safetensors'), str(tmp_path / 'm.onnx')]) == 130
+    assert f'stopped; {tmp_path / "m.onnx"} is as it was' in capsys.readouterr().err
 
 
 def test_rules_of_the_graph():

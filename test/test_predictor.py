@@ -141,9 +141,13 @@ def test_a_model_without_our_metadata_is_refused(tmp_path, metadata, message):
         Predictor.load(path, device='cpu')
 
 
-def test_wrong_files_are_refused_with_what_to_do(tmp_path):
+def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match='no model file at'):
         Predictor.load(tmp_path / 'none.onnx')
+    with monkeypatch.context() as patch:  # root may read everything
+        patch.setattr('os.access', lambda *_: False)
+        with pytest.raises(ModelError, match='may not be read by this user'):
+            Predictor.load(write_tiny_onnx(tmp_path / 'closed.onnx'))
     (tmp_path / 'text.onnx').write_text('hello')
     with pytest.raises(ModelError, match=r'not an ONNX file, or is cut short; .*training\.export'):
         Predictor.load(tmp_path / 'text.onnx', device='cpu')

@@ -141,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ModelError, ExportError, ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f'export: stopped; {options.out} is as it was', file=sys.stderr)
+        return 130
     print(f'ONNX Runtime against torch: {same or "not computed in bf16 on a CPU"}')
     print(f'against the network as it was trained, float32: {kept}')
     print(f'{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB, input '

@@ -168,12 +168,18 @@ def check(model: onnx.ModelProto) -> None:
 def write(model: onnx.ModelProto, path: Path) -> Path:
     """Write a model beside ``path``; :raises OSError: it did not fit. Move it with os.replace."""
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    content = model.SerializeToString()
     try:
         with open(temporary, 'wb') as file:
-            file.write(model.SerializeToString())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f'a model of {len(content) / 2**20:.1f} MiB cannot be written '
+            f'({error.strerror})', str(path)) from None
+    except KeyboardInterrupt:
         temporary.unlink(missing_ok=True)
         raise
     return temporary

@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'stopped; {args.out} is as it was', file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:  # ModelError is a ValueError
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {error}; {args.out} is as it was', file=sys.stderr)
         return 1
     told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
     if args.json:

@@ -24,6 +24,10 @@ from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 
+_MAKE_ONE = (
+    'make a checkpoint with "python -m training.train RECIPE", or of published weights with '
+    '"python -m training.import_weights"')
+
 
 def save_checkpoint(
         path: Path, model: nn.Module, config: SegmenterConfig, *, source: str = '',
@@ -81,12 +85,15 @@ def read_header(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelError(f'{path} does not exist') from None
     except (SafetensorError, OSError) as error:
-        raise ModelError(f'{path} is not a .safetensors file: {error}') from None
+        raise ModelError(
+            f'{path} is not a .safetensors file, or is cut short ({error}); copy it again, or '
+            f'{_MAKE_ONE}') from None
+    if not text:
+        raise ModelError(f'{path} has no "{KEY}" metadata, so its model is unknown; {_MAKE_ONE}')
     ModelMetadata.from_json(text, str(path))
-    header: dict[str, Any] = json.loads(text or '')
+    header: dict[str, Any] = json.loads(text)
     if 'config' not in header:
-        raise ModelError(f'{path} holds no model configuration; make a checkpoint with '
-                         '"python -m training.train" or "python -m training.import_weights"')
+        raise ModelError(f'{path} holds no model configuration; {_MAKE_ONE}')
     return header
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -99,6 +100,8 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(f'no model file at {str(path)!r}; {MAKE_ONE}')
     if precision not in PRECISIONS:
         raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
+    if not os.access(path, os.R_OK):
+        raise ModelError(f'{str(path)!r} may not be read by this user; change its permissions')
     able = SUFFIXES[path.suffix]
     if backend != 'auto' and backend not in able:
         raise ModelError(f'backend {backend!r} cannot run {path.name}: use one of {list(able)}')

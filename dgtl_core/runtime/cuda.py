@@ -42,6 +42,8 @@ def cuda_fault(device: str = 'auto') -> str:
     Asks the driver itself and loads no Python package: some versions of TensorRT crash where
     there is no driver, so this comes first.
     """
+    if device == 'cpu':
+        return "device is 'cpu'"
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

@@ -62,7 +62,8 @@ class EngineInfo:
             raise ModelError(
                 f'{engine} has no {path.name} beside it, so its classes and its GPU are unknown; '
                 f'copy both, or {BUILD_ONE}') from None
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (AttributeError, KeyError, TypeError, UnicodeDecodeError,
+                json.JSONDecodeError) as error:
             raise ModelError(
                 f'{path} does not describe an engine ({type(error).__name__}: {error}); '
                 f'{BUILD_ONE}') from None
