@@ -65,8 +65,6 @@ def _text(message: bytes, at: int, order: str, aligned: bool = True) -> tuple[st
     """Return a string and where the next field starts."""
     size, = struct.unpack_from(f'{order}I', message, at)
     end = at + 4 + size
-    if end > len(message):
-        raise IndexError(f'a text of {size} bytes ends behind it')
     text = message[at + 4:end].rstrip(b'\0').decode()
     return text, _aligned(end) if aligned else end
 

@@ -166,6 +166,7 @@ def test_build_only_builds_and_ends(robot):
     running.until(lambda: running.code is not None)
     assert running.code == 0 and len(robot.fake.builds) == 1
     assert robot.fake.left() == ['.engine', '.json'] and running.labels == 0
+    assert running.node._state == 'inactive'
 
 
 def test_build_only_fails_where_the_build_does(robot):
