@@ -112,6 +112,10 @@ class AdapterConfig:
     text_link: Literal['off', 'present', 'all'] = 'present'
     mask_link: bool = True
     scale: float = 0.001  # initial weight of the feature link
+    # Ours, for short training: the link's last projection starts at zero, so that the first step
+    # sees the backbone's own features (take scale 1); queries come from normalised tokens.
+    zero_start: bool = False
+    query_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.num_tokens < 2:

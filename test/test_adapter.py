@@ -48,6 +48,24 @@ def test_initial_values_are_those_of_the_released_code():
     assert sum(p.numel() for p in made.parameters()) == 2_990_081
 
 
+def test_a_link_that_starts_at_zero_leaves_the_features_as_they_are():
+    config = AdapterConfig(num_tokens=10, rank=4, zero_start=True, scale=1.0)
+    made = Adapter(config, 32, 3, 16, 24, None)
+    features, tokens = torch.randn(2, 7, 32), made.tokens()[0]
+    assert made(features, tokens, made.values(tokens)).equal(features)
+
+
+def test_queries_of_normalised_fresh_tokens_differ_and_others_hardly_do():
+    """Mean cosine between two queries, without what all of them share."""
+    def alike(query_norm):
+        torch.manual_seed(0)
+        made = Adapter(AdapterConfig(query_norm=query_norm), 256, 6, 16, 96, None)
+        queries = F.normalize(made.queries(made.tokens()), dim=-1)
+        return float((queries @ queries.T).mean().detach())
+
+    assert alike(False) > 0.9 and alike(True) < 0.5
+
+
 def test_feature_link_is_the_formula():
     made = adapter()
     features, tokens = torch.randn(2, 7, 32), made.tokens()[1]

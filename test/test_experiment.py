@@ -48,9 +48,10 @@ def test_a_method_differs_from_the_recipe_where_it_should(method, texts, tmp_pat
     Objective(model, recipe.loss)
     learns = {name.split('.')[0] for name, p in model.named_parameters() if p.requires_grad}
     assert ('backbone' in learns) == (method == 'finetuned')
-    assert ('adapter' in learns) == (method in ('rein', 'dgtl-released', 'dgtl'))
+    assert ('adapter' in learns) == (method not in ('frozen', 'finetuned'))
     assert recipe.loss.alignment == {
-        'dgtl-released': 'released', 'dgtl': 'similarity'}.get(method, 'off')
+        'dgtl-released': 'released', 'dgtl': 'similarity',
+        'dgtl-released-start': 'similarity'}.get(method, 'off')
 
 
 def test_nothing_that_is_tested_on_was_learned_from():

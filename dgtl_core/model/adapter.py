@@ -119,6 +119,10 @@ class Adapter(nn.Module):
         self.scale = nn.Parameter(torch.tensor(config.scale))
         self.token_value = nn.Linear(embed_dim, embed_dim)
         self.delta = nn.Linear(embed_dim, embed_dim)
+        if config.zero_start:
+            nn.init.zeros_(self.delta.weight)
+            nn.init.zeros_(self.delta.bias)
+        self.query_norm = config.query_norm
         self.query_transform: nn.Linear | None = None
         if hidden_dim is not None:
             self.query_transform = nn.Linear(embed_dim, hidden_dim)
@@ -157,10 +161,14 @@ class Adapter(nn.Module):
         """
         Make one query from each token's maximum, mean and last over the blocks (item 9).
 
+        With ``query_norm`` from tokens of unit variance. Fresh tokens are short (item 6), so that
+        as they are they make queries that are nearly equal, and those take long to part.
         Shape: tokens (L, M, C) without text -> (M, D). The three are interleaved: entry 3c + i of
         the input of ``query_merge`` is part i of channel c.
         """
         assert self.query_transform is not None
+        if self.query_norm:
+            tokens = F.layer_norm(tokens, tokens.shape[-1:])
         x = self.query_transform(tokens)
         return self.query_merge(torch.stack((x.amax(0), x.mean(0), x[-1]), dim=-1).flatten(1))
 
