@@ -172,6 +172,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     ({'threads': -1}, 'threads must be 0'),
     ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),
+    ({'precision': 'int8'}, "precision 'int8' was asked .* make an int8 file of it"),
     ({'compiled': True, 'device': 'cpu'}, 'torch.compile is for checkpoints'),
 ])
 def test_wrong_options_are_refused(model, options, message):

@@ -21,7 +21,7 @@ BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
 SUFFIXES = {
     '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
     '.safetensors': ('torch',)}
-PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16')
+PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16', 'int8')
 ENGINE_BUILDS = ('background', 'blocking', 'never')
 _LOG = logging.getLogger(__name__)
 
@@ -140,8 +140,9 @@ def check_precision(path: Path, metadata: ModelMetadata, wanted: str) -> None:
     if wanted not in ('auto', metadata.precision):
         raise ModelError(
             f'{path.name} computes in {metadata.precision} and precision {wanted!r} was asked '
-            f'for; the types lie in the file: take precision "auto", or export the checkpoint '
-            f'with "--precision {wanted}"')
+            'for; the types lie in the file: take precision "auto", or ' + (
+                'make an int8 file of it (docs/deploy.md)' if wanted == 'int8' else
+                f'export the checkpoint with "--precision {wanted}"'))
 
 
 def _known(device: str) -> bool:

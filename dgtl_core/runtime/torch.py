@@ -10,9 +10,8 @@ from typing import cast
 
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
-from dgtl_core.export.precision import Precision, set_precision
+from dgtl_core.export.precision import Precision, PRECISIONS, set_precision
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
-from dgtl_core.runtime.backend import PRECISIONS
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 import torch
@@ -37,8 +36,10 @@ class TorchBackend:
             device would be slower than in float32.
         """
         self._device = _device(device)
-        if precision not in PRECISIONS:
-            raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
+        if precision not in ('auto', *PRECISIONS):
+            raise ModelError(
+                f"a checkpoint runs in one of {['auto', *PRECISIONS]}, got precision "
+                f'{precision!r}')
         on_cpu = self._device.type == 'cpu'
         if precision == 'bf16' and on_cpu and not cpu_has_bfloat16():
             raise ModelError(
