@@ -114,19 +114,19 @@ def _model(snap: Snapshot) -> Status:
 def _input(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
     health, camera, settings = seen.health, seen.camera, snap.settings
     counts = health.counts()
-    since = seen.active_since if health.last_input is None else health.last_input
-    age = now - since
+    # While the node was inactive nobody listened.
+    silent = now - max(seen.active_since, health.last_input or 0.0)
     values = {
         'topic': camera.topic, 'publishers': camera.publishers, 'qos_match': camera.compatible,
         'qos_offered': camera.offered, 'qos_asked': camera.asked, 'encoding': health.encoding,
         'height': health.size[0], 'width': health.size[1],
         'rate_hz': health.input_rate.hz(now),
-        'last_frame_age_s': age if health.last_input is not None else math.nan,
+        'last_frame_age_s': math.nan if health.last_input is None else now - health.last_input,
         **{name: counts[name] for name in (
             'received', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
             'lost_middleware', 'decode_errors', 'header_stamp_zero', 'out_of_order')}}
-    if age > settings.input_timeout:
-        return Status('input', ERROR, starvation(camera, age), values)
+    if silent > settings.input_timeout:
+        return Status('input', ERROR, starvation(camera, silent), values)
     if counts['decode_errors'] and counts['decode_errors'] >= counts['received']:
         return Status('input', ERROR, 'no picture could be read; see the log', values)
     if counts['dropped_stale'] > _MANY_DROPPED * counts['received']:

@@ -146,6 +146,13 @@ def test_silence_from_the_start_is_an_error_too():
     assert look('input', now=2.0, health=Health(), active_since=1.0).level == OK
 
 
+def test_silence_counts_from_the_activation():
+    status = look('input', now=61.0, active_since=60.0)
+    assert status.level == OK and status.values['last_frame_age_s'] == pytest.approx(51)
+    status = look('input', now=63.0, active_since=60.0)
+    assert status.level == ERROR and 'for 3.0 s' in status.message
+
+
 def test_stamps_that_are_zero_or_run_backwards_are_counted():
     health = Health()
     for stamp in (5, 6, 0, 4, 7):
