@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building in the background: a real process builds, the GPU and TensorRT are stand-ins."""
 
+import errno
 import time
 
 from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError
@@ -171,6 +172,16 @@ def test_a_cache_that_cannot_be_made_is_an_error(world):
     world.cache.write_text('a file')
     with pytest.raises(ModelError, match='cannot make the engine cache'):
         world.load(build='blocking')
+
+
+def test_a_disk_that_is_full_before_the_build_is_an_error(world, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(EngineJob, '_run_builder', fail)
+    with pytest.raises(ModelError, match='no engine of .*No space left on device'):
+        world.load(build='blocking')
+    assert world.left() == []
 
 
 def test_a_cached_engine_that_does_not_load_is_built_again(world, monkeypatch):

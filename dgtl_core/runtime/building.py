@@ -71,7 +71,7 @@ def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> 
         interim.close()
     try:
         return job.run(lambda: known)
-    except (CudaError, EngineCacheError) as error:
+    except (CudaError, EngineCacheError, OSError) as error:
         raise ModelError(f'no engine of {path.name}: {error}') from error
 
 
