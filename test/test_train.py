@@ -217,6 +217,17 @@ def test_wrong_recipes_are_refused_in_words(change, message, tmp_path, capsys):
     assert not (tmp_path / 'out' / LAST).exists()
 
 
+def test_wrong_label_is_named_with_its_file_also_from_a_worker(tmp_path, capfd):
+    recipe = write_recipe(tmp_path, workers=1)
+    for file in (tmp_path / 'boxes' / 'labels').iterdir():
+        cv2.imwrite(str(file), np.full((32, 64), 9, np.uint8))
+    assert run(recipe, tmp_path / 'out') == 1
+    shown = capfd.readouterr().err
+    said = [line for line in shown.splitlines() if line.startswith('DataError: ')]
+    assert len(said) == 1 and 'holds the ids [9]; boxes has 0-3, 255' in said[0]
+    assert str(tmp_path / 'boxes' / 'labels') in said[0] and 'Traceback' not in shown
+
+
 @pytest.mark.parametrize(('device', 'message'), [
     ('cuda', 'finds no GPU; take --device cpu'), ('gpu', 'must be auto, cpu or cuda')])
 def test_device_that_is_not_there_is_refused_in_words(

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import distributed, nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 from training.evaluate import score
 from training.labelers import labeler_of_model
 from training.log import Log
@@ -62,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
         out = options.out or Path('runs') / recipe.name
         return train(recipe, out, resume=options.resume, device=options.device)
     except (ValueError, OSError, NonFiniteError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        text = str(error)
+        if 'DataLoader worker' in text:  # the worker's own traceback; its last line says it all
+            text = text.strip().splitlines()[-1].partition(': ')[2]
+        tqdm.write(f'{type(error).__name__}: {text}', file=sys.stderr)  # on a line of its own
         return 1
     finally:
         if distributed.is_initialized():

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import signal
 from typing import NamedTuple
 
 import cv2
@@ -91,17 +90,16 @@ def batches(
         _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
         collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_outlive_sigterm)
+        worker_init_fn=_leave_group)
     return iter(loader)
 
 
-def _outlive_sigterm(worker: int) -> None:
+def _leave_group(worker: int) -> None:
     """
-    Leave a SIGTERM for all processes of a job, as schedulers send it, to the one that saves.
-
-    A worker ends when that process does.
+    Make a worker a process group of its own: a SIGTERM for the group of the process that saves,
+    as torchrun and schedulers send it, would end the worker and with it the step.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.setpgid(0, 0)
 
 
 def _prepare_workers(workers: int) -> None:

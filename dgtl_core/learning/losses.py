@@ -138,8 +138,8 @@ def semantic_loss(layer: MaskLogits, labels: Tensor) -> Tensor:
     """
     Return the mean negative log of the normalised class scores at the masks' resolution.
 
-    score(c) = sum over queries of p(q, c) * sigmoid(mask q); normalised over the classes. Ours, for
-    networks without a pretrained backbone; the released recipes do not have it.
+    score(c) = sum over queries of p(q, c) * sigmoid(mask q); normalised over the classes. Ours,
+    for networks without a pretrained backbone; the released recipes do not have it.
 
     Shape:
         labels (B, H, W) -> ()
