@@ -3,7 +3,12 @@ import json
 
 import pytest
 from tiny_onnx import write_tiny_onnx
-from training.benchmark import Contender, main, measure
+import torch
+from training.benchmark import main
+from training.contenders import choose_device, Contender, parse, Spec
+from training.latency import measure
+
+MINI = ('dgtl-mini', '--size', '64', '128', '--threads', '1', '--device', 'cpu')
 
 
 def test_ratio_is_of_the_same_run(tmp_path):
@@ -19,8 +24,21 @@ def test_ratio_is_of_the_same_run(tmp_path):
     assert clock['calls'][8:] == [('a', (2, 4, 6, 3))] * 4
     assert [(r.name, r.batch, r.runs) for r in rows] == [('a', 1, 3), ('b', 1, 3), ('a', 2, 3)]
     assert rows[0].ratio == 1 and rows[1].ratio == pytest.approx(rows[1].p50_ms / rows[0].p50_ms)
+    assert rows[1].ratio_of_best == pytest.approx(rows[1].best_ms / rows[0].best_ms)
     with pytest.raises(ValueError, match='batch 4 is more than any'):
         measure(contenders, [4], runs=1)
+
+
+def test_peak_memory_is_of_the_call():
+    held = []
+
+    def call(images):
+        held.append(torch.ones(60 * 2**20, dtype=torch.uint8))
+        held.clear()
+
+    idle, busy = measure([Contender('idle', lambda x: None, (8, 8)),
+                          Contender('busy', call, (8, 8))], [1], runs=1)
+    assert busy.peak_mib - idle.peak_mib > 40
 
 
 def test_json_of_two_files(tmp_path, capsys):
@@ -33,14 +51,98 @@ def test_json_of_two_files(tmp_path, capsys):
     first, second, four = data['rows']
     assert second['ratio'] > 2 and second['p50_ms'] <= second['p95_ms'] <= second['p99_ms']
     assert four['pictures_per_s'] == pytest.approx(4e3 / four['p50_ms'])
-    assert data['peak_rss_mib'] > 10 and data['models'][0]['input_size'] == [32, 64]
+    assert first['peak_mib'] > 10 and data['models'][0]['input_size'] == [32, 64]
+    assert first['gflop'] is None and not data['peaks']
 
 
-def test_table_and_errors(tmp_path, capsys):
+def test_forms_of_a_preset_against_the_released_one(capsys):
+    assert main([*MINI, 'dgtl-mini:unfolded', 'dgtl-mini:bf16', '--against', 'released-eager',
+                 '--runs', '2', '--parts', '--json']) == 0
+    data = json.loads(capsys.readouterr().out)
+    names = ['dgtl-mini: released-eager', 'dgtl-mini: folded fp32', 'dgtl-mini: unfolded fp32',
+             'dgtl-mini: folded bf16']
+    assert [row['name'] for row in data['rows']] == names == list(data['parts'])
+    released, folded, unfolded, _ = data['rows']
+    assert released['ratio'] == 1
+    assert released['gflop'] > unfolded['gflop'] > folded['gflop'] > 0.1
+    assert released['traffic_mb'] > unfolded['traffic_mb'] > folded['traffic_mb']
+    for row in data['rows']:
+        assert row['roof_ms'] > 0
+        assert row['of_roof_percent'] == pytest.approx(100 * row['roof_ms'] / row['best_ms'])
+    assert set(data['peaks']) == {'bytes_per_s', 'fp32', 'bf16'}
+    found = data['parts'][names[1]]
+    assert sum(part['percent'] for part in found) == pytest.approx(100)
+    assert sum(part['gflop'] for part in found) == pytest.approx(folded['gflop'])
+
+
+def test_a_larger_picture_whole_or_through_windows(capsys):
+    assert main(['dgtl-mini', 'dgtl-mini:slide', '--size', '256', '544', '--runs', '1',
+                 '--warmup', '0', '--device', 'cpu', '--json', '--no-roofline']) == 0
+    rows = json.loads(capsys.readouterr().out)['rows']
+    assert [row['name'] for row in rows] == [
+        'dgtl-mini: folded fp32', 'dgtl-mini: folded fp32 slide']
+    assert rows[0]['gflop'] is None
+
+
+def test_training_steps(capsys):
+    assert main([*MINI, 'dgtl-mini:bf16', '--train', '--batch', '2', '--runs', '1', '--points',
+                 '100', '--json']) == 0
+    plain, half = json.loads(capsys.readouterr().out)['steps']
+    assert plain['name'] == 'dgtl-mini: fp32' and plain['ratio'] == 1 and plain['batch'] == 2
+    assert min(plain['forward_s'], plain['backward_s'], plain['optimizer_s']) > 0
+    # DGTL with all texts: classes, masks, dice and the alignment of 4 predictions.
+    assert set(plain['losses']) == {'cls', 'mask', 'dice', 'align'}
+    assert all(0 < value < 1000 for value in plain['losses'].values())
+    assert half['losses'].keys() == plain['losses'].keys()
+
+
+def test_words_after_a_model():
+    spec = parse('a.safetensors:unfolded:bf16', Spec(model='', compiled=True))
+    assert (spec.form, spec.precision, spec.compiled) == ('unfolded', 'bf16', True)
+    assert spec.name == 'a.safetensors: unfolded bf16 compiled'
+    plain = parse('a:released-eager', Spec(model='', precision='bf16', compiled=True))
+    assert (plain.precision, plain.compiled, plain.slide) == ('fp32', False, True)
+    with pytest.raises(ValueError, match="'fold' in 'a:fold'; did you mean folded"):
+        parse('a:fold', Spec(model=''))
+    with pytest.raises(ValueError, match='plain float32'):
+        parse('a:released-eager:bf16', Spec(model=''))
+    with pytest.raises(ValueError, match='as it was exported'):
+        parse('a.onnx:bf16', Spec(model=''))
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['dgtl-dinov2-x'], "unknown preset 'dgtl-dinov2-x'; did you mean dgtl-dinov2"),
+    (['no.onnx'], 'no model file'),
+    (['no.safetensors'], 'does not exist'),
+    (['dgtl-mini', '--size', '100', '128'], 'multiples of the patch'),
+    (['dgtl-mini:unfolded', '--size', '100', '128'], 'multiples of the patch'),
+    (['no.onnx', '--against', 'released-eager'], 'name a preset'),
+    (['dgtl-mini', '--device', 'tpu'], 'device must be auto, cpu'),
+    (['dgtl-mini', '--threads', '-1'], 'threads must be'),
+    (['dgtl-mini:compiled', '--train'], 'in eager mode'),
+    ([*MINI, '--runs', '0'], 'runs must be at least 1'),
+])
+def test_clear_errors(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_no_gpu_is_said():
+    with pytest.raises(ValueError, match='sees 0 CUDA devices'):
+        choose_device('cuda')
+    assert choose_device('auto').type == 'cpu'
+
+
+def test_table_and_file_of_another_size(tmp_path, capsys):
     model = write_tiny_onnx(tmp_path / 'quick.onnx')
     assert main([str(model), '--runs', '2', '--device', 'cpu']) == 0
     assert 'quick.onnx: onnxruntime (CPU)' in capsys.readouterr().out
-    assert main([str(tmp_path / 'no.onnx')]) == 2
-    assert 'no model file' in capsys.readouterr().err
-    assert main([str(model), '--runs', '0', '--device', 'cpu']) == 2
-    assert 'runs must be at least 1' in capsys.readouterr().err
+    assert main([str(model), '--size', '64', '64', '--device', 'cpu']) == 2
+    assert 'takes pictures of 32x64, and --size asks for 64x64' in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    assert 'dgtl-dinov2-l --train --batch 2' in capsys.readouterr().out

@@ -3,7 +3,17 @@ import pytest
 import torch
 from torch import nn
 import torch.nn.functional as F
-from training.roofline import Board, BOARDS, count, label_network, main, peak_flops, Work
+from training.roofline import (
+    bandwidth,
+    Board,
+    BOARDS,
+    count,
+    count_by_part,
+    label_network,
+    main,
+    peak_flops,
+    Work,
+)
 
 
 class Net(nn.Module):
@@ -26,7 +36,20 @@ def test_work_is_counted_exactly(batch):
     expected = 2 * tokens * 8 * 3 * 16 + 2 * tokens * 8 * 16 + 2 * 2 * tokens * tokens * 16
     work = count(Net(), (16, 32), batch)
     assert work.flops == batch * expected
-    assert work.weight_bytes == 2 * (8 * 3 * 16 + 8 * 16)
+    assert work.weights == 8 * 3 * 16 + 8 * 16
+
+
+def test_traffic_is_what_every_operation_reads_and_writes():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(3))
+
+        def forward(self, pictures):
+            return pictures.permute(0, 3, 1, 2).float() * 2  # the permutation is a view
+
+    pixels = 4 * 8 * 3
+    assert count(Sum(), (4, 8)).traffic == pixels + 4 * pixels + 2 * 4 * pixels
 
 
 def test_a_segmenter_is_counted_without_running(monkeypatch):
@@ -40,9 +63,11 @@ def test_a_segmenter_is_counted_without_running(monkeypatch):
 
 def test_the_slower_of_arithmetic_and_memory_is_the_bound():
     board = Board('b', tflops=10.0, gb_per_s=100.0)
-    assert Work(1e12, 1e9).pictures_per_s(board) == 10
-    assert Work(1e11, 1e10).pictures_per_s(board) == 10
-    assert Work(1e11, 1e9).pictures_per_s(board) == 100
+    assert Work(1e12, 1e8).pictures_per_s(board) == 10
+    assert Work(1e11, 5e9).pictures_per_s(board) == 10
+    assert Work(1e11, 1e8).pictures_per_s(board) == 100
+    assert Work(8e9, 1e9).seconds(4e9, 2e9, 4) == 2
+    assert Work(8e9, 1e9).seconds(4e9, 1e9, 4) == 4
 
 
 def test_boards_rise():
@@ -50,9 +75,18 @@ def test_boards_rise():
     assert BOARDS[2].tflops < 0.55 * 42.5  # not above what is calibrated
 
 
-def test_the_peak_is_measured():
-    rate = peak_flops('cpu', torch.float32, size=256, seconds=0.05)
-    assert 1e8 < rate < 1e15
+def test_parts_have_their_flops():
+    network = label_network('dgtl-mini', (256, 512))
+    found = count_by_part(network, (256, 512))
+    tokens, width, depth = 16 * 32, 192, 8
+    assert found['ViT MLP'] == depth * 16 * (tokens + 1) * width**2
+    assert sum(found.values()) == count(network, (256, 512)).flops
+
+
+def test_the_peaks_are_measured():
+    cpu = torch.device('cpu')
+    assert 1e8 < peak_flops(cpu, torch.float32, size=256, seconds=0.05) < 1e15
+    assert 1e8 < bandwidth(cpu, mib=64, seconds=0.05) < 1e13
 
 
 def test_the_command_prints_a_table(capsys):

@@ -1,174 +1,199 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How fast is a model, and what does it need? ``python -m training.benchmark MODEL... [--json]``.
+How fast is a model, and what does it need?
 
-A MODEL is a file that a backend runs. Several models are timed in turn, call by call, so that
-their ratios are of one run on one machine in one state; compare nothing else.
+Several contenders are timed in turn, call by call, so that their ratios are of one run on one
+machine in one state; compare nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 import json
-import os
-from pathlib import Path
-import platform
-import resource
 import sys
-import time
+from typing import Any
 
-from dgtl_core.runtime.backend import BACKENDS, open_backend
+from dgtl_core.export.precision import PRECISIONS
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.runtime.backend import BACKENDS
 from dgtl_core.runtime.metadata import ModelError
-import numpy as np
+import torch
+from training import parts, train_step
+from training.contenders import (
+    choose_device,
+    Contender,
+    open_contender,
+    parse,
+    RELEASED,
+    released,
+    Spec,
+    WORDS,
+)
+from training.latency import measure, noise, Row, table
+from training.machine import machine
+from training.roofline import bandwidth, count, count_by_part, peak_flops
 
-Call = Callable[[np.ndarray], object]
+EXAMPLES = f"""
+MODEL[:WORD]... is a preset (random weights), a .safetensors checkpoint, an .onnx or an engine; the
+words choose how a preset or checkpoint runs: {", ".join(WORDS)}.
+A preset or checkpoint runs folded in float32 unless a word or an option says otherwise.
 
-
-@dataclass
-class Contender:
-    """Something that labels a batch of uint8 pictures, and what was measured of it."""
-
-    name: str
-    call: Call
-    input_size: tuple[int, int]
-    max_batch: int = 1
-    load_s: float = 0.0
-    times: dict[int, list[float]] = field(default_factory=dict)  # batch -> seconds of each call
-    cpu: dict[int, list[float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the result; the ratio is of median latencies, to the first contender."""
-
-    name: str
-    batch: int
-    runs: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    cpu_ms: float  # processor time of all threads for one call
-    pictures_per_s: float
-    ratio: float
+  python -m training.benchmark models/dgtl_mini.onnx --batch 1 4
+  python -m training.benchmark dgtl-dinov2-l:unfolded --threads 2 --parts --runs 5
+  python -m training.benchmark dgtl-dinov2-l dgtl-dinov2-l:bf16 --against {RELEASED} --threads 2
+  python -m training.benchmark model.safetensors model.onnx model.engine --device cuda --json
+  python -m training.benchmark dgtl-dinov2-l --size 512 1024 --precision bf16 --compile
+  python -m training.benchmark dgtl-dinov2-l --train --batch 2 --threads 2 --runs 1
+"""
 
 
-def measure(contenders: Sequence[Contender], batches: Sequence[int], *, runs: int,
-            warmup: int = 2) -> list[Row]:
+def measured_peaks(contenders: Sequence[Contender], device: torch.device) -> dict[str, float]:
+    """Return the device's FLOP/s by precision, of those that are needed, and bytes per second."""
+    types = {str(c.spec.precision): c.spec.dtype
+             for c in contenders if c.spec is not None and c.network is not None}
+    peaks = {precision: peak_flops(device, dtype) for precision, dtype in types.items()}
+    return {**peaks, 'bytes_per_s': bandwidth(device)} if peaks else {}
+
+
+def with_roofline(rows: Sequence[Row], contenders: Sequence[Contender],
+                  peaks: dict[str, float]) -> list[Row]:
     """
-    Time every contender at every batch size that it can take, in turn.
+    Add to each row of a torch network its own work and how near it comes to what is possible.
 
-    :raises ValueError: ``runs`` is not positive, or a batch fits no contender.
+    The roof is the time of its arithmetic at the peak of its precision, or of one reading of its
+    weights; the best call is compared with it.
     """
-    if runs < 1:
-        raise ValueError(f'runs must be at least 1, got {runs}')
-    rows = []
-    for batch in batches:
-        able = [c for c in contenders if batch <= c.max_batch]
-        if not able:
+    by_name = {c.name: c for c in contenders}
+    found = []
+    for row in rows:
+        contender = by_name[row.name]
+        if contender.network is None or contender.spec is None:
+            found.append(row)
+            continue
+        work = count(contender.network, contender.input_size, row.batch)
+        roof = 1e3 * work.seconds(
+            peaks[contender.spec.precision], peaks['bytes_per_s'], contender.spec.dtype.itemsize)
+        found.append(replace(
+            row, gflop=work.flops / 1e9, traffic_mb=work.traffic / 1e6, roof_ms=roof,
+            of_roof_percent=100 * roof / (row.gpu_ms or row.best_ms)))
+    return found
+
+
+def parts_of(contender: Contender, runs: int) -> list[parts.Part]:
+    """Break one picture of a torch network down into its parts, in eager mode."""
+    assert contender.network is not None
+    picture = noise(1, contender.input_size)
+    call = contender.eager()
+    seconds = parts.seconds_by_part(
+        contender.network, lambda: call(picture), contender.device, runs)
+    return parts.breakdown(seconds, count_by_part(contender.network, contender.input_size))
+
+
+def _specs(options: argparse.Namespace) -> list[Spec]:
+    """Return what to measure; what the others are compared with comes first."""
+    defaults = Spec(model='', precision=options.precision, compiled=options.compile)
+    specs = [parse(text, defaults) for text in options.model]
+    if options.against is not None:
+        with_weights = [spec for spec in specs if not spec.is_file]
+        if not with_weights:
             raise ValueError(
-                f'batch {batch} is more than any of these models takes '
-                f'(at most {max(c.max_batch for c in contenders)})')
-        pictures = {c.input_size: _pictures(batch, c.input_size) for c in able}
-        for number in range(warmup + runs):
-            for contender in able:
-                images = pictures[contender.input_size]
-                wall, cpu = time.perf_counter(), time.process_time()
-                contender.call(images)
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-                if number >= warmup:
-                    contender.times.setdefault(batch, []).append(wall)
-                    contender.cpu.setdefault(batch, []).append(cpu)
-        reference = float(np.median(able[0].times[batch]))
-        rows += [_row(c, batch, reference) for c in able]
-    return rows
+                f'--against {RELEASED} needs weights: name a preset or a .safetensors checkpoint')
+        specs.insert(0, released(with_weights[0]))
+    return specs
 
 
-def _row(contender: Contender, batch: int, reference: float) -> Row:
-    times = np.array(contender.times[batch])
-    p50, p95, p99 = np.percentile(times, [50, 95, 99])
-    return Row(
-        name=contender.name, batch=batch, runs=len(times), p50_ms=p50 * 1e3, p95_ms=p95 * 1e3,
-        p99_ms=p99 * 1e3, cpu_ms=float(np.median(contender.cpu[batch])) * 1e3,
-        pictures_per_s=batch / p50, ratio=p50 / reference)
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Do what the command line asks for; return what is printed with ``--json``.
 
-
-def _pictures(batch: int, size: tuple[int, int]) -> np.ndarray:
-    """Noise: the time of these networks does not depend on what they see."""
-    return np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
-
-
-def machine() -> dict[str, object]:
-    """Say where the numbers come from."""
-    cpu = platform.processor() or platform.machine()
-    info = Path('/proc/cpuinfo')
-    if info.is_file():
-        names = [line.split(':', 1)[1].strip() for line in info.read_text().splitlines()
-                 if line.startswith('model name')]
-        cpu = names[0] if names else cpu
-    return {'cpu': cpu, 'cores': os.cpu_count(), 'python': platform.python_version(),
-            'load_before': round(os.getloadavg()[0], 2)}
-
-
-def peak_rss_mib() -> float:
-    """Return the most memory that this process ever held, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
-
-
-def open_file(path: str, backend: str, device: str, threads: int) -> Contender:
-    """Open a model file as a contender."""
-    start = time.perf_counter()
-    runner = open_backend(path, backend, device, threads)
-    return Contender(
-        name=f'{Path(path).name}: {runner.name}', call=runner,
-        input_size=runner.metadata.input_size, max_batch=runner.max_batch,
-        load_s=time.perf_counter() - start)
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Lay the rows out for people."""
-    head = ('model', 'batch', 'runs', 'p50 ms', 'p95 ms', 'p99 ms', 'cpu ms', 'pictures/s',
-            'ratio')
-    cells = [head, *((r.name, str(r.batch), str(r.runs), f'{r.p50_ms:.1f}', f'{r.p95_ms:.1f}',
-                      f'{r.p99_ms:.1f}', f'{r.cpu_ms:.1f}', f'{r.pictures_per_s:.2f}',
-                      f'{r.ratio:.3f}') for r in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    return '\n'.join(
-        '  '.join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                  for i, (cell, w) in enumerate(zip(row, widths))) for row in cells)
+    :raises ValueError: something that cannot be measured.
+    """
+    device = choose_device(options.device)
+    if options.threads < 0:
+        raise ValueError(f'threads must be 0 (automatic) or more, got {options.threads}')
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    specs = _specs(options)
+    size = None if options.size is None else tuple(options.size)
+    where = machine(device)
+    result: dict[str, Any] = {
+        'machine': where, 'device': str(device), 'threads': options.threads}
+    cache: dict[str, Segmenter] = {}
+    if options.train:
+        steps = train_step.measure(
+            specs, size, device, cache, batch=options.batch[0], runs=options.runs,
+            points=options.points, warmup=options.warmup)
+        return {**result, 'steps': [asdict(step) for step in steps],
+                'text': train_step.table(steps)}
+    contenders = []
+    for spec in specs:
+        contenders.append(open_contender(
+            spec, size, device, options.threads, options.backend, cache))
+        print(f'{contenders[-1].name}: ready in {contenders[-1].load_s:.1f} s', file=sys.stderr)
+    cache.clear()
+    peaks = measured_peaks(contenders, device) if options.roofline else {}
+    rows = measure(contenders, options.batch, runs=options.runs, warmup=options.warmup)
+    if peaks:  # again, lest another program was in the way
+        again = measured_peaks(contenders, device)
+        peaks = {key: max(value, again[key]) for key, value in peaks.items()}
+        rows = with_roofline(rows, contenders, peaks)
+    text = [table(rows)]
+    if peaks:
+        text.append('measured peaks: ' + ', '.join(
+            f'{key} {value / 1e12:.3g} TFLOP/s' for key, value in peaks.items()
+            if key != 'bytes_per_s') + f', memory {peaks["bytes_per_s"] / 1e9:.3g} GB/s')
+    broken = {}
+    for contender in contenders if options.parts else []:
+        if contender.network is not None:
+            broken[contender.name] = parts_of(contender, max(1, min(options.runs, 5)))
+            text.append(f'\n{contender.name}, one picture\n{parts.table(broken[contender.name])}')
+    return {
+        **result, 'peaks': peaks, 'rows': [asdict(row) for row in rows],
+        'models': [{'name': c.name, 'input_size': c.input_size, 'load_s': round(c.load_s, 3)}
+                   for c in contenders],
+        'parts': {name: [asdict(part) for part in found] for name, found in broken.items()},
+        'text': '\n'.join(text)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, return the exit status."""
-    parser = argparse.ArgumentParser(prog='python -m training.benchmark', description=__doc__)
-    parser.add_argument('model', nargs='+', help='.onnx, .engine or .safetensors')
-    parser.add_argument('--backend', default='auto', choices=BACKENDS)
-    parser.add_argument('--device', default='auto')
-    parser.add_argument('--threads', type=int, default=0, help="CPU threads; 0: the engine's own")
-    parser.add_argument('--batch', type=int, nargs='+', default=[1])
-    parser.add_argument('--runs', type=int, default=20)
-    parser.add_argument('--json', action='store_true', help='print one JSON object, no table')
-    options = parser.parse_args(argv)
-    where = machine()
+    parser = argparse.ArgumentParser(
+        prog='python -m training.benchmark', description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('model', nargs='+', metavar='MODEL[:WORD]', help='what to time, see below')
+    add('--against', choices=(RELEASED,),
+        help='compare with the form that the released code runs, on the same weights')
+    add('--size', type=int, nargs=2, metavar=('H', 'W'),
+        help="of the pictures; default: the model's own")
+    add('--batch', type=int, nargs='+', default=[1], help='pictures per call, several to compare')
+    add('--runs', type=int, default=20, help='timed calls of each contender (20)')
+    add('--warmup', type=int, default=2, help='calls before them (2)')
+    add('--precision', default='fp32', choices=PRECISIONS, help='of presets and checkpoints')
+    add('--compile', action='store_true',
+        help='presets and checkpoints through torch.compile; on a GPU with CUDA graphs')
+    add('--backend', default='auto', choices=BACKENDS, help='for model files')
+    add('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    add('--threads', type=int, default=0, help="CPU threads; 0: the engine's own")
+    add('--parts', action='store_true', help='where the time goes, for torch networks (eager)')
+    add('--no-roofline', dest='roofline', action='store_false', help='do not measure the peaks')
+    add('--train', action='store_true', help='time a training step instead, on generated streets')
+    add('--points', type=int, default=12544, help='points of matching and losses, with --train')
+    add('--json', action='store_true', help='print one JSON object, no table')
+    options = parser.parse_intermixed_args(argv)
     try:
-        contenders = [open_file(path, options.backend, options.device, options.threads)
-                      for path in options.model]
-        rows = measure(contenders, options.batch, runs=options.runs)
-    except (ModelError, ValueError) as error:
+        result = run(options)
+    except (ModelError, ValueError, torch.OutOfMemoryError) as error:
         print(f'benchmark: {error}', file=sys.stderr)
         return 2
+    text = result.pop('text')
     if options.json:
-        print(json.dumps({
-            'machine': where, 'threads': options.threads, 'peak_rss_mib': round(peak_rss_mib(), 1),
-            'models': [{'name': c.name, 'input_size': c.input_size, 'load_s': round(c.load_s, 3)}
-                       for c in contenders],
-            'rows': [asdict(row) for row in rows]}))
+        print(json.dumps(result))
     else:
-        print(f'{where["cpu"]}, {where["cores"]} cores, load {where["load_before"]}')
-        print(table(rows))
-        print(f'peak memory of the process: {peak_rss_mib():.0f} MiB')
+        print(', '.join(f'{key} {value}' for key, value in result['machine'].items()))
+        print(text)
     return 0
 
 

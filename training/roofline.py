@@ -11,10 +11,11 @@ of another vision transformer, so every rate printed here is computed, none is m
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import sys
 import time
+from typing import Any
 
 from dgtl_core.config import preset
 from dgtl_core.export.fold import fold
@@ -24,7 +25,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import sdpa_kernel, SDPBackend
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from training.parts import metered
 
 Size = tuple[int, int]
 
@@ -51,11 +55,41 @@ class Work:
     """What one call of a network costs."""
 
     flops: float
-    weight_bytes: float  # in 16 bits each
+    weights: float  # how many numbers
+    traffic: float = 0.0  # bytes that its operations read and write one by one, none fused
 
     def pictures_per_s(self, board: Board) -> float:
-        """Return the most that the board's arithmetic and memory allow."""
-        return min(board.tflops * 1e12 / self.flops, board.gb_per_s * 1e9 / self.weight_bytes)
+        """Return the most that the board's arithmetic and memory allow in 16 bits."""
+        return 1 / self.seconds(board.tflops * 1e12, board.gb_per_s * 1e9, 2)
+
+    def seconds(self, flops_per_s: float, bytes_per_s: float, weight_size: int) -> float:
+        """
+        Return the least time of one call: its arithmetic, or one reading of the weights.
+
+        :param weight_size: bytes of one weight.
+        """
+        return max(self.flops / flops_per_s, self.weights * weight_size / bytes_per_s)
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of every operation's tensors; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(  # torch calls it so
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        written = _bytes(found)
+        if written and not func.is_view:  # and no question about a tensor, such as its device
+            self.bytes += written + _bytes((args, kwargs))
+        return found
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.numel() * x.element_size() for x in tree_leaves(tree)
+               if isinstance(x, torch.Tensor))
 
 
 def count(network: nn.Module, size: Size, batch: int = 1) -> Work:
@@ -65,25 +99,54 @@ def count(network: nn.Module, size: Size, batch: int = 1) -> Work:
     Matrix products, convolutions and attention are counted; sampling, softmax and the like are
     not: they cost time, but hardly arithmetic.
     """
-    # Fake tensors have shapes alone. Plain attention: every torch counts its parts.
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), \
-            FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros((batch, *size, 3), dtype=torch.uint8))
+    flops = sum(count_by_part(network, size, batch).values())
+    device = next(network.parameters()).device
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        pictures = torch.zeros((batch, *size, 3), dtype=torch.uint8, device=device)
+        with _Traffic() as traffic:
+            network(pictures)
     weights = sum(p.numel() for p in network.parameters())
-    return Work(float(counter.get_total_flops()), 2.0 * weights)
+    return Work(flops, float(weights), float(traffic.bytes))
 
 
-def peak_flops(device: str, dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
+def count_by_part(network: nn.Module, size: Size, batch: int = 1) -> dict[str, float]:
+    """Return the FLOPs of each part (see :mod:`training.parts`), counted as :func:`count` does."""
+    # Fake tensors have shapes alone. Plain attention: every torch counts its parts.
+    device = next(network.parameters()).device
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), \
+            FlopCounterMode(display=False) as counter, torch.no_grad(), \
+            metered(network, counter.get_total_flops) as meter:
+        network(torch.zeros((batch, *size, 3), dtype=torch.uint8, device=device))
+    return meter.amounts(lambda before, after: float(after - before))
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 0,
+               seconds: float = 1.0) -> float:
     """Return the FLOP/s of a large square matrix product on a device: the roof, measured here."""
+    size = size or (8192 if device.type == 'cuda' else 2048)
     a = torch.randn(size, size, device=device).to(dtype)
-    best, end = float('inf'), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    return 2 * size**3 / _fastest(lambda: a @ a, device, seconds)
+
+
+def bandwidth(device: torch.device, mib: int = 0, seconds: float = 1.0) -> float:
+    """Return the bytes per second that a copy within the device's memory reads and writes."""
+    mib = mib or (4096 if device.type == 'cuda' else 256)
+    source = torch.ones(mib * 2**18, device=device)  # far larger than the caches
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / _fastest(lambda: target.copy_(source), device, seconds)
+
+
+def _fastest(call: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Return the least time of a call, from at least three."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 4 or time.perf_counter() < end:
         start = time.perf_counter()
-        a @ a
-        if a.is_cuda:
-            torch.cuda.synchronize(a.device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        call()
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def label_network(name: str, size: Size) -> LabelNetwork:
@@ -107,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 work = count(label_network(name, tuple(size)), tuple(size))
                 rates = ' | '.join(f'{work.pictures_per_s(board):.1f}' for board in BOARDS)
                 print(f'| {name} {size[0]}x{size[1]} | {work.flops / 1e9:.0f} | '
-                      f'{work.weight_bytes / 1e6:.0f} | {rates} |', flush=True)
+                      f'{2 * work.weights / 1e6:.0f} | {rates} |', flush=True)
     except ValueError as error:
         print(f'roofline: {error}', file=sys.stderr)
         return 2
