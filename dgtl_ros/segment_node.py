@@ -125,8 +125,8 @@ class SegmentNode(LifecycleNode):
 
     def _load(self) -> None:
         settings = self._settings
-        self._device = Device(settings.device)
         self._predict, self._model = predict, model = load_model(settings)
+        self._device = Device(settings.device)
         self._streams = [Stream(self, name, predict.classes, lambda: self._settings)
                          for name in settings.camera_names]
         self._announce()

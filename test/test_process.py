@@ -80,11 +80,16 @@ def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
     assert code == 2 and message in text and 'Traceback' not in text, text
 
 
-def test_a_build_that_gives_no_engine_ends_it_with_a_message(world, models):
-    code, text = world.start('segment_node', 'build', model_path=models / 'tiny.onnx',
-                             device='cpu', build_only=True, autostart=False).ends()
+@pytest.mark.parametrize('parameters, message', [
+    ({'device': 'cpu', 'build_only': True, 'autostart': False},
+     'build_only: there is no engine, onnxruntime (CPU) runs the model'),
+    ({'device': 'cuda:x'}, "device must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
+])
+def test_what_it_cannot_do_ends_it_with_a_message(world, models, parameters, message):
+    code, text = world.start(
+        'segment_node', 'cannot', model_path=models / 'tiny.onnx', **parameters).ends()
     assert code == 1 and 'Traceback' not in text
-    assert 'build_only: there is no engine, onnxruntime (CPU) runs the model' in text
+    assert f'cannot configure: {message}' in text
 
 
 def test_log_folder_that_cannot_be_made(world, tmp_path):
