@@ -256,6 +256,11 @@ class SegmentNode(LifecycleNode):
         # In any case in the background, and without a warm-up: callbacks wait for this one.
         predict, model = load_model(dataclasses.replace(
             settings, engine_build='background', warmup_iterations=0), rebuild=True)
+        if predict.engine is None or predict.engine.state == 'fallback':
+            why = predict.engine.reason if predict.engine else 'TensorRT cannot run here any more'
+            predict.close()
+            raise ModelError(f'nothing is changed: {predict.backend_name} would run the model, '
+                             f'without an engine ({why})')
         if self._pipeline is not None and not self._pipeline.replace(predict, _INFERENCE_END):
             predict.close()
             raise RuntimeError(f'the running inference did not end within {_INFERENCE_END:g} s')

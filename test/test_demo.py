@@ -11,6 +11,7 @@ import time
 
 import cv2
 from dgtl_core.classes import CITYSCAPES
+from dgtl_core.runtime.child import tied
 from dgtl_core.visualize import read_image
 from dgtl_ros.demo import main, Recorder
 import numpy as np
@@ -138,8 +139,8 @@ def start(tmp_path):
     def start(*arguments):
         environment = {**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}
         running.append(subprocess.Popen(
-            [sys.executable, '-m', 'dgtl_ros.demo', '--model', model, '--out', tmp_path / 'out',
-             *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+            [*tied(), sys.executable, '-m', 'dgtl_ros.demo', '--model', model,
+             '--out', tmp_path / 'out', *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True))
         return running[-1]
 

@@ -161,6 +161,18 @@ def test_rebuilding_needs_a_model_and_permission(robot):
     assert len(robot.fake.builds) == 1
 
 
+def test_where_none_can_be_built_any_more_the_engine_stays(robot, monkeypatch):
+    robot.fake.load(build='blocking').close()
+    running = robot(backend='auto', device='auto')
+    running.until(lambda: running.model.get('engine') == 'cached')
+    monkeypatch.setattr('dgtl_core.runtime.cuda._installed', lambda module: False)
+    answer = running.rebuild()
+    assert not answer.success and 'onnxruntime (CPU) would run the model' in answer.message
+    before = running.labels
+    running.until(lambda: running.labels > before)
+    assert running.node._predict.engine.state == 'cached' and robot.fake.trt.alive == 2
+
+
 def test_build_only_builds_and_ends(robot):
     running = robot(build_only='true')
     running.until(lambda: running.code is not None)
