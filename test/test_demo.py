@@ -140,8 +140,8 @@ def start(tmp_path):
         environment = {**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}
         running.append(subprocess.Popen(
             [*tied(), sys.executable, '-m', 'dgtl_ros.demo', '--model', model,
-             '--out', tmp_path / 'out', *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True))
+             '--out', tmp_path / 'out', *arguments], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return running[-1]
 
     yield start
