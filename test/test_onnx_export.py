@@ -148,6 +148,21 @@ def test_a_disagreeing_export_leaves_the_old_file(tmp_path, monkeypatch):
         export_onnx(net, path, metadata(config), [])
 
 
+def test_the_file_says_in_which_precision_it_computes(tmp_path, monkeypatch):
+    def keep(net, metadata, **options):
+        said.append(metadata.precision)
+        raise ExportError('enough')
+
+    said = []
+    monkeypatch.setattr('dgtl_core.export.onnx.to_onnx', keep)
+    net, config, _ = network()
+    for precision in ('fp32', 'fp16'):
+        with pytest.raises(ExportError, match='enough'):
+            export_onnx(net, tmp_path / 'm.onnx', metadata(config), [street(config.input_size)],
+                        precision=precision)
+    assert said == ['fp32', 'fp16']
+
+
 @pytest.mark.parametrize('fault, kind, message', [
     (OSError(errno.ENOSPC, 'No space left on device'), OSError, 'MiB cannot .*No space.*m.onnx'),
     (KeyboardInterrupt(), KeyboardInterrupt, None)])

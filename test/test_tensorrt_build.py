@@ -109,6 +109,27 @@ def test_an_exported_network_parses_and_builds(
 
 
 @rtx
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_exported_network_with_an_open_batch_parses_and_builds(tmp_path):
+    from dgtl_core.export.fold import fold
+    from dgtl_core.export.labels import LabelNetwork
+    from dgtl_core.export.onnx import to_onnx
+    from dgtl_core.export.precision import set_precision
+    from small_segmenter import small_config, small_segmenter, street
+    config = small_config('dgtl-dinov2-l')
+    size = config.input_size
+    network = LabelNetwork(fold(small_segmenter(config, street(size)), size), size).eval()
+    model = to_onnx(set_precision(network, 'fp16'), replace(METADATA, input_size=size),
+                    dynamic_batch=True)
+    path = tmp_path / 'm.onnx'
+    path.write_bytes(model.SerializeToString())
+    report = built(path, max_batch=4)[1]
+    assert report.precision.split('+')[0] == 'fp16' and set(report.grid_samples) == {'LINEAR'}
+    assert report.fused_attentions == 4 + 2 * 4  # backbone, and cross and self of the decoder
+
+
+@rtx
 def test_a_dynamic_batch_gets_a_profile(tmp_path):
     path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch', sampling='')
     assert built(path, max_batch=4)[1].layers > 40
