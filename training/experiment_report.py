@@ -67,7 +67,8 @@ def _plot(results: dict[str, Any]) -> Figure:
             axes.bar(np.arange(len(means)) + (number - (len(found) - 1) / 2) * width, means, width,
                      yerr=deviations, capsize=2, label=method)
         names = list(next(iter(found.values())))
-        axes.set_xticks(range(len(names)), [f'{names[0]}\n(source)', *names[1:]], fontsize=8)
+        labels = [name.replace(' (', '\n(').replace(' of ', '\nof ') for name in names[1:]]
+        axes.set_xticks(range(len(names)), [f'{names[0]}\n(source)', *labels], fontsize=8)
         axes.set_ylabel('mIoU, %')
         axes.set_title(f'learned from {source}')
         axes.grid(axis='y', alpha=0.3)
