@@ -104,6 +104,14 @@ class Predictor:
         """How the model's TensorRT engine does now; None: it needs none."""
         return self._backend.engine
 
+    def seen(self, image: np.ndarray) -> np.ndarray:
+        """
+        Return the picture as the network sees it; its labels have that size too.
+
+        Shape: (H, W, 3) uint8 RGB -> (h, w, 3) uint8 RGB, :attr:`input_size`.
+        """
+        return to_input(image, place(_size(image), self.input_size, self._mode))
+
     def __call__(self, image: np.ndarray) -> Segmentation:
         """
         Label one picture.

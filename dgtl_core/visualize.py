@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import os
 from pathlib import Path
 
 import cv2
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import write_atomically
 import numpy as np
 
 _BAR = 22  # height of a title bar, pixels
@@ -119,12 +119,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     if not done:
         raise ValueError(f'cannot write {path.name}: use a suffix such as .png or .jpg')
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_bytes(data.tobytes())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, data.tobytes())
 
 
 def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import time
 import traceback
 from typing import NamedTuple, TYPE_CHECKING
 
-import cv2
 from dgtl_core.predictor import Predictor, Segmentation, Timing
 from dgtl_ros.cdr_image import ImageError
 from dgtl_ros.image_codec import to_rgb
@@ -112,7 +111,7 @@ class Pipeline:
         image = to_rgb(arrival.message, '' if encoding == 'auto' else encoding)
         stream.health.size = image.shape[0], image.shape[1]
         if settings.output_size == 'network':  # what the labels belong to is the small picture
-            image = cv2.resize(image, self._predict.input_size[::-1], interpolation=cv2.INTER_AREA)
+            image = self._predict.seen(image)
         return _Frame(stream, header, image, stamp_ns, arrival.time, start, time.monotonic())
 
     def _stale(self, stream: Stream, stamp_ns: int, settings: Settings) -> bool:

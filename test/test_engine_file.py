@@ -2,7 +2,7 @@
 import json
 
 from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file, write_atomically
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
 from dgtl_core.runtime.metadata import ModelError
 import pytest
 
@@ -89,15 +89,6 @@ def test_an_onnx_file_without_metadata(tmp_path):
     with pytest.raises(ModelError, match='has no "dgtl" metadata'):
         onnx_metadata(path)
 
-
-def test_a_file_is_written_as_a_whole_or_not(tmp_path):
-    path = tmp_path / 'cache'
-    write_atomically(path, b'one')
-    with pytest.raises(TypeError):
-        write_atomically(path, None)
-    assert path.read_bytes() == b'one' and list(tmp_path.iterdir()) == [path]
-    write_atomically(path, memoryview(b'two'))
-    assert path.read_bytes() == b'two'
 
 
 def test_the_side_file_is_plain_json(engine):

@@ -113,6 +113,16 @@ def test_several_pictures_are_few_calls_and_their_times_are_summed(tmp_path):
     assert len(counting.calls) == 5, 'the wrong one is found before any call'
 
 
+@pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'crop'])
+def test_a_picture_as_the_network_sees_it_is_labelled_in_that_size(model, mode):
+    predict = Predictor.load(model, device='cpu', resize_mode=mode)
+    seen = predict.seen(picture(100, 100))
+    assert seen.shape == (32, 64, 3)
+    assert predict(seen).labels.shape == (32, 64)
+    left = (seen[:, 0] == picture(100, 100)[0, 0]).all()
+    assert left == (mode != 'letterbox')  # which has a grey bar there
+
+
 def test_timing_is_of_this_call(model):
     result, timing = Predictor.load(model, device='cpu').timed(picture(720, 1280))
     assert result.labels.shape == (720, 1280)

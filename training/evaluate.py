@@ -27,6 +27,7 @@ from typing import Any
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
 from dgtl_core.data.datasets import LabelledPicture, Pictures
+from dgtl_core.files import write_atomically
 from dgtl_core.learning.checkpoint import load_segmenter
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.predictor import Predictor
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results['mean_miou'] = float(np.mean([d['miou'] for d in results['domains']]))
         print(table(results))
         if options.json:
-            options.json.write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+            write_atomically(options.json, json.dumps(results, indent=1) + '\n')
         if options.report:
             from training.report import write_report
             write_report(options.report, results, [

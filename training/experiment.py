@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.corruptions import corrupt
 from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.files import write_atomically
 from dgtl_core.learning.batches import cached
 from dgtl_core.learning.recipe import read_recipe, Recipe
 from dgtl_core.metrics import ConfusionMatrix
@@ -172,9 +173,7 @@ def experiment(options: argparse.Namespace) -> dict[str, Any]:
         if not scores.exists():
             _train(recipe, options, plan[name], method, seed, folder)
             found = _score(folder / FINAL, tests[name], options.device)
-            part = folder / 'scores.part'
-            part.write_text(json.dumps(found, indent=1), encoding='utf-8')
-            os.replace(part, scores)
+            write_atomically(scores, json.dumps(found, indent=1))
         return dict(json.loads(scores.read_text(encoding='utf-8')))
 
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from dgtl_core.files import placing, write_atomically
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -21,12 +21,10 @@ def write_results(out: Path, results: dict[str, Any]) -> str:
     :param results: ``{source: {method: {seed: {domain: mIoU}}}}``, the source's own domain first.
     """
     text = '\n\n'.join(_table(source, methods) for source, methods in results.items())
-    _replace(out / 'results.json', (json.dumps(results, indent=1) + '\n').encode())
-    _replace(out / 'results.md', (text + '\n').encode())
-    figure = _plot(results)
-    part = out / '.results.part.png'
-    figure.savefig(part, dpi=110)
-    os.replace(part, out / 'results.png')
+    write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
+    write_atomically(out / 'results.md', text + '\n')
+    with placing(out / 'results.png') as temporary:
+        _plot(results).savefig(temporary, dpi=110)
     return text
 
 
@@ -74,9 +72,3 @@ def _plot(results: dict[str, Any]) -> Figure:
         axes.grid(axis='y', alpha=0.3)
     axes.legend(ncols=len(found), fontsize=8)
     return figure
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f'.{path.name}.part')
-    part.write_bytes(content)
-    os.replace(part, path)

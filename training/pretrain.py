@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 import json
-import os
 from pathlib import Path
 import sys
 import time
 
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.data.catalog import join
+from dgtl_core.files import placing
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
@@ -124,14 +124,10 @@ def pretrain(
 
 
 def _save(path: Path, backbone: Backbone) -> None:
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        state = {key: value.detach().cpu().contiguous()
-                 for key, value in backbone.vit.state_dict().items()}
-        save_file(state, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    state = {key: value.detach().cpu().contiguous()
+             for key, value in backbone.vit.state_dict().items()}
+    with placing(path) as temporary:
+        save_file(state, temporary)
 
 
 if __name__ == '__main__':

@@ -7,12 +7,12 @@ import base64
 from collections.abc import Sequence
 from html import escape
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.files import write_atomically
 from dgtl_core.visualize import legend, overlay, sheet
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -49,9 +49,7 @@ def write_report(path: Path, results: dict[str, Any], worst: Sequence[Worst]) ->
             parts += [f'<h3>{escape(domain["name"])}</h3>',
                       _picture(sheet(rows, ('picture', 'truth', 'model'), titles)),
                       _picture(legend(classes))]
-    temporary = path.with_name(f'.{path.name}.part')
-    temporary.write_text('\n'.join(parts), encoding='utf-8')
-    os.replace(temporary, path)
+    write_atomically(path, '\n'.join(parts))
 
 
 def _numbers(results: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from dgtl_core.export.progress import monitor, Progress
-from dgtl_core.runtime.engine_file import write_atomically
+from dgtl_core.files import write_atomically
 from dgtl_core.runtime.metadata import ModelError
 from dgtl_core.runtime.tensorrt import INPUT
 

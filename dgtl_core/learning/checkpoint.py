@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dgtl_core.config import from_dict, SegmenterConfig, to_dict
+from dgtl_core.files import placing
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.metadata import KEY, ModelError, ModelMetadata
 from safetensors import safe_open, SafetensorError
@@ -57,20 +58,17 @@ def save_checkpoint(
     header = {**json.loads(metadata.to_json()), 'config': to_dict(config)}
     if training is not None:
         header['training'] = dict(training)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-                  temporary, {KEY: json.dumps(header)})
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # safetensors makes it private
-        os.replace(temporary, path)
+        with placing(path) as temporary:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+                      temporary, {KEY: json.dumps(header)})
+            with open(temporary, 'rb') as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)  # safetensors makes it private
     except SafetensorError as error:
         raise OSError(f'cannot write {path}: {error}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> dict[str, Any]:

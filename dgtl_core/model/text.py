@@ -8,11 +8,11 @@ Training and inference only read the file; CLIP is needed to make it (training.e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import os
 from pathlib import Path
 from typing import NamedTuple
 import zipfile
 
+from dgtl_core.files import placing
 import numpy as np
 import torch
 from torch import Tensor
@@ -74,14 +74,9 @@ def save_texts(path: str | Path, texts: ClassTexts) -> None:
     """Write class texts; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        with open(temporary, 'wb') as file:
-            np.savez(file, embeddings=texts.embeddings.numpy(), classes=np.array(texts.classes),
-                     provenance=np.array(texts.provenance))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with placing(path) as temporary, open(temporary, 'wb') as file:
+        np.savez(file, embeddings=texts.embeddings.numpy(), classes=np.array(texts.classes),
+                 provenance=np.array(texts.provenance))
 
 
 def clip_text_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

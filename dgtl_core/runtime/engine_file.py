@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 import json
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +76,6 @@ class EngineInfo:
 def side_file(engine: Path) -> Path:
     """Return where the description of an engine lies."""
     return engine.with_suffix('.json')
-
-
-def write_atomically(path: Path, content: Any) -> None:
-    """
-    Write a file that is there as a whole or not at all.
-
-    :raises OSError: it could not be written; what was there before still is.
-    """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def onnx_metadata(path: Path) -> ModelMetadata:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 import sys
 import time
 
 import cv2
 from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
+from dgtl_core.files import write_atomically
 import numpy as np
 
 
@@ -18,9 +18,7 @@ def _write(path: Path, picture: np.ndarray) -> None:
     ok, data = cv2.imencode('.png', picture)
     if not ok:
         raise RuntimeError(f'OpenCV could not code a picture of {picture.shape} as PNG')
-    part = path.with_name(path.name + '.part')
-    part.write_bytes(data.tobytes())
-    os.replace(part, path)
+    write_atomically(path, data.tobytes())
 
 
 def _previews(world: StreetWorld, folder: Path, count: int) -> None:

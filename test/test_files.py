@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+from dgtl_core.files import placing, write_atomically
+import pytest
+
+
+def test_a_file_is_written_as_a_whole_or_not(tmp_path):
+    path = tmp_path / 'cache'
+    write_atomically(path, b'one')
+    with pytest.raises(TypeError):
+        write_atomically(path, None)
+    assert path.read_bytes() == b'one' and list(tmp_path.iterdir()) == [path]
+    write_atomically(path, memoryview(b'two'))
+    assert path.read_bytes() == b'two'
+
+
+def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'plot.png'
+    with placing(path) as temporary:
+        assert temporary.suffix == '.png'  # many writers go by it
+        temporary.write_text('one')
+    with pytest.raises(OSError, match='disk'), placing(path) as temporary:
+        temporary.write_text('tw')
+        raise OSError('the disk is full')
+    assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
