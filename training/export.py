@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 import json
+import logging
 from pathlib import Path
 import sys
 from typing import Any
@@ -23,6 +24,7 @@ from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import export_onnx, ExportError, Output
 from dgtl_core.export.precision import PRECISIONS
+from dgtl_core.files import destination
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.processing import place, to_input
@@ -108,22 +110,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--size', **size, help="of the network; default: the configuration's")
     parser.add_argument('--slide', **size, help='of the picture, seen through sliding windows')
     parser.add_argument('--output-size', **size, help="of the labels; default: the picture's")
-    parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'))
-    parser.add_argument('--precision', default='fp32', choices=PRECISIONS)
+    parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'),
+                        help='how deformable attention samples: gather where an engine is wrong '
+                             'with %(default)s, the default')
+    parser.add_argument('--precision', default='fp32', choices=PRECISIONS,
+                        help='numbers the engine computes with (%(default)s)')
     parser.add_argument('--weights', default='float32', choices=('float32', 'float16'),
-                        help='how weights are stored; float16 halves the file')
-    parser.add_argument('--dynamic-batch', action='store_true')
+                        help='how weights are stored (%(default)s); float16 halves the file')
+    parser.add_argument('--dynamic-batch', action='store_true',
+                        help='any number of pictures in one call; without it, one')
     parser.add_argument('--quarter', action='store_true',
                         help='fast and not exact: bring up the scores of the mask grid')
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument('--pictures', type=Path, help='folder of real pictures to compare on')
+    shown.add_argument('--pictures', type=Path, metavar='FOLDER',
+                       help='real pictures to compare on')
     shown.add_argument('--truth', metavar='DATA',
                        help='labelled pictures to compare on; the mean IoU is printed too')
-    parser.add_argument('--count', type=int, default=8, help='how many of them')
-    parser.add_argument('--min-agreement', type=float,
-                        help=f'fraction of equal labels; default: {MIN_AGREEMENT}')
+    parser.add_argument('--count', type=int, default=8, metavar='N',
+                        help='how many of them (%(default)s)')
+    parser.add_argument('--min-agreement', type=float, metavar='SHARE', help=(
+        'of the labels that must be equal ('
+        + ', '.join(f'{kind} {share}' for kind, share in MIN_AGREEMENT.items()) + ')'))
     options = parser.parse_args(argv)
+    logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
     try:
+        destination(options.out, '.onnx')
         segmenter, network, metadata = _network(options)
         truths = None
         if options.truth:
