@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 Size = tuple[int, int]
-MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.985, 'quarter': 0.95}
+MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.995, 'quarter': 0.95}
 
 
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:

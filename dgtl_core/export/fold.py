@@ -56,7 +56,7 @@ class FoldedPatches(nn.Module):
             x = x[:, :height * patch, :width * patch]  # the rest of a patch is not seen
         x = x.reshape(-1, height, patch, width, patch * 3).transpose(2, 3)
         x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
-        x = self.project(x.to(self.project.weight.dtype)) + self.position
+        x = self.project(x).to(self.position.dtype) + self.position
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
         return self.norm(x)
