@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
-from dgtl_core.data.weather import photon_noise
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,9 +27,6 @@ class TransformConfig:
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
     flip: bool = True
     photometric: float = 1.0  # strength of brightness, contrast, saturation and hue; 0: off
-    # Chance of another camera: exposure, white balance, contrast, blur and noise, far beyond
-    # photometric. No weather is drawn, but low light looks much like it.
-    camera: float = 0.0
     # Chance of one of ImageNet-C's corruptions at severity 1..3. Scores under these corruptions
     # no longer tell how a model takes the unknown.
     corruption: float = 0.0
@@ -41,10 +36,9 @@ class TransformConfig:
             raise ValueError(
                 f'transforms.crop must be positive and transforms.scale a rising range, got '
                 f'{list(self.crop)} and {list(self.scale)}')
-        for name in ('camera', 'corruption'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f'transforms.{name} is a chance in 0..1, got {getattr(self, name)}')
+        if not 0 <= self.corruption <= 1:
+            raise ValueError(
+                f'transforms.corruption is a chance in 0..1, got {self.corruption}')
 
 
 def transform(
@@ -70,22 +64,13 @@ def transform(
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
         picture = photometric(picture, config.photometric, generator)
-    if config.camera and generator.random() < config.camera:
-        picture = _to_tensor(another_camera(_to_pixels(picture), generator))
     if config.corruption and generator.random() < config.corruption:
         family = CORRUPTIONS[int(generator.integers(len(CORRUPTIONS)))]
-        picture = _to_tensor(corrupt(
-            _to_pixels(picture), family, int(generator.integers(1, 4)),
-            seed=int(generator.integers(2**31))))
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        pixels = corrupt(pixels, family, int(generator.integers(1, 4)),
+                         seed=int(generator.integers(2**31)))
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)
     return picture.contiguous(), mask[0].contiguous()
-
-
-def _to_pixels(picture: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-
-
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
@@ -146,33 +131,3 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
 
 def _contrast(picture: Tensor, factor: float) -> Tensor:
     return (picture.float() * factor).clamp_(0, 255).to(torch.uint8)
-
-
-def another_camera(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """
-    Return the picture as a camera with another exposure, colour, lens and sensor would take it.
-
-    Exposure is -4..+1 stops in linear light (gamma 2.2) with a white balance of +-20 % per
-    channel, contrast shrinks to 0.3..1 around a random grey, the lens blurs by up to 0.6 % of the
-    height, the sensor adds noise. Each comes with probability one half.
-
-    Shape: (H, W, 3) uint8 RGB -> (H, W, 3) uint8.
-    """
-    def chance() -> bool:
-        return generator.random() < 0.5
-
-    levels = np.repeat(np.arange(256)[:, None] / 255, 3, 1)
-    if chance():
-        balance = np.exp(generator.uniform(-0.2, 0.2, 3))
-        levels = np.minimum(levels ** 2.2 * 2 ** generator.uniform(-4, 1) * balance, 1) ** (1 / 2.2)
-    if chance():
-        tone = generator.uniform(0.2, 0.9)
-        levels = tone + (levels - tone) * generator.uniform(0.3, 1)
-    out = cv2.LUT(image, np.round(255 * levels).astype(np.uint8)[None])
-    if chance():
-        sigma = generator.uniform(0.0005, 0.006) * image.shape[0]
-        out = cv2.GaussianBlur(out, (0, 0), sigma)
-    if chance():
-        read, shot = generator.uniform(0, 8), generator.uniform(0, 1.6)
-        out = photon_noise(out, read, shot, int(generator.integers(2**31)))
-    return out
