@@ -106,6 +106,10 @@ def test_resized(wanted, size):
     assert set(np.unique(frame.labels)) == {0, 7} and frame.condition == 'fog'
 
 
+def test_resized_leaves_a_pixel_of_what_is_very_flat():
+    assert next(resized(iter([Frame(flat(9, 2, 80))]), 0, 10)).image.shape == (1, 10, 3)
+
+
 def test_read_ahead_keeps_order_and_hands_over_errors():
     def frames():
         yield from (Frame(flat(i)) for i in range(5))
