@@ -81,6 +81,7 @@ def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
     (['-p', 'jpeg_quality:=200'], 'jpeg_quality must be an integer in 1..100'),
     (['-p', 'backend:=magic'], "backend must be one of ['auto'"),
     (['--params-file', 'nowhere.yaml'], 'cannot start ROS'),
+    (['-p', 'use_sim_time:=3'], "'use_sim_time' to '3' of type 'INTEGER', expecting type 'BOOL'"),
 ])
 def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
     code, text = world.start('segment_node', 'wrong', '--ros-args', *arguments).ends()
