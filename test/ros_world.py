@@ -120,7 +120,7 @@ class World:
     def __exit__(self, *_):
         end(self._children)
         rclpy.shutdown(context=self._context)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self.node.destroy_node()
         for name, value in self._before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
@@ -159,7 +159,7 @@ class World:
         return self.node.create_publisher(kind, topic, qos(reliable, False, 5))
 
     def remove(self, publisher):
-        self.node.destroy_publisher(publisher)
+        in_executor(self._executor, self.node.destroy_publisher, publisher)
 
     def now(self):
         return self.node.get_clock().now().to_msg()
@@ -206,6 +206,17 @@ class World:
                         return status, status_values
             return None
         return status_of(self.diagnostics.wait(status_of, timeout, seen))
+
+
+def in_executor(executor, function, *arguments):
+    """
+    Call a function in the thread that spins, and wait for it.
+
+    rclpy's executors fall over what another thread destroys while they wait for it.
+    """
+    done = threading.Event()
+    executor.create_task(function, *arguments).add_done_callback(lambda _: done.set())
+    assert done.wait(PATIENCE), f'{function} was not called'
 
 
 def qos(reliable, latched, depth):

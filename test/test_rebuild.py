@@ -20,6 +20,7 @@ from fake_gpu import engine_bytes
 from fake_robot import fake_robot, street
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from ros_world import in_executor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -62,6 +63,7 @@ class Robot:
         for status in message.status:
             if status.name.endswith(': model'):
                 self.model = {'message': status.message, 'level': status.level,
+                              'hardware': status.hardware_id,
                               **{v.key: v.value for v in status.values}}
 
     def _on_labels(self, _):
@@ -85,12 +87,15 @@ class Robot:
         assert done.wait(60)
         return future.result()
 
+    def configure(self):
+        in_executor(self._executor, self.node.trigger_configure)
+
     def close(self):
-        self.node.trigger_shutdown()
+        in_executor(self._executor, self.node.trigger_shutdown)
         self.node.stop(1.0)
-        self._executor.shutdown()
         rclpy.shutdown()
-        self._thread.join(5)
+        self._thread.join(60)
+        self._executor.shutdown()
         self.node.destroy_node()
         self.observer.destroy_node()
 
@@ -157,7 +162,7 @@ def test_rebuilding_needs_a_model_and_permission(robot):
     robot.fake.load(build='blocking').close()
     running = robot(engine_build='never', autostart='false')
     assert 'configure the node first' in running.rebuild().message
-    running.node.trigger_configure()
+    running.configure()
     assert running.node._predict.engine.state == 'cached'
     assert 'engine_build is "never"' in running.rebuild().message
     assert len(robot.fake.builds) == 1
@@ -188,3 +193,20 @@ def test_build_only_fails_where_the_build_does(robot):
     running = robot(build_only='true')
     running.until(lambda: running.code is not None)
     assert running.code == 1 and 'no kernel for node 7' in running.node.model_error
+
+
+@pytest.mark.parametrize('parameters, message', [
+    ({'input_width': 128}, 'ask for 32x128'),
+    ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' was asked for")])
+def test_what_the_model_cannot_do_is_told_before_its_engine_is_built(robot, parameters, message):
+    running = robot(engine_build='blocking', **parameters)
+    running.until(lambda: running.code is not None)
+    assert running.code == 1 and message in running.node.model_error
+    assert not robot.fake.builds
+
+
+def test_the_diagnostics_name_the_gpu(robot, monkeypatch):
+    monkeypatch.setattr('dgtl_ros.segment_node.Device.read', lambda self: {'gpu': 'Orin'})
+    running = robot(engine_build='never', backend='auto')
+    running.until(lambda: running.model)
+    assert running.model['hardware'] == 'Orin'

@@ -282,6 +282,12 @@ def test_failing_inferences_are_counted_and_deactivate_if_told(world, tmp_path):
         link.send(picture(right=(255, 0, 0)))  # after the third there are no statuses any more
         node.wait_for_text('3 inferences in a row failed: deactivating')
         assert world.state('fails') == 'inactive'
+        until(lambda: world.task('fails', 'model')[0].level == b'\x02')
+        assert 'deactivating' in world.task('fails', 'model')[0].message
+        assert world.change_state('fails', 'activate')
+        link.answer(picture())
+        fail(6, 1)
+        until(lambda: world.task('fails', 'model')[0].level == b'\x00')
         link.close()
         assert node.signal(signal.SIGINT)[0] == 0
 
