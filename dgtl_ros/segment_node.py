@@ -54,6 +54,7 @@ class SegmentNode(LifecycleNode):
         self._streams: list[Stream] = []
         self._pipeline: Pipeline | None = None
         self._worker: Worker[Arrival] | None = None
+        self._stuck: list[Worker[Arrival]] = []  # whose inference did not end when it should
 
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/reset_stats', self._on_reset)
@@ -120,9 +121,9 @@ class SegmentNode(LifecycleNode):
         self._release()
 
     def stop(self, timeout: float) -> bool:
-        """End the inference thread; return whether it did within ``timeout`` seconds."""
+        """End all inference threads; return whether they did within ``timeout`` seconds."""
         self._ticker.stop(timeout / 2)
-        return self._stop_inference(timeout / 2)
+        return self._stop_inference(timeout / 2) and all(w.stop(0.0) for w in self._stuck)
 
     def _load(self) -> None:
         settings = self._settings
@@ -155,8 +156,9 @@ class SegmentNode(LifecycleNode):
         for stream in self._streams:
             stream.pause()
         ended = self._stop_inference(timeout)
-        if self._pipeline is not None and not ended:
+        if self._pipeline is not None and self._worker is not None and not ended:
             self._pipeline.abandon()
+            self._stuck.append(self._worker)
             self._predict = self._model = None
         self._worker = self._pipeline = None
         return ended

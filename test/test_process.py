@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_ros.image_codec import rgb8
-from ros_world import picture
+from ros_world import Link, picture
 from std_msgs.msg import Header
 from tiny_onnx import write_tiny_onnx
 
@@ -62,6 +62,22 @@ def until_it_is(moment, world, space):
         camera.publish(rgb8(picture(), Header(stamp=world.now())))
         values = world.task(space, 'input')[1]
     world.remove(camera)
+
+
+def test_an_inference_that_does_not_end_is_given_up_and_never_fatal(world, models):
+    with world.start('segment_node', 'stuck', **PARAMETERS['inferring'] | {
+            'model_path': models / 'endless.onnx'}) as node:
+        until_it_is('inferring', world, 'stuck')
+        assert not world.change_state('stuck', 'deactivate')
+        assert world.state('stuck') == 'unconfigured'
+        node.wait_for_text('the running inference did not end within 5 s')
+        assert world.set_parameters('stuck', model_path=str(models / 'tiny.onnx')).successful
+        assert world.change_state('stuck', 'configure', 'activate')
+        link = Link(world, 'stuck', node)
+        link.answer(picture())
+        link.close()
+        assert world.change_state('stuck', 'shutdown')
+        assert node.signal(signal.SIGINT)[0] == 0, node.text()
 
 
 @pytest.mark.parametrize('name, message', [
