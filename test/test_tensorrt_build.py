@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 from dgtl_core.config import BackboneConfig, preset
@@ -180,6 +181,22 @@ def test_a_cancelled_build_is_no_engine(tmp_path):
 
 
 @rtx
+def test_the_gpu_is_activated_in_the_thread_that_builds(tmp_path):
+    import tensorrt_rtx
+    threads = []
+
+    class Builder(tensorrt_rtx.Builder):
+        def build_serialized_network(self, *arguments):
+            threads.append(threading.get_ident())
+            return super().build_serialized_network(*arguments)
+
+    trt = SimpleNamespace(**{**vars(tensorrt_rtx), 'Builder': Builder})
+    build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), BuildOptions(), Progress(),
+          activate=lambda: threads.append(threading.get_ident()))
+    assert threads[0] == threads[1] != threading.get_ident()
+
+
+@rtx
 def test_the_command_writes_an_engine_and_its_side_file(tmp_path, no_gpu, capsys):
     path = write_tiny_segmenter(tmp_path / 'm.onnx', np.float16)
     out = tmp_path / 'm.engine'
@@ -281,6 +298,30 @@ def test_another_file_can_be_the_reference(robot, tmp_path):
     other = write_tiny_onnx(tmp_path / 'nine.onnx', divisor=9)
     robot.engine = engine_bytes(divisor=9)
     assert main([*robot.command, '--reference', str(other)]) == 0
+
+
+def test_the_builder_gets_the_gpu_that_was_asked_for(robot, monkeypatch):
+    build_here, current = command.build, []
+
+    def build_in_thread(*arguments):
+        def work():
+            arguments[-1]()
+            current.append(robot.driver.current)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return build_here(*arguments)
+
+    monkeypatch.setattr(command, 'build', build_in_thread)
+    assert main(robot.command) == 0 and current == ['context']
+
+
+def test_a_gpu_that_fails_is_a_message(robot, capsys):
+    robot.driver.fail['cuStreamCreate'] = 2
+    assert main(robot.command) == 1
+    assert 'error: cuStreamCreate failed: CUDA error 2 (out of memory)' in capsys.readouterr().err
+    assert not list(robot.out.parent.iterdir())
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), ModelError('no kernel')])

@@ -23,7 +23,7 @@ import sys
 from dgtl_core.export.progress import Progress
 from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, HARDWARE
 from dgtl_core.runtime.agreement import samples, THRESHOLD, verify_engine
-from dgtl_core.runtime.cuda import cuda_fault, device_index, Gpu
+from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
 from dgtl_core.runtime.metadata import ModelError
@@ -50,6 +50,7 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     :param module: ``tensorrt`` or ``tensorrt_rtx``; empty: the first that is installed.
     :raises ModelError: not one of our models, refused by parser or builder, no GPU, or the engine
         labels too differently.
+    :raises CudaError: the GPU fails.
     :raises KeyboardInterrupt: stopped by Ctrl-C; nothing is left behind.
     :raises OSError: a file cannot be read or written; nothing is left behind.
     """
@@ -64,7 +65,9 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             'tensorrt_rtx --unverified')
     gpu = None if fault else Gpu(device_index(device))
     try:
-        engine, report = build(trt, onnx, options, progress or Progress(), timing_cache)
+        activate = (lambda: None) if gpu is None else gpu.activate
+        engine, report = build(
+            trt, onnx, options, progress or Progress(), timing_cache, activate)
     finally:
         if gpu is not None:
             gpu.close()
@@ -169,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f'stopped; {args.out} is as it was', file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:  # ModelError is a ValueError
+    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
         print(f'error: {error}; {args.out} is as it was', file=sys.stderr)
         return 1
     told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
