@@ -317,6 +317,38 @@ def test_the_builder_gets_the_gpu_that_was_asked_for(robot, monkeypatch):
     assert main(robot.command) == 0 and current == ['context']
 
 
+@pytest.mark.parametrize('name, message', [
+    ('m.onnx', 'ends in one of .*engine.* got'), ('m.json', 'ends in one of'),
+    ('missing/m.engine', 'No such file or directory')])
+def test_a_place_for_no_engine_is_refused_before_the_build(
+        robot, monkeypatch, name, message, capsys):
+    before = robot.model.read_bytes()
+    monkeypatch.setattr(command, 'build', None)
+    robot.command[1] = str(robot.model.parent / name)
+    assert main(robot.command) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert robot.model.read_bytes() == before
+
+
+@pytest.mark.parametrize('most, names', [(2, [0, 1]), (1, [0]), (9, [0, 1, 2])])
+def test_pictures_are_taken_from_all_over_the_folder(robot, monkeypatch, most, names):
+    taken, read = [], command.read_image
+    monkeypatch.setattr(
+        command, 'read_image', lambda path: taken.append(int(path.stem)) or read(path))
+    assert main([*robot.command, '--most', str(most)]) == 0 and taken == names
+    taken.clear()
+    for number in range(3, 6):
+        write_image(robot.folder / f'{number}.png', read(robot.folder / '0.png'))
+    main([*robot.command, '--most', '4'])
+    assert taken == [0, 1, 3, 4]
+
+
+def test_no_pictures_at_all_cannot_be_asked_for(robot, capsys):
+    with pytest.raises(SystemExit):
+        main([*robot.command, '--most', '0'])
+    assert '--most must be 1 or more, got 0' in capsys.readouterr().err
+
+
 def test_a_gpu_that_fails_is_a_message(robot, capsys):
     robot.driver.fail['cuStreamCreate'] = 2
     assert main(robot.command) == 1
