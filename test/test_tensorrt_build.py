@@ -10,6 +10,7 @@ import errno
 from functools import partial
 import importlib.util
 import json
+import os
 from pathlib import Path
 import re
 import signal
@@ -380,6 +381,19 @@ def test_a_full_disk_leaves_the_old_engine(robot, monkeypatch, capsys):
     assert main(robot.command) == 1
     assert re.search('No space left on device.* is as it was', capsys.readouterr().err)
     assert robot.out.read_bytes() == before and len(list(robot.out.parent.iterdir())) == 2
+
+
+def test_both_files_are_on_the_disk_before_they_have_their_names(robot, monkeypatch):
+    seen, sync = [], os.fsync
+
+    def look(number):
+        seen.append((os.fstat(number).st_size, robot.out.exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, 'fsync', look)
+    assert main(robot.command) == 0
+    sizes = [path.stat().st_size for path in (robot.out, side_file(robot.out))]
+    assert seen == [(size, False) for size in sizes]
 
 
 def test_a_place_that_cannot_be_written_is_left_clean(robot, capsys):

@@ -88,6 +88,9 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             equal = _compare(staged, info, reference or onnx, pictures, threshold, device)
             info = replace(info, labels_equal=equal)
         side_file(staged).write_text(info.to_json(), encoding='utf-8')
+        for path in (staged, side_file(staged)):
+            with open(path, 'rb') as file:
+                os.fsync(file.fileno())
         os.replace(staged, out)
         os.replace(side_file(staged), side_file(out))
     finally:
