@@ -2,6 +2,7 @@
 import errno
 import json
 import re
+from types import SimpleNamespace
 
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.export.fold import fold
@@ -208,6 +209,47 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path, monkeypatch, fault
     with pytest.raises(kind, match=message):
         write(onnx.load(path), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('out, options, message', [
+    ('a.safetensors', [], 'a model file ends in .onnx, got .*a.safetensors'),
+    ('no/m.onnx', [], 'no file can be written at .*no/m.onnx'),
+    ('folder.onnx', [], 'no file can be written at .*folder.onnx'),
+    ('m.onnx', ['--min-agreement', '2'], 'must be in 0..1, got 2.0'),
+    ('m.onnx', ['--min-agreement', 'nan'], 'must be in 0..1, got nan')])
+def test_what_would_be_in_the_way_is_said_first(
+        tmp_path, monkeypatch, capsys, out, options, message):
+    checkpoint = tmp_path / 'a.safetensors'
+    checkpoint.write_bytes(b'trained for days')
+    (tmp_path / 'folder.onnx').mkdir()
+    monkeypatch.setattr('training.export.load_segmenter', None)
+    assert main([str(checkpoint), str(tmp_path / out), *options]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert checkpoint.read_bytes() == b'trained for days'
+
+
+@pytest.mark.parametrize('options, wanted', [
+    ([], 0.999), (['--min-agreement', '0'], 0), (['--quarter'], 0.95),
+    (['--quarter', '--min-agreement', '0.5'], 0.5), (['--precision', 'fp16'], 0.995)])
+def test_the_least_agreement(tmp_path, monkeypatch, options, wanted):
+    def keep(*_, min_agreement, **__):
+        said.append(min_agreement)
+        raise ExportError('enough')
+
+    said = []
+    config = small_config('rein-dinov2-s')
+    monkeypatch.setattr('training.export._network', lambda _: (
+        None, SimpleNamespace(picture_size=(64, 96)), metadata(config)))
+    monkeypatch.setattr('training.export._trained', lambda *_: [])
+    monkeypatch.setattr('training.export.export_onnx', keep)
+    main(['a.safetensors', str(tmp_path / 'm.onnx'), '--count', '1', *options])
+    assert said == [wanted]
+
+
+def test_labels_of_no_size_are_refused():
+    net, _, _ = network()
+    with pytest.raises(ValueError, match='at least 1x1, got 0x5'):
+        LabelNetwork(net.network, net.picture_size, output_size=(0, 5))
 
 
 def test_the_command_can_be_stopped(tmp_path, monkeypatch, capsys):

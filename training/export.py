@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
@@ -84,6 +85,17 @@ def _trained(segmenter: Segmenter, network: LabelNetwork,
     return results
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Say before the work what would be in its way after it."""
+    out = options.out
+    if out.suffix != '.onnx':
+        raise ExportError(f'a model file ends in .onnx, got {out}')
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ExportError(f'no file can be written at {out}: name one in a folder of yours')
+    if options.min_agreement is not None and not 0 <= options.min_agreement <= 1:
+        raise ExportError(f'--min-agreement must be in 0..1, got {options.min_agreement}')
+
+
 def _network(options: argparse.Namespace) -> tuple[Segmenter, LabelNetwork, ModelMetadata]:
     segmenter, config = load_segmenter(options.checkpoint)
     window = tuple(options.size or config.input_size)
@@ -124,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help=f'fraction of equal labels; default: {MIN_AGREEMENT}')
     options = parser.parse_args(argv)
     try:
+        _check(options)
         segmenter, network, metadata = _network(options)
         truths = None
         if options.truth:
@@ -133,11 +146,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             pictures = _pictures(options.pictures, options.count, network.picture_size)
         trained = _trained(segmenter, network, pictures)
         del segmenter
-        wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
+        wanted = options.min_agreement
+        if wanted is None:
+            wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         same, kept = export_onnx(
             network, options.out, metadata, pictures, truths, trained=trained,
             precision=options.precision, dynamic_batch=options.dynamic_batch,
-            weights=options.weights, min_agreement=options.min_agreement or wanted)
+            weights=options.weights, min_agreement=wanted)
     except (ModelError, ExportError, ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1
