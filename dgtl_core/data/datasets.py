@@ -153,7 +153,7 @@ class CachedPictures:
     """
     Another data set, decoded once into two memory-mapped files; all pictures have one size.
 
-    The files are made with :func:`write_cache`.
+    :func:`dgtl_core.learning.batches.cached` makes the files.
     """
 
     def __init__(self, folder: Path, classes: ClassSet) -> None:
