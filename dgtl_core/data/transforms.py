@@ -13,6 +13,7 @@ import cv2
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
 from dgtl_core.data.weather import photon_noise
+from dgtl_core.processing import GREY
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class TransformConfig:
     """Sizes are (height, width) in pixels. A picture is resized, scaled, cropped, flipped."""
 
     crop: tuple[int, int] = (512, 512)
+    short_edge: tuple[int, ...] = ()  # one of these for the shorter side, aspect ratio kept
+    # What follows in the next two is for pictures without a short_edge.
     resize: tuple[int, int] = (0, 0)  # to this size first, whatever the aspect ratio; 0: as it is
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale of the (resized) picture
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
@@ -41,6 +44,13 @@ class TransformConfig:
             raise ValueError(
                 f'transforms.crop must be positive and transforms.scale a rising range, got '
                 f'{list(self.crop)} and {list(self.scale)}')
+        if any(side < 1 for side in self.short_edge) or min(self.resize) < 0 \
+                or any(self.resize) != all(self.resize):
+            raise ValueError(
+                'transforms.short_edge must hold positive lengths, transforms.resize two of them '
+                f'or [0, 0], got {list(self.short_edge)} and {list(self.resize)}')
+        if self.photometric < 0:
+            raise ValueError(f'transforms.photometric must be at least 0, got {self.photometric}')
         for name in ('camera', 'corruption'):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
@@ -55,17 +65,14 @@ def transform(
 
     Shape:
         (H, W, 3) uint8 RGB, (H, W) uint8 -> (3, h, w) uint8, (h, w) uint8 with (h, w) the crop;
-        what lies beyond the picture is 0 with label 255
+        what lies beyond the picture, below and to the right, is grey with label 255
     """
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     mask = torch.from_numpy(np.ascontiguousarray(labels))[None]
     picture, mask = _scale(picture, mask, config, generator)
     top, left = _window(mask[0], config, generator)
     height, width = config.crop
-    picture = functional.crop(picture, top, left, height, width)
-    inside = mask[:, top:top + height, left:left + width]
-    mask = torch.full((1, height, width), IGNORE_INDEX, dtype=torch.uint8)
-    mask[:, :inside.shape[1], :inside.shape[2]] = inside
+    picture, mask = (x[:, top:top + height, left:left + width] for x in (picture, mask))
     if config.flip and generator.random() < 0.5:
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
@@ -77,7 +84,11 @@ def transform(
         picture = _to_tensor(corrupt(
             _to_pixels(picture), family, int(generator.integers(1, 4)),
             seed=int(generator.integers(2**31))))
-    return picture.contiguous(), mask[0].contiguous()
+    images = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+    truth = torch.full((height, width), IGNORE_INDEX, dtype=torch.uint8)
+    images[:, :picture.shape[1], :picture.shape[2]] = picture
+    truth[:mask.shape[1], :mask.shape[2]] = mask[0]
+    return images, truth
 
 
 def _to_pixels(picture: Tensor) -> np.ndarray:
@@ -90,8 +101,13 @@ def _to_tensor(pixels: np.ndarray) -> Tensor:
 
 def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
            generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    height, width = config.resize if all(config.resize) else mask.shape[1:]
-    factor = generator.uniform(*config.scale)
+    height, width = mask.shape[1:]
+    if config.short_edge:
+        chosen = config.short_edge[int(generator.integers(len(config.short_edge)))]
+        factor = chosen / min(height, width)
+    else:
+        height, width = config.resize if all(config.resize) else (height, width)
+        factor = generator.uniform(*config.scale)
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     if size == list(mask.shape[1:]):
         return picture, mask
@@ -119,8 +135,8 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     """
     Change brightness, contrast, saturation and hue, each with probability one half.
 
-    At strength 1 the ranges are those of SSD's photometric distortion: +-32 of 255, factors
-    0.5..1.5, +-18 degrees.
+    At strength 1 the ranges are those of MMSegmentation: +-32 of 255, factors 0.5..1.5, and +-18
+    of the 180 hues of OpenCV, which are 36 degrees.
     """
     def chance() -> bool:
         return generator.random() < 0.5
@@ -137,7 +153,7 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     if chance():
         picture = functional.adjust_saturation(picture, factor())
     if chance():
-        turn = 0.05 * min(strength, 1) * generator.uniform(-1, 1)
+        turn = 0.1 * min(strength, 1) * generator.uniform(-1, 1)
         picture = functional.adjust_hue(picture, turn)
     if not contrast_first and chance():
         picture = _contrast(picture, factor())
@@ -164,7 +180,8 @@ def another_camera(image: np.ndarray, generator: np.random.Generator) -> np.ndar
     levels = np.repeat(np.arange(256)[:, None] / 255, 3, 1)
     if chance():
         balance = np.exp(generator.uniform(-0.2, 0.2, 3))
-        levels = np.minimum(levels ** 2.2 * 2 ** generator.uniform(-4, 1) * balance, 1) ** (1 / 2.2)
+        light = levels ** 2.2 * 2 ** generator.uniform(-4, 1) * balance
+        levels = np.minimum(light, 1) ** (1 / 2.2)
     if chance():
         tone = generator.uniform(0.2, 0.9)
         levels = tone + (levels - tone) * generator.uniform(0.3, 1)
