@@ -11,7 +11,7 @@ import sys
 import time
 
 import cv2
-from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.learning.checkpoint import load_segmenter, read_header, save_checkpoint
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
@@ -155,7 +155,7 @@ def test_run_that_is_further_than_the_recipe_is_refused(whole, capsys):
 
 def test_checkpoint_without_an_optimizer_is_nothing_to_resume_from(whole, tmp_path, capsys):
     recipe, out = whole
-    (tmp_path / LAST).write_bytes((out / FINAL).read_bytes())
+    save_checkpoint(tmp_path / LAST, *load_segmenter(out / FINAL))
     assert run(recipe, tmp_path, '--resume') == 1
     assert 'has no optimizer state' in capsys.readouterr().err
 
@@ -366,7 +366,7 @@ def test_fine_tuning_keeps_what_the_checkpoint_has_of_the_backbone(whole, tmp_pa
     learned = load_file(out / FINAL)
     published = {key.removeprefix('model.backbone.vit.'): value + 1
                  for key, value in learned.items() if key.startswith('model.backbone.vit.')}
-    published['pos_embed'] = torch.full((1, 16, 64), 5.0)
+    published['pos_embed'] = torch.full((1, 17, 64), 5.0)  # class token, 4 x 4
     save_file(published, tmp_path / 'published.safetensors')
     larger = {**MODEL, 'backbone': {**MODEL['backbone'], 'img_size': [64, 64],
                                     'weights': str(tmp_path / 'published.safetensors')}}
@@ -377,7 +377,7 @@ def test_fine_tuning_keeps_what_the_checkpoint_has_of_the_backbone(whole, tmp_pa
     torch.testing.assert_close(after[key], learned[key], rtol=1e-4, atol=1e-6)
     # but its position embedding is for another size: that comes from the published weights
     torch.testing.assert_close(
-        after['model.backbone.vit.pos_embed'], torch.full((1, 64, 64), 5.0))
+        after['model.backbone.vit.pos_embed'], torch.full((1, 65, 64), 5.0))
 
 
 def test_help_names_the_options(capsys):
