@@ -74,7 +74,7 @@ $(MINI)/backbone.safetensors: | $(DEVELOPMENT)
 	$(BIN)/python -m training.pretrain training/recipes/dgtl_mini.yaml --objective labels \
 	    --steps 1500 --batch 32 --out $@
 
-$(MINI)/model.safetensors: $(MINI)/backbone.safetensors $(TEXTS)
+$(MINI)/model.safetensors: $(TEXTS) $(MINI)/backbone.safetensors
 $(MINI)_full/model.safetensors: $(MINI)/model.safetensors
 $(MINI)/model.safetensors $(MINI)_full/model.safetensors:
 	$(BIN)/python -m training.train training/recipes/$(notdir $(@D)).yaml --out $(@D) \
