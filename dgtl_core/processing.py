@@ -16,7 +16,7 @@ from dgtl_core.classes import IGNORE_INDEX
 import numpy as np
 
 RESIZE_MODES = ('stretch', 'letterbox', 'crop')
-_GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation
+GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def to_input(image: np.ndarray, placement: Placement) -> np.ndarray:
     if size == placement.target:
         return np.ascontiguousarray(seen)
     canvas = np.empty((*placement.target, 3), np.uint8)
-    canvas[:] = _GREY
+    canvas[:] = GREY
     canvas[y0:y1, x0:x1] = seen
     return canvas
 

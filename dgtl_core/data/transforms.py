@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
+from dgtl_core.processing import GREY
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class TransformConfig:
     """Sizes are (height, width) in pixels. A picture is resized, scaled, cropped, flipped."""
 
     crop: tuple[int, int] = (512, 512)
+    short_edge: tuple[int, ...] = ()  # one of these for the shorter side, aspect ratio kept
+    # What follows in the next two is for pictures without a short_edge.
     resize: tuple[int, int] = (0, 0)  # to this size first, whatever the aspect ratio; 0: as it is
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale of the (resized) picture
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
@@ -36,6 +39,13 @@ class TransformConfig:
             raise ValueError(
                 f'transforms.crop must be positive and transforms.scale a rising range, got '
                 f'{list(self.crop)} and {list(self.scale)}')
+        if any(side < 1 for side in self.short_edge) or min(self.resize) < 0 \
+                or any(self.resize) != all(self.resize):
+            raise ValueError(
+                'transforms.short_edge must hold positive lengths, transforms.resize two of them '
+                f'or [0, 0], got {list(self.short_edge)} and {list(self.resize)}')
+        if self.photometric < 0:
+            raise ValueError(f'transforms.photometric must be at least 0, got {self.photometric}')
         if not 0 <= self.corruption <= 1:
             raise ValueError(
                 f'transforms.corruption is a chance in 0..1, got {self.corruption}')
@@ -49,17 +59,14 @@ def transform(
 
     Shape:
         (H, W, 3) uint8 RGB, (H, W) uint8 -> (3, h, w) uint8, (h, w) uint8 with (h, w) the crop;
-        what lies beyond the picture is 0 with label 255
+        what lies beyond the picture, below and to the right, is grey with label 255
     """
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     mask = torch.from_numpy(np.ascontiguousarray(labels))[None]
     picture, mask = _scale(picture, mask, config, generator)
     top, left = _window(mask[0], config, generator)
     height, width = config.crop
-    picture = functional.crop(picture, top, left, height, width)
-    inside = mask[:, top:top + height, left:left + width]
-    mask = torch.full((1, height, width), IGNORE_INDEX, dtype=torch.uint8)
-    mask[:, :inside.shape[1], :inside.shape[2]] = inside
+    picture, mask = (x[:, top:top + height, left:left + width] for x in (picture, mask))
     if config.flip and generator.random() < 0.5:
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
@@ -70,13 +77,22 @@ def transform(
         pixels = corrupt(pixels, family, int(generator.integers(1, 4)),
                          seed=int(generator.integers(2**31)))
         picture = torch.from_numpy(pixels).permute(2, 0, 1)
-    return picture.contiguous(), mask[0].contiguous()
+    images = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+    truth = torch.full((height, width), IGNORE_INDEX, dtype=torch.uint8)
+    images[:, :picture.shape[1], :picture.shape[2]] = picture
+    truth[:mask.shape[1], :mask.shape[2]] = mask[0]
+    return images, truth
 
 
 def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
            generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    height, width = config.resize if all(config.resize) else mask.shape[1:]
-    factor = generator.uniform(*config.scale)
+    height, width = mask.shape[1:]
+    if config.short_edge:
+        chosen = config.short_edge[int(generator.integers(len(config.short_edge)))]
+        factor = chosen / min(height, width)
+    else:
+        height, width = config.resize if all(config.resize) else (height, width)
+        factor = generator.uniform(*config.scale)
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     if size == list(mask.shape[1:]):
         return picture, mask
@@ -104,8 +120,8 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     """
     Change brightness, contrast, saturation and hue, each with probability one half.
 
-    At strength 1 the ranges are those of SSD's photometric distortion: +-32 of 255, factors
-    0.5..1.5, +-18 degrees.
+    At strength 1 the ranges are those of MMSegmentation: +-32 of 255, factors 0.5..1.5, and +-18
+    of the 180 hues of OpenCV, which are 36 degrees.
     """
     def chance() -> bool:
         return generator.random() < 0.5
@@ -122,7 +138,7 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     if chance():
         picture = functional.adjust_saturation(picture, factor())
     if chance():
-        turn = 0.05 * min(strength, 1) * generator.uniform(-1, 1)
+        turn = 0.1 * min(strength, 1) * generator.uniform(-1, 1)
         picture = functional.adjust_hue(picture, turn)
     if not contrast_first and chance():
         picture = _contrast(picture, factor())
