@@ -9,6 +9,20 @@ import os
 from pathlib import Path
 
 
+def destination(path: Path, suffix: str) -> None:
+    """
+    Make the folder of a file that a long run is going to write, and find out now if it cannot.
+
+    :raises ValueError: the name has another suffix, or is that of a folder.
+    :raises OSError: there is no such folder and there can be none.
+    """
+    if path.suffix != suffix or path.is_dir():
+        raise ValueError(f'the result must be a file that ends in {suffix}, got {path}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f'nothing can be written to the folder {path.parent}')
+
+
 @contextmanager
 def placing(path: Path) -> Iterator[Path]:
     """

@@ -70,14 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print; return the exit code."""
     parser = argparse.ArgumentParser(
         prog='python -m dgtl_ros.benchmark', description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--model', default='', help='a model file; empty: the embedded one')
-    parser.add_argument('--threads', type=int, default=0, help='of the inference; 0: all cores')
-    parser.add_argument('--width', type=int, default=1280, help='of the pictures')
-    parser.add_argument('--height', type=int, default=720, help='of the pictures')
-    parser.add_argument('--rate', type=float, default=0.0, help='pictures per second; 0: few '
-                        'enough that none waits for the one before')
-    parser.add_argument('--pictures', type=int, default=100, help='how many are measured')
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', default='', metavar='FILE', help='(the embedded one)')
+    parser.add_argument('--threads', type=int, default=0, metavar='N',
+                        help='of the inference (all cores)')
+    parser.add_argument('--width', type=int, default=1280, metavar='N',
+                        help='of the pictures (%(default)s)')
+    parser.add_argument('--height', type=int, default=720, metavar='N',
+                        help='of the pictures (%(default)s)')
+    parser.add_argument('--rate', type=float, default=0.0, metavar='HZ',
+                        help='pictures per second (few enough that none waits for the one before)')
+    parser.add_argument('--pictures', type=int, default=100, metavar='N',
+                        help='how many are measured (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print JSON alone')
     options = parser.parse_args(arguments)
     if importlib.util.find_spec('rclpy') is None:

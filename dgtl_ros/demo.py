@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 import importlib.util
 import math
+import os
 from pathlib import Path
 import signal
 import sys
@@ -179,13 +180,15 @@ def _recent(times: dict[int, float], now: float, seconds: float = 3.0) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
     parser = argparse.ArgumentParser(prog='python -m dgtl_ros.demo', description=__doc__)
-    parser.add_argument('--input', help='a video file or a folder of pictures; default: a drawn '
-                        'street in five conditions of weather and light')
-    parser.add_argument('--model', default='', help='a model file; default: the embedded one')
-    parser.add_argument('--duration', type=float, default=60.0, help='seconds (default: 60)')
-    parser.add_argument('--rate', type=float, default=0.0,
-                        help='pictures per second; default: that of the video, otherwise 10')
-    parser.add_argument('--out', type=Path, default=Path('demo_output'), help='folder for results')
+    parser.add_argument('--input', metavar='PLACE',
+                        help='a video file or a folder of pictures (a drawn street in five '
+                             'conditions of weather and light)')
+    parser.add_argument('--model', default='', metavar='FILE', help='(the embedded one)')
+    parser.add_argument('--duration', type=float, default=60.0, metavar='SECONDS', help='(60)')
+    parser.add_argument('--rate', type=float, default=0.0, metavar='HZ',
+                        help='pictures per second (that of the video, otherwise 10)')
+    parser.add_argument('--out', type=Path, default=Path('demo_output'), metavar='FOLDER',
+                        help='where results go (%(default)s)')
     options = parser.parse_args(arguments)
     if not 1 <= options.duration <= 86400:
         parser.error(f'--duration must be 1..86400 seconds, got {options.duration:g}')
@@ -193,6 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
         print('demo: there is no rclpy. Source a ROS 2 (. /opt/ros/jazzy/setup.sh), or install '
               "the wheels: pip install '.[ros]' (make demo does that)", file=sys.stderr)
         return 2
+    place = next(p for p in (options.out, *options.out.absolute().parents) if p.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        parser.error(f'--out {options.out}: {place} is no folder that can be written to')
     return _run(options)
 
 
@@ -206,7 +212,8 @@ def _run(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(1))
     environment = isolated_environment()
-    node = ['--ros-args', '-p', 'max_image_age:=5.0']
+    # the camera starts after the node, so there is nothing to complain about for a while
+    node = ['--ros-args', '-p', 'max_image_age:=5.0', '-p', 'input_timeout:=20.0']
     if options.model:
         node += ['-p', f'model_path:={options.model}']
     player = ['--loop', '--rate', str(options.rate), '--subscribers', '2']  # the node and us
@@ -215,6 +222,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         player += ['--conditions', ','.join(CONDITIONS), '--seconds-per-condition', str(each)]
     children: list[Child] = []
+    fault: ChildError | None = None
     print(f'starting the node and the camera as processes; ROS_DOMAIN_ID='
           f'{environment["ROS_DOMAIN_ID"]}, on this machine only', flush=True)
     try:
@@ -225,15 +233,16 @@ def _run(options: argparse.Namespace) -> int:
             _wait(observer, children, stopped, lambda: recorder.outputs > 0)
             _watch(observer, children, stopped, options.duration, parts)
     except ChildError as error:
+        fault = error
         print(f'demo: {error}', file=sys.stderr)
-        if not recorder.outputs:
-            return 1
     finally:
         end(children)
     if recorder.outputs:
         files = recorder.write(options.out)
         print(f'{recorder.outputs} label pictures; wrote {len(files)} files to {options.out}')
-        return 0
+        return 1 if fault else 0
+    if fault:
+        return 1
     if stopped:
         print('demo: stopped before the first labels came; nothing was written', file=sys.stderr)
     else:

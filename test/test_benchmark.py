@@ -116,7 +116,7 @@ def test_words_after_a_model():
 @pytest.mark.parametrize('arguments, message', [
     (['dgtl-dinov2-x'], "unknown preset 'dgtl-dinov2-x'; did you mean dgtl-dinov2"),
     (['no.onnx'], 'no model file'),
-    (['no.safetensors'], 'does not exist'),
+    (['no.safetensors'], 'there is no file'),
     (['dgtl-mini', '--size', '100', '128'], 'multiples of the patch'),
     (['dgtl-mini:unfolded', '--size', '100', '128'], 'multiples of the patch'),
     (['no.onnx', '--against', 'released-eager'], 'name a preset'),

@@ -14,6 +14,7 @@ from dgtl_core.runtime.child import tied
 from dgtl_core.visualize import read_image
 from dgtl_ros.demo import main, Recorder
 import numpy as np
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,15 @@ def test_wrong_arguments(arguments, capsys):
     assert left.value.code == 2 and arguments[0] in capsys.readouterr().err
 
 
+def test_an_output_that_is_no_folder_is_refused_at_once(tmp_path, capsys):
+    pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+    (tmp_path / 'file').touch()
+    for out in ('file', 'file/deeper'):
+        with pytest.raises(SystemExit) as left:
+            main(['--out', str(tmp_path / out)])
+        assert left.value.code == 2 and 'no folder' in capsys.readouterr().err
+
+
 def test_without_rclpy_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     assert main([]) == 2 and 'pip install' in capsys.readouterr().err
@@ -188,3 +198,19 @@ def test_what_cannot_start_says_why(start, tmp_path, arguments, message):
     text, _ = process.communicate(timeout=100)
     assert process.returncode == 1 and message in text and 'Traceback' not in text, text
     assert 'ended with exit code' in text and not (tmp_path / 'out').exists()
+
+
+@pytest.mark.ros
+def test_a_node_that_dies_is_no_success(start, tmp_path):
+    process = start('--input', tmp_path / 'in', '--duration', '600')
+    seen = ''
+    while 'Hz | out' not in seen:
+        line = process.stdout.readline()
+        assert line, f'ended too early:\n{seen}'
+        seen += line
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if 'dgtl_ros.segment_node' in child.cmdline():
+            child.kill()
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and 'segment_node ended with exit code' in text, seen + text
+    assert json.loads((tmp_path / 'out' / 'report.json').read_text())['outputs'] > 0

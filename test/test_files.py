@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from dgtl_core.files import placing, write_atomically
+from dgtl_core.files import destination, placing, write_atomically
 import pytest
 
 
@@ -22,3 +22,15 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
         temporary.write_text('tw')
         raise OSError('the disk is full')
     assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    destination(tmp_path / 'new' / 'model.onnx', '.onnx')
+    assert (tmp_path / 'new').is_dir() and not list((tmp_path / 'new').iterdir())
+    (tmp_path / 'folder.onnx').mkdir()
+    for name in ('model', 'model.pth', 'folder.onnx'):
+        with pytest.raises(ValueError, match='must be a file that ends in .onnx'):
+            destination(tmp_path / name, '.onnx')
+    (tmp_path / 'file').touch()
+    with pytest.raises(OSError):
+        destination(tmp_path / 'file' / 'model.onnx', '.onnx')

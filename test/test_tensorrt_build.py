@@ -353,7 +353,8 @@ def test_no_pictures_at_all_cannot_be_asked_for(robot, capsys):
 def test_a_gpu_that_fails_is_a_message(robot, capsys):
     robot.driver.fail['cuStreamCreate'] = 2
     assert main(robot.command) == 1
-    assert 'error: cuStreamCreate failed: CUDA error 2 (out of memory)' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'tensorrt: cuStreamCreate failed: CUDA error 2 (out of memory)' in said
     assert not list(robot.out.parent.iterdir())
 
 

@@ -285,7 +285,7 @@ def test_accumulated_parts_learn_about_what_the_whole_batch_learns(tmp_path):
     ('data=[folder:nowhere,classes=x.yaml]', 'in quotes: data=["NAME:FOLDER,key=value"]'),
     ('preset=dgtl-dinov2-x', 'unknown preset'),
     ('evaluation.data=["streetworld:clear,count=1"]', 'has other classes'),
-    ('init=nothing.safetensors', 'nothing.safetensors does not exist'),
+    ('init=nothing.safetensors', 'there is no file nothing.safetensors'),
 ])
 def test_wrong_recipes_are_refused_in_words(change, message, tmp_path, capsys):
     recipe = write_recipe(tmp_path)
@@ -301,7 +301,7 @@ def test_wrong_label_is_named_with_its_file_also_from_a_worker(tmp_path, capfd):
         cv2.imwrite(str(file), np.full((32, 64), 9, np.uint8))
     assert run(recipe, tmp_path / 'out') == 1
     shown = capfd.readouterr().err
-    said = [line for line in shown.splitlines() if line.startswith('DataError: ')]
+    said = [line for line in shown.splitlines() if line.startswith('train: ')]
     assert len(said) == 1 and 'holds the ids [9]; boxes has 0-3, 255' in said[0]
     assert str(tmp_path / 'boxes' / 'labels') in said[0] and 'Traceback' not in shown
 

@@ -142,11 +142,13 @@ def table(parts: Sequence[Part]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when there was something to describe."""
     parser = argparse.ArgumentParser(
-        prog='training.describe', description=__doc__.strip().splitlines()[0])
+        prog='python -m training.describe', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help=f'preset ({", ".join(sorted(PRESETS))}) or .yaml file')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
-                        help="picture size, default the model's own")
-    parser.add_argument('--levels', type=int, default=2, help='depth of the tree, default 2')
+                        help="of the picture (the model's own)")
+    parser.add_argument('--levels', type=int, default=2, metavar='N',
+                        help='depth of the tree (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print JSON')
     args = parser.parse_args(argv)
     try:

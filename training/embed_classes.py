@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 import sys
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
+from dgtl_core.files import destination
 from dgtl_core.model.backbone_weights import read_state_dict
 from dgtl_core.model.text import ClassTexts, clip_text_tensors, encode_clip_text, save_texts
 import torch
@@ -62,7 +64,7 @@ def embed_with_open_clip(
     if not Path(pretrained).is_file() and pretrained not in known:
         raise ValueError(
             f'open_clip has no weights {pretrained!r} for {model_name!r}; it has '
-            f'{known or sorted({name for name, _ in pairs})}, or give a file')
+            f'{known or get_close_matches(model_name, dict(pairs), 9, 0)}, or give a file')
     # OpenAI's weights want another activation than the model of that name has; of a file one
     # cannot tell, there the name of the model says it
     quick = bool(open_clip.get_pretrained_cfg(model_name, pretrained).get('quick_gelu'))
@@ -104,20 +106,23 @@ def embed_with_released(path: str | Path, classes: ClassSet) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the file was written."""
     parser = argparse.ArgumentParser(
-        prog='training.embed_classes', description=__doc__.strip().splitlines()[0])
+        prog='python -m training.embed_classes', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('classes', help='class set (.yaml), or "cityscapes"')
     parser.add_argument('out', type=Path, help='.npz to write')
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--model', help='open_clip model: RN50, ViT-B-16, EVA02-L-14, ...')
-    source.add_argument('--released', type=Path, help='released DGTL checkpoint that holds CLIP')
-    parser.add_argument('--pretrained', default='openai',
-                        help='open_clip weights (tag or file), default %(default)s')
+    source.add_argument('--released', type=Path, metavar='FILE',
+                        help='released DGTL checkpoint that holds CLIP')
+    parser.add_argument('--pretrained', default='openai', metavar='TAG',
+                        help='of the weights in open_clip, or their file (%(default)s)')
     parser.add_argument('--bare', action='store_true',
                         help='bare words instead of the mean over prompt templates')
     parser.add_argument('--raw', action='store_true',
                         help='bare words, not normalised, as the released DGTL has them')
     args = parser.parse_args(argv)
     try:
+        destination(args.out, '.npz')
         classes = CITYSCAPES if args.classes == 'cityscapes' else ClassSet.from_yaml(args.classes)
         if args.released:
             embeddings = embed_with_released(args.released, classes)

@@ -79,16 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m training.evaluate', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', type=Path)
-    parser.add_argument('data', nargs='+')
-    parser.add_argument('--protocol', choices=PROTOCOLS, default='whole')
-    parser.add_argument('--limit', type=int, default=0, help='pictures of each data set (0: all)')
+    parser.add_argument('model', type=Path, metavar='MODEL')
+    parser.add_argument('data', nargs='+', metavar='DATA')
+    parser.add_argument('--protocol', choices=PROTOCOLS, default='whole',
+                        help='see above (%(default)s)')
+    parser.add_argument('--limit', type=int, default=0, metavar='N',
+                        help='first N pictures of each data set alone; 0: all (%(default)s)')
     parser.add_argument('--corrupt', default='', metavar='NAMES',
                         help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
-    parser.add_argument('--severity', default='1,3,5', help='of the corruptions (1,3,5)')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda')
-    parser.add_argument('--json', type=Path, help='write the numbers here')
-    parser.add_argument('--report', type=Path, help='write a page with plots here (.html)')
+    parser.add_argument('--severity', default='1,3,5', metavar='N',
+                        help='of the corruptions, 1 to 5, comma between (%(default)s)')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
+    parser.add_argument('--report', type=Path, metavar='FILE',
+                        help='write a page with plots here (.html)')
     options = parser.parse_args(arguments)
     try:
         corruptions, severities = _corruptions(options.corrupt, options.severity)
@@ -128,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_report(options.report, results, [
                 (domains[domain].classes, found.worst) for domain, found in scores.items()])
     except (ValueError, OSError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        print(f'evaluate: {error}', file=sys.stderr)
         return 1
     return 0
 

@@ -122,19 +122,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m training.experiment', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path('runs/experiment'))
-    parser.add_argument('--recipe', type=Path, default=Path('training/recipes/experiment.yaml'))
+    parser.add_argument('--out', type=Path, default=Path('runs/experiment'), metavar='FOLDER',
+                        help='results and checkpoints (%(default)s)')
+    parser.add_argument('--recipe', type=Path, default=Path('training/recipes/experiment.yaml'),
+                        help='a YAML file (%(default)s)')
     parser.add_argument('--camvid', default=f'{os.environ.get("DGTL_DATA", "data")}/camvid',
-                        help='its folder (default: %(default)s)')
+                        metavar='FOLDER', help='the data set (%(default)s)')
     parser.add_argument('--texts', type=Path, default=Path('runs/texts/cityscapes_vitb16.npz'),
-                        help='class texts from training.embed_classes (default: %(default)s)')
+                        metavar='FILE', help='class texts of training.embed_classes (%(default)s)')
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(MAIN),
-                        help='the five above; others leave out a part of dgtl')
+                        metavar='METHOD', help='the five above; or, with a part of dgtl left out, '
+                        + ', '.join(name for name in METHODS if name not in MAIN))
     parser.add_argument('--sources', nargs='+', choices=('streetworld', 'camvid'),
-                        default=['streetworld', 'camvid'])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--pretrain-steps', type=int, default=500)
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time; they share the cores')
+                        default=['streetworld', 'camvid'], metavar='SOURCE',
+                        help='streetworld, camvid (both)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+                        help='one run of each method for each (0 1 2)')
+    parser.add_argument('--pretrain-steps', type=int, default=500, metavar='N',
+                        help='of 32 crops (%(default)s)')
+    parser.add_argument('--jobs', type=int, default=1, metavar='N',
+                        help='runs at a time, which share the cores (%(default)s)')
     parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set steps=2000')
@@ -142,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = experiment(options)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        print(f'experiment: {error}', file=sys.stderr)
         return 1
     print(write_results(options.out, results))
     return 0

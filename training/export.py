@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 import json
-import os
+import logging
 from pathlib import Path
 import sys
 from typing import Any
@@ -24,6 +24,7 @@ from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import export_onnx, ExportError, Output
 from dgtl_core.export.precision import PRECISIONS
+from dgtl_core.files import destination
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.processing import place, to_input
@@ -85,17 +86,6 @@ def _trained(segmenter: Segmenter, network: LabelNetwork,
     return results
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Say before the work what would be in its way after it."""
-    out = options.out
-    if out.suffix != '.onnx':
-        raise ExportError(f'a model file ends in .onnx, got {out}')
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ExportError(f'no file can be written at {out}: name one in a folder of yours')
-    if options.min_agreement is not None and not 0 <= options.min_agreement <= 1:
-        raise ExportError(f'--min-agreement must be in 0..1, got {options.min_agreement}')
-
-
 def _network(options: argparse.Namespace) -> tuple[Segmenter, LabelNetwork, ModelMetadata]:
     segmenter, config = load_segmenter(options.checkpoint)
     window = tuple(options.size or config.input_size)
@@ -120,23 +110,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--size', **size, help="of the network; default: the configuration's")
     parser.add_argument('--slide', **size, help='of the picture, seen through sliding windows')
     parser.add_argument('--output-size', **size, help="of the labels; default: the picture's")
-    parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'))
-    parser.add_argument('--precision', default='fp32', choices=PRECISIONS)
+    parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'),
+                        help='how deformable attention samples: gather where an engine is wrong '
+                             'with %(default)s, the default')
+    parser.add_argument('--precision', default='fp32', choices=PRECISIONS,
+                        help='numbers the engine computes with (%(default)s)')
     parser.add_argument('--weights', default='float32', choices=('float32', 'float16'),
-                        help='how weights are stored; float16 halves the file')
-    parser.add_argument('--dynamic-batch', action='store_true')
+                        help='how weights are stored (%(default)s); float16 halves the file')
+    parser.add_argument('--dynamic-batch', action='store_true',
+                        help='any number of pictures in one call; without it, one')
     parser.add_argument('--quarter', action='store_true',
                         help='fast and not exact: bring up the scores of the mask grid')
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument('--pictures', type=Path, help='folder of real pictures to compare on')
+    shown.add_argument('--pictures', type=Path, metavar='FOLDER',
+                       help='real pictures to compare on')
     shown.add_argument('--truth', metavar='DATA',
                        help='labelled pictures to compare on; the mean IoU is printed too')
-    parser.add_argument('--count', type=int, default=8, help='how many of them')
-    parser.add_argument('--min-agreement', type=float,
-                        help=f'fraction of equal labels; default: {MIN_AGREEMENT}')
+    parser.add_argument('--count', type=int, default=8, metavar='N',
+                        help='how many of them (%(default)s)')
+    parser.add_argument('--min-agreement', type=float, metavar='SHARE', help=(
+        'of the labels that must be equal ('
+        + ', '.join(f'{kind} {share}' for kind, share in MIN_AGREEMENT.items()) + ')'))
     options = parser.parse_args(argv)
+    logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
     try:
-        _check(options)
+        destination(options.out, '.onnx')
+        wanted = options.min_agreement
+        if wanted is None:
+            wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
+        if not 0 <= wanted <= 1:
+            raise ExportError(f'--min-agreement must be in 0..1, got {wanted}')
         segmenter, network, metadata = _network(options)
         truths = None
         if options.truth:
@@ -146,9 +149,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             pictures = _pictures(options.pictures, options.count, network.picture_size)
         trained = _trained(segmenter, network, pictures)
         del segmenter
-        wanted = options.min_agreement
-        if wanted is None:
-            wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         same, kept = export_onnx(
             network, options.out, metadata, pictures, truths, trained=trained,
             precision=options.precision, dynamic_batch=options.dynamic_batch,

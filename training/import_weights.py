@@ -20,6 +20,7 @@ from pathlib import Path
 import sys
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import destination
 from dgtl_core.learning.checkpoint import save_checkpoint
 from dgtl_core.model.backbone_weights import convert_patch, convert_positions, read_state_dict
 from dgtl_core.model.released import METHODS, segmenter_from_released
@@ -114,20 +115,27 @@ def _texts_inside(state: dict[str, Tensor], classes: ClassSet | None) -> Tensor 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the file was written."""
     parser = argparse.ArgumentParser(
-        prog='training.import_weights', description=__doc__.strip().splitlines()[0])
+        prog='python -m training.import_weights', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='.safetensors to write')
     parser.add_argument('--method', required=True, choices=METHODS)
-    parser.add_argument('--backbone', type=Path, help='backbone file; not for vltseg')
-    parser.add_argument('--adapter', type=Path, required=True,
+    parser.add_argument('--backbone', type=Path, metavar='FILE', help='not for vltseg')
+    parser.add_argument('--adapter', type=Path, required=True, metavar='FILE',
                         help='published file: adapter and head, or (vltseg) the whole model')
-    parser.add_argument('--image-size', type=int, help='training crop, such as 512 or 1024')
-    parser.add_argument('--num-heads', type=int, help='of the backbone, default width / 64')
-    parser.add_argument('--out-indices', type=int, nargs=4, help='blocks, counted from 0')
-    parser.add_argument('--texts', type=Path, help='.npz of class texts (embed_classes)')
-    parser.add_argument('--classes', type=Path, help='class set (.yaml), default Cityscapes')
-    parser.add_argument('--name', help='name of the model, default method and backbone')
+    parser.add_argument('--image-size', type=int, metavar='N',
+                        help='training crop, such as 512 or 1024')
+    parser.add_argument('--num-heads', type=int, metavar='N',
+                        help='of the backbone (its width / 64)')
+    parser.add_argument('--out-indices', type=int, nargs=4, metavar='N',
+                        help='blocks whose features the head takes, counted from 0')
+    parser.add_argument('--texts', type=Path, metavar='FILE',
+                        help='class texts from training.embed_classes (.npz), to train on')
+    parser.add_argument('--classes', type=Path, metavar='FILE',
+                        help='class set, .yaml (Cityscapes)')
+    parser.add_argument('--name', help='of the model (method and backbone)')
     args = parser.parse_args(argv)
     try:
+        destination(args.out, '.safetensors')
         model = import_released(
             args.method, args.backbone, args.adapter, image_size=args.image_size,
             num_heads=args.num_heads, texts=args.texts,

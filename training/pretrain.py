@@ -46,12 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m training.pretrain', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('recipe', type=Path)
-    parser.add_argument('--objective', choices=list(OBJECTIVES), required=True)
-    parser.add_argument('--out', type=Path, required=True, help='a .safetensors file')
-    parser.add_argument('--steps', type=int, default=2000)
-    parser.add_argument('--batch', type=int, default=32)
-    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('recipe', type=Path, help='a YAML file')
+    parser.add_argument('--objective', choices=list(OBJECTIVES), required=True,
+                        help='see above')
+    parser.add_argument('--out', type=Path, required=True, metavar='FILE',
+                        help='a .safetensors file')
+    parser.add_argument('--steps', type=int, default=2000, help='(%(default)s)')
+    parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
+    parser.add_argument('--lr', type=float, default=1e-3,
+                        help='highest learning rate (%(default)s)')
     parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set transforms.crop=[128,256]')
@@ -75,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         backbone = pretrain(config, stream, where, options)
         _save(options.out, backbone)
     except (ValueError, OSError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        print(f'pretrain: {error}', file=sys.stderr)
         return 1
     return 0
 

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from typing import NamedTuple
+import warnings
 
 from dgtl_core.config import to_dict
 from dgtl_core.data.catalog import join, open_named
@@ -53,12 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
         prog='python -m training.train', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('recipe', type=Path, help='a YAML file; training/recipes holds some')
-    parser.add_argument('--out', type=Path, help='folder for checkpoints and logs (runs/NAME)')
-    parser.add_argument('--resume', action='store_true', help=f'go on from OUT/{LAST}')
-    parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
+    parser.add_argument('--out', type=Path, metavar='FOLDER',
+                        help='checkpoints and logs (runs/NAME)')
+    parser.add_argument('--resume', action='store_true', help=f'go on from {LAST} in FOLDER')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set optim.lr=2e-4')
     options = parser.parse_args(arguments)
+    # how many workers there are, the recipe says
+    warnings.filterwarnings('ignore', 'This DataLoader will create')
     try:
         recipe = read_recipe(options.recipe, options.set)
         out = options.out or Path('runs') / recipe.name
@@ -67,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = str(error)
         if 'DataLoader worker' in text:  # the worker's own traceback; its last line says it all
             text = text.strip().splitlines()[-1].partition(': ')[2]
-        tqdm.write(f'{type(error).__name__}: {text}', file=sys.stderr)  # on a line of its own
+        tqdm.write(f'train: {text}', file=sys.stderr)  # on a line of its own
         return 1
     finally:
         if distributed.is_initialized():

@@ -175,7 +175,7 @@ def camvid(folder: Path, *, split: str = '') -> PicturePairs:
 
 
 def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
-    """One's own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
+    """Your own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
     pairs = _pairs(folder, 'images', '*.*', 'labels', '', ['.png'])
     file = Path(classes) if classes else folder / 'classes.yaml'
     if not file.is_file():
@@ -223,8 +223,9 @@ def open_pictures(spec: str) -> Pictures:
     try:
         return function(folder, **options)
     except DataError as error:
+        expected = str(inspect.getdoc(function)).replace('``', '')  # not in a terminal
         raise DataError(
-            f'{name}: {error}. Expected: {inspect.getdoc(function)} Name the folder with '
+            f'{name}: {error}. Expected: {expected} Name the folder with '
             f'{name}:FOLDER, or put it at $DGTL_DATA/{name}') from None
 
 

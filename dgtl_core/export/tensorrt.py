@@ -133,35 +133,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = BuildOptions()
     parser = argparse.ArgumentParser(
-        prog='python -m dgtl_core.export.tensorrt', description=__doc__.split('\n\n')[0].strip(),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        prog='python -m dgtl_core.export.tensorrt', description=__doc__.split('\n\n')[0].strip())
     parser.add_argument('onnx', type=Path, help='the exported model')
     parser.add_argument('out', type=Path, help='the engine; a .json with its description joins it')
     check = parser.add_mutually_exclusive_group(required=True)
     check.add_argument('--pictures', type=Path, nargs='+', metavar='PATH', default=[],
                        help='real pictures (files or folders) to compare with ONNX Runtime')
     check.add_argument('--unverified', action='store_true', help='do not compare')
-    parser.add_argument('--most', type=int, default=20, help='pictures to take, evenly spread')
+    parser.add_argument('--most', type=int, default=20, metavar='N',
+                        help='pictures to take, evenly spread (%(default)s)')
     parser.add_argument('--threshold', type=float, default=THRESHOLD,
-                        help='least share of pixels that must get the same label')
-    parser.add_argument('--reference', type=Path,
+                        metavar='SHARE',
+                        help='of the pixels that must get the same label (%(default)s)')
+    parser.add_argument('--reference', type=Path, metavar='FILE',
                         help='another ONNX file of the same model to compare with; needed for '
                              'bf16, which ONNX Runtime cannot run on a CPU')
-    parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib,
-                        help='most memory of one layer while it runs; 0: no limit')
+    parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib, metavar='N',
+                        help='most memory of one layer while it runs; 0: no limit (%(default)s)')
     parser.add_argument('--optimization-level', type=int, default=options.optimization_level,
-                        help='0 (quick to build) .. 5 (tries everything)')
+                        metavar='N',
+                        help='0, quick to build, to 5, tries everything (%(default)s)')
     parser.add_argument('--hardware', choices=HARDWARE, default=options.hardware,
-                        help='which GPUs can run it; other than "this" may be slower')
+                        help='GPUs that can run it (%(default)s); others may be slower')
     parser.add_argument('--version-compatible', action='store_true',
                         help='newer versions of TensorRT can run it; may be slower')
-    parser.add_argument('--max-batch', type=int, default=options.max_batch,
-                        help='largest batch, for a model with a dynamic one')
+    parser.add_argument('--max-batch', type=int, default=options.max_batch, metavar='N',
+                        help='largest batch, for a model with a dynamic one (%(default)s)')
     parser.add_argument('--timing-cache', type=Path, metavar='FILE',
                         help='measured kernel times, which make the next build quicker')
     parser.add_argument('--module', choices=MODULES, default='',
-                        help='default: the first that is installed')
-    parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N')
+                        help='(the first that is installed)')
+    parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     args = parser.parse_args(arguments)
     if args.most < 1:
@@ -180,10 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pictures=[read_image(file) for file in chosen],
             timing_cache=args.timing_cache, module=args.module, device=args.device)
     except KeyboardInterrupt:
-        print(f'stopped; {args.out} is as it was', file=sys.stderr)
+        print(f'tensorrt: stopped; {args.out} is as it was', file=sys.stderr)
         return 130
     except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
-        print(f'error: {error}; {args.out} is as it was', file=sys.stderr)
+        print(f'tensorrt: {error}; {args.out} is as it was', file=sys.stderr)
         return 1
     told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
     if args.json:

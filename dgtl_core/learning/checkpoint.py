@@ -81,7 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, 'pt') as file:
             text = (file.metadata() or {}).get(KEY)
     except FileNotFoundError:
-        raise ModelError(f'{path} does not exist') from None
+        raise ModelError(f'there is no file {path}') from None
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f'{path} is not a .safetensors file, or is cut short ({error}); copy it again, or '

@@ -72,7 +72,7 @@ def read_state_dict(path: str | Path) -> State:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist')
+        raise FileNotFoundError(f'there is no file {path}')
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
         from safetensors.torch import load_file
