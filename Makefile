@@ -39,6 +39,8 @@ endif
 
 BIN = $(VENV)/bin
 DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
+MINI = runs/dgtl_mini
+TEXTS = runs/texts/cityscapes_vitb16.npz
 INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt
 
 .PHONY: help demo test lint parity train-mini clean
@@ -60,13 +62,23 @@ lint: $(DEVELOPMENT)  ## ruff and mypy
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-train-mini: $(DEVELOPMENT)  ## train the embedded demonstration model again (about an hour on 2 cores)
-	$(BIN)/python -m training.pretrain training/recipes/dgtl_mini.yaml --objective labels \
-	    --steps 1500 --batch 32 --out runs/dgtl_mini/backbone.safetensors
-	$(BIN)/python -m training.train training/recipes/dgtl_mini.yaml --out runs/dgtl_mini
-	$(BIN)/python -m training.train training/recipes/dgtl_mini_full.yaml --out runs/dgtl_mini_full
-	$(BIN)/python -m training.export runs/dgtl_mini_full/model.safetensors models/dgtl_mini.onnx \
+train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (about an hour on 2 cores)
+	$(BIN)/python -m training.export $(MINI)_full/model.safetensors models/dgtl_mini.onnx \
 	    --weights float16
+
+# Its steps. What is finished is not done again, and what was stopped goes on.
+$(TEXTS): | $(DEVELOPMENT)
+	$(BIN)/python -m training.embed_classes cityscapes $@ --model ViT-B-16
+
+$(MINI)/backbone.safetensors: | $(DEVELOPMENT)
+	$(BIN)/python -m training.pretrain training/recipes/dgtl_mini.yaml --objective labels \
+	    --steps 1500 --batch 32 --out $@
+
+$(MINI)/model.safetensors: $(TEXTS) $(MINI)/backbone.safetensors
+$(MINI)_full/model.safetensors: $(MINI)/model.safetensors
+$(MINI)/model.safetensors $(MINI)_full/model.safetensors:
+	$(BIN)/python -m training.train training/recipes/$(notdir $(@D)).yaml --out $(@D) \
+	    $$(test ! -e $(@D)/last.safetensors || echo --resume)
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

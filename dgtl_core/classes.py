@@ -20,14 +20,19 @@ class SegmentationClass:
     prompts: tuple[str, ...] = ()  # words for the text encoder; the name where there are none
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, int) or not 0 <= self.id < IGNORE_INDEX:
+        if type(self.id) is not int or not 0 <= self.id < IGNORE_INDEX:  # YAML's yes is a bool
             raise ValueError(f'class id must be an integer in 0..254, got {self.id!r}')
         if not isinstance(self.name, str) or not self.name.strip():
             raise ValueError(f'class {self.id} needs a name, got {self.name!r}')
-        color = tuple(self.color)
+        color = tuple(self.color) if isinstance(self.color, Sequence) else ()
         if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
             raise ValueError(
                 f'color of class {self.name!r} must be [r, g, b], each 0..255, got {self.color!r}')
+        words = self.prompts
+        if isinstance(words, str) or not isinstance(words, Sequence) or not all(
+                isinstance(word, str) and word.strip() for word in words):
+            raise ValueError(
+                f'prompts of class {self.name!r} must be a list of words, got {words!r}')
         object.__setattr__(self, 'color', color)
         object.__setattr__(self, 'prompts', tuple(self.prompts))
 

@@ -16,7 +16,7 @@ from dgtl_core.classes import IGNORE_INDEX
 import numpy as np
 
 RESIZE_MODES = ('stretch', 'letterbox', 'crop')
-_GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation
+GREY = (124, 116, 104)  # the ImageNet mean, so that a bar is zero after normalisation
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def to_input(image: np.ndarray, placement: Placement) -> np.ndarray:
     if size == placement.target:
         return np.ascontiguousarray(seen)
     canvas = np.empty((*placement.target, 3), np.uint8)
-    canvas[:] = _GREY
+    canvas[:] = GREY
     canvas[y0:y1, x0:x1] = seen
     return canvas
 
@@ -89,8 +89,7 @@ def to_source(labels: np.ndarray, placement: Placement, fill: int = IGNORE_INDEX
     """
     y0, y1, x0, x1 = placement.inner
     (height, width), (h, w) = placement.target, labels.shape
-    seen = labels[round(y0 * h / height):round(y1 * h / height),
-                  round(x0 * w / width):round(x1 * w / width)]
+    seen = labels[_span(y0, y1, h, height), _span(x0, x1, w, width)]
     y0, y1, x0, x1 = placement.outer
     size = (y1 - y0, x1 - x0)
     if seen.shape != size:
@@ -100,6 +99,15 @@ def to_source(labels: np.ndarray, placement: Placement, fill: int = IGNORE_INDEX
     canvas = np.full(placement.source, fill, np.uint8)
     canvas[y0:y1, x0:x1] = seen
     return canvas
+
+
+def _span(start: int, stop: int, length: int, of: int) -> slice:
+    """Return where a part of ``of`` pixels lies in ``length`` pixels; at least one of them."""
+    first, last = round(start * length / of), round(stop * length / of)
+    if first == last:  # less than one pixel: the one in which its middle lies
+        first = (start + stop) * length // (2 * of)
+        last = first + 1
+    return slice(first, last)
 
 
 def windows(size: tuple[int, int], crop: tuple[int, int],

@@ -103,6 +103,8 @@ def _model(snap: Snapshot) -> Status:
         'engine': engine.state if engine else 'none', 'engine_path': engine.path if engine else '',
         'trt_version': engine.version if engine else '',
         'cuda_version': engine.cuda_version if engine else ''}
+    if snap.model_error:
+        return Status('model', ERROR, snap.model_error, values)
     if engine is not None and engine.state == 'fallback':
         return Status('model', WARN, f'{snap.backend} answers, there is no engine: '
                       f'{engine.reason}; ~/rebuild_engine tries again', values)
@@ -195,7 +197,7 @@ def _output(seen: CameraSnapshot) -> Status:
     values = {
         'rate_hz': health.output_rate.hz(), 'published': counts['published'],
         'publish_errors': counts['publish_errors'], 'subscribers': seen.subscribers,
-        'pipeline_latency_ms_p50': health.pipeline.percentile(50),
+        'pipeline_latency_ms': health.pipeline.percentile(50),
         'pipeline_latency_ms_p95': health.pipeline.percentile(95)}
     if counts['publish_errors']:
         return Status(

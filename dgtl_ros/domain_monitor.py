@@ -14,6 +14,7 @@ import threading
 import zlib
 
 import cv2
+from dgtl_core.classes import IGNORE_INDEX
 from dgtl_ros.settings import Settings
 import numpy as np
 
@@ -57,9 +58,12 @@ class DomainMonitor:
         luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         top = max((image.shape[0] - _BAND) // 2, 0)
         band = cv2.cvtColor(np.ascontiguousarray(image[top:top + _BAND]), cv2.COLOR_RGB2GRAY)
-        sure = np.bincount(confidence[::_STEP, ::_STEP].ravel(), minlength=256)
+        labels, confidence = labels[::_STEP, ::_STEP], confidence[::_STEP, ::_STEP]
+        # The network judged nothing about what a crop cut away, so it was not unsure there.
+        judged = labels != IGNORE_INDEX
+        sure = np.bincount(confidence[judged] if judged.any() else [0], minlength=256)
         sure = sure / sure.sum()
-        counts = np.bincount(labels[::_STEP, ::_STEP].ravel(), minlength=256)
+        counts = np.bincount(labels.ravel(), minlength=256)
         known = counts[:self._num_classes]
         frame = Frame(
             luma_mean=float(luma.mean()),

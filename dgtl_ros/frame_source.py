@@ -101,7 +101,8 @@ def resized(frames: Iterator[Frame], height: int, width: int) -> Iterator[Frame]
     """Bring pictures (and their labels) to a size; 0 keeps that side's proportion or size."""
     for frame in frames:
         h, w = frame.image.shape[:2]
-        size = (height or round(h * (width or w) / w), width or round(w * (height or h) / h))
+        size = (height or max(round(h * (width or w) / w), 1),
+                width or max(round(w * (height or h) / h), 1))
         if size == (h, w):
             yield frame
             continue

@@ -31,10 +31,14 @@ class Health:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.last_input: float | None = None  # by the steady clock
+        self._last_stamp = 0
+        self.encoding = ''
+        self.size = (0, 0)  # of the last picture that could be read, (height, width)
         self.reset()
 
     def reset(self) -> None:
-        """Start counting from zero."""
+        """Start counting from zero; what the camera was last seen to send is no count."""
         with self._lock:
             self._counts = dict.fromkeys((
                 'received', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
@@ -42,10 +46,6 @@ class Health:
                 'errors_total', 'publish_errors', 'published'), 0)
             self.consecutive_errors = 0
             self.last_error = ''
-            self.last_input: float | None = None  # by the steady clock
-            self._last_stamp = 0
-            self.encoding = ''
-            self.size = (0, 0)  # of the last picture that could be read, (height, width)
         self.input_rate, self.output_rate = Rate(), Rate()
         self.stages = {name: Durations() for name in STAGES}
         self.pipeline = Durations()  # from the picture's stamp to its labels
@@ -79,6 +79,6 @@ class Health:
             return self.consecutive_errors
 
     def succeeded(self) -> None:
-        """Note an inference that worked."""
+        """Note an inference that worked, or that a new row of them starts."""
         with self._lock:
             self.consecutive_errors = 0

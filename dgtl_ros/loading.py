@@ -4,10 +4,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 import time
 
-from dgtl_core.predictor import default_model, EngineOptions, ModelError, Predictor
+from dgtl_core.predictor import (
+    default_model,
+    EngineOptions,
+    ModelError,
+    ModelMetadata,
+    onnx_metadata,
+    Predictor,
+)
 from dgtl_ros.diagnostics import Model
 from dgtl_ros.settings import Settings
 import numpy as np
@@ -22,6 +30,8 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
     """
     start = time.monotonic()
     path = Path(settings.model_path).expanduser() if settings.model_path else default_model()
+    if path.suffix == '.onnx' and path.is_file() and os.access(path, os.R_OK):
+        _check_size(onnx_metadata(path), settings)  # before minutes go into its engine
     predict = Predictor.load(
         path, settings.backend, settings.device, settings.threads, settings.resize_mode,
         EngineOptions(
@@ -30,7 +40,8 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
             max_batch=settings.max_batch_size),
         settings.precision)
     try:
-        _check(predict, settings)
+        _check_size(predict.metadata, settings)
+        _check_engine(predict, settings)
         empty = np.zeros((*predict.input_size, 3), np.uint8)
         for _ in range(settings.warmup_iterations):
             predict.many([empty] * batch_of(predict, settings))
@@ -64,15 +75,18 @@ def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
     return lines
 
 
-def _check(predict: Predictor, settings: Settings) -> None:
-    height, width = predict.input_size
+def _check_size(metadata: ModelMetadata, settings: Settings) -> None:
+    height, width = metadata.input_size
     wanted = settings.input_height or height, settings.input_width or width
     if wanted != (height, width):
         raise ModelError(
-            f'{predict.metadata.name} has an input of {height}x{width}, and input_height and '
+            f'{metadata.name} has an input of {height}x{width}, and input_height and '
             f'input_width ask for {wanted[0]}x{wanted[1]}; the size lies in the file: set both to '
             f'0, or make one with "python -m training.export CHECKPOINT OUT.onnx --size '
             f'{wanted[0]} {wanted[1]}"')
+
+
+def _check_engine(predict: Predictor, settings: Settings) -> None:
     if settings.build_only and (predict.engine is None or predict.engine.state == 'fallback'):
         why = predict.engine.reason if predict.engine else 'TensorRT does not run it'
         raise ModelError(

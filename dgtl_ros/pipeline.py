@@ -84,6 +84,14 @@ class Pipeline:
         self._inferring.release()
         return True
 
+    def abandon(self) -> None:
+        """Close the predictor as soon as the running inference has ended, and do not wait."""
+        def close() -> None:
+            with self._inferring:
+                self._predict.close()
+
+        threading.Thread(target=close, name='abandoned model', daemon=True).start()
+
     def _label(self, frames: list[_Frame], settings: Settings) -> None:
         with self._inferring:
             results, timing = self._predict.timed_many([frame.image for frame in frames])

@@ -20,6 +20,7 @@ from typing import cast, Protocol
 
 from dgtl_ros.parameters import ParameterError
 import rclpy
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -63,7 +64,7 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
         return 2
     try:
         node = make_node(requests.put)
-    except ParameterError as error:
+    except (ParameterError, InvalidParameterTypeException) as error:  # ours, or use_sim_time
         get_logger(name).fatal(str(error))
         rclpy.shutdown()
         return 2

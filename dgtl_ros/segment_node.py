@@ -54,6 +54,7 @@ class SegmentNode(LifecycleNode):
         self._streams: list[Stream] = []
         self._pipeline: Pipeline | None = None
         self._worker: Worker[Arrival] | None = None
+        self._stuck: list[Worker[Arrival]] = []  # whose inference did not end when it should
 
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/reset_stats', self._on_reset)
@@ -84,6 +85,7 @@ class SegmentNode(LifecycleNode):
         """Subscribe and start to infer."""
         predict = self._predict
         assert predict is not None
+        self.model_error = ''
         self._pipeline = pipeline = Pipeline(
             predict, lambda: self._settings, self.get_clock(), self.get_logger())
         self._worker = worker = Worker(pipeline, self._interval, batch_of(predict, self._settings))
@@ -119,9 +121,9 @@ class SegmentNode(LifecycleNode):
         self._release()
 
     def stop(self, timeout: float) -> bool:
-        """End the inference thread; return whether it did within ``timeout`` seconds."""
+        """End all inference threads; return whether they did within ``timeout`` seconds."""
         self._ticker.stop(timeout / 2)
-        return self._stop_inference(timeout / 2)
+        return self._stop_inference(timeout / 2) and all(w.stop(0.0) for w in self._stuck)
 
     def _load(self) -> None:
         settings = self._settings
@@ -154,6 +156,10 @@ class SegmentNode(LifecycleNode):
         for stream in self._streams:
             stream.pause()
         ended = self._stop_inference(timeout)
+        if self._pipeline is not None and self._worker is not None and not ended:
+            self._pipeline.abandon()
+            self._stuck.append(self._worker)
+            self._predict = self._model = None
         self._worker = self._pipeline = None
         return ended
 
@@ -182,7 +188,7 @@ class SegmentNode(LifecycleNode):
             self.trigger_deactivate()
 
     def _diagnose(self) -> None:  # in a thread of its own
-        predict = self._predict
+        predict, device = self._predict, self._device.read()
         backend = predict.backend_name if predict is not None else ''
         found = statuses(Snapshot(
             state=self._state, settings=self._settings, model=self._model,
@@ -190,9 +196,10 @@ class SegmentNode(LifecycleNode):
             engine=predict.engine if predict is not None else None,
             batch=batch_of(predict, self._settings) if predict is not None else 0,
             cameras=[stream.snapshot() for stream in self._streams],
-            device=self._device.read()))
+            device=device))
         message = to_message(
-            found, self.get_fully_qualified_name(), backend, self.get_clock().now().to_msg())
+            found, self.get_fully_qualified_name(), str(device.get('gpu') or backend),
+            self.get_clock().now().to_msg())
         with contextlib.suppress(RuntimeError):  # the node is just being destroyed
             self._diagnostics.publish(message)
 

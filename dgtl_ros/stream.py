@@ -61,6 +61,7 @@ class Stream:
         :param put: takes what arrives; returns whether that superseded something.
         """
         self._put = put
+        self.health.succeeded()  # errors of the last activation are not in a row with the next
         self._active_since = time.monotonic()
         self._input = ImageInput(
             self._node, self._settings(), f'{self.name}/image' if self.name else 'image',

@@ -27,7 +27,8 @@ folder = pathlib.Path(__file__).parent
 with (folder / 'builds').open('a') as file:
     file.write(' '.join(sys.argv[1:]) + '\\n')
 print('building the engine:  10% Tuning', file=sys.stderr, flush=True)
-time.sleep(float((folder / 'seconds').read_text()))
+while (folder / 'held').exists():
+    time.sleep(0.02)
 engine = (folder / 'engine').read_bytes()
 if not engine:
     sys.exit('error: no kernel for node 7')
@@ -52,9 +53,14 @@ class FakeRobot:
         (self.builder / 'build.py').write_text(BUILDER)
         self.builds_give(engine_bytes())
 
-    def builds_give(self, content, seconds=0.0):
+    def builds_give(self, content):
         (self.builder / 'engine').write_bytes(content)
-        (self.builder / 'seconds').write_text(str(seconds))
+
+    def hold_builds(self):
+        (self.builder / 'held').touch()
+
+    def release_builds(self):
+        (self.builder / 'held').unlink()
 
     @property
     def builds(self):
@@ -87,7 +93,8 @@ def fake_robot(folder, monkeypatch):
     monkeypatch.setattr(building, 'Frames', partial(Frames, wanted=2, apart_s=0))
     monkeypatch.setattr(building, '_generated_pictures', lambda: [street(0), street(1)])
     yield robot
-    for _ in range(100):  # of a thread that was told to end
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:  # of a thread that was told to end
         if not [t for t in threading.enumerate() if t.name == 'engine build']:
             return
         time.sleep(0.05)

@@ -29,6 +29,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tiny_onnx import write_tiny_onnx
 
+PATIENCE = 60  # seconds for what takes one on an idle machine
+
 
 class Running(Child):
     """A process of ours whose output goes to a file."""
@@ -41,14 +43,14 @@ class Running(Child):
     def text(self):
         return self._log.read_text(encoding='utf-8', errors='replace')
 
-    def wait_for_text(self, words, timeout=30):
+    def wait_for_text(self, words, timeout=PATIENCE):
         limit = time.monotonic() + timeout
         while words not in self.text():
             assert self.process.poll() is None, f'ended too early:\n{self.text()}'
             assert time.monotonic() < limit, f'{words!r} is not in:\n{self.text()}'
             time.sleep(0.02)
 
-    def ends(self, timeout=30):
+    def ends(self, timeout=PATIENCE):
         """Wait for the end; return the exit code and the output."""
         return self.process.wait(timeout), self.text()
 
@@ -56,7 +58,7 @@ class Running(Child):
         """Send a signal; return the exit code and how many seconds the end took."""
         start = time.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(10), time.monotonic() - start
+        return self.process.wait(PATIENCE), time.monotonic() - start
 
 
 class Inbox:
@@ -75,7 +77,7 @@ class Inbox:
     def messages(self):
         return [message for message, _ in list(self.items)]
 
-    def wait(self, wanted, timeout=20, first=0):
+    def wait(self, wanted, timeout=PATIENCE, first=0):
         """
         Wait until a message for which ``wanted`` is true has come; return the newest one.
 
@@ -87,7 +89,7 @@ class Inbox:
             assert self._changed.wait_for(found, timeout), f'not among {len(self.items)} messages'
             return found()[-1]
 
-    def with_stamp(self, stamp, timeout=20):
+    def with_stamp(self, stamp, timeout=PATIENCE):
         return self.wait(lambda m: stamp_of(m) == stamp, timeout)
 
 
@@ -118,7 +120,7 @@ class World:
     def __exit__(self, *_):
         end(self._children)
         rclpy.shutdown(context=self._context)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self.node.destroy_node()
         for name, value in self._before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
@@ -157,12 +159,12 @@ class World:
         return self.node.create_publisher(kind, topic, qos(reliable, False, 5))
 
     def remove(self, publisher):
-        self.node.destroy_publisher(publisher)
+        in_executor(self._executor, self.node.destroy_publisher, publisher)
 
     def now(self):
         return self.node.get_clock().now().to_msg()
 
-    def call(self, kind, name, request, timeout=20):
+    def call(self, kind, name, request, timeout=PATIENCE):
         client = self.node.create_client(kind, name)
         try:
             assert client.wait_for_service(timeout), f'no service {name}'
@@ -193,7 +195,7 @@ class World:
         answer = self.call(GetState, f'/{space}/segmenter/get_state', GetState.Request())
         return answer.current_state.label
 
-    def task(self, space, name, wanted=lambda values: True, timeout=20):
+    def task(self, space, name, wanted=lambda values: True, timeout=PATIENCE):
         """Wait for a diagnostic status of the task; return it with its values as a mapping."""
         seen = len(self.diagnostics.items)
         def status_of(array):
@@ -204,6 +206,17 @@ class World:
                         return status, status_values
             return None
         return status_of(self.diagnostics.wait(status_of, timeout, seen))
+
+
+def in_executor(executor, function, *arguments):
+    """
+    Call a function in the thread that spins, and wait for it.
+
+    rclpy's executors fall over what another thread destroys while they wait for it.
+    """
+    done = threading.Event()
+    executor.create_task(function, *arguments).add_done_callback(lambda _: done.set())
+    assert done.wait(PATIENCE), f'{function} was not called'
 
 
 def qos(reliable, latched, depth):
@@ -229,16 +242,22 @@ class Link:
         self.camera.publish(rgb8(image, header))
         return header
 
-    def answer(self, image, build=rgb8, pause=0.3, timeout=20):
-        """Send a picture until there is an answer: the first ones may come before the match."""
-        limit = time.monotonic() + timeout
+    def answer(self, image, build=rgb8):
+        """
+        Send a picture until there is an answer: the first ones may come before the match.
+
+        When it returns, nothing is on its way any more, unless the node drops stale pictures.
+        """
+        limit, pause, sent = time.monotonic() + PATIENCE, 0.3, []
         while time.monotonic() < limit:
             message = build(image, self.header())
             self.camera.publish(message)
+            sent.append(stamp_of(message))
             try:
-                return self.labels.with_stamp(stamp_of(message), pause)
+                self.labels.wait(lambda m: stamp_of(m) in sent, pause)
+                return self.labels.with_stamp(sent[-1])
             except AssertionError:
-                continue
+                pause *= 1.5  # a busy machine needs more
         raise AssertionError(f'no answer; the node says:\n{self.running.text()}')
 
     def close(self):

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
+from dgtl_core.runtime.engine_cache import file_sha256
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+from fake_robot import fake_robot
 import pytest
 from tiny_onnx import write_tiny_onnx
 import torch
@@ -120,7 +123,11 @@ def test_words_after_a_model():
     (['dgtl-mini', '--device', 'tpu'], 'device must be auto, cpu'),
     (['dgtl-mini', '--threads', '-1'], 'threads must be'),
     (['dgtl-mini:compiled', '--train'], 'in eager mode'),
-    ([*MINI, '--runs', '0'], 'runs must be at least 1'),
+    (['dgtl-mini', '--size', '16', '512'], 'at least two patches (32), got 16x512'),
+    ([*MINI, '--runs', '0'], 'runs and batch must be at least 1'),
+    ([*MINI, '--batch', '1', '0', '--runs', '1'], 'got 1, 0 and 2'),
+    ([*MINI, '--warmup', '-1', '--runs', '1'], 'warmup 0, got 1, 1 and -1'),
+    ([*MINI, '--warmup', '-1', '--runs', '1', '--train'], 'warmup 0, got 1, 1 and -1'),
 ])
 def test_clear_errors(arguments, message, capsys):
     assert main(arguments) == 2
@@ -132,6 +139,31 @@ def test_no_gpu_is_said():
     with pytest.raises(ValueError, match='sees 0 CUDA devices'):
         choose_device('cuda')
     assert choose_device('auto').type == 'cpu'
+
+
+def test_a_model_file_needs_no_torch_that_knows_the_gpu(tmp_path, monkeypatch, capsys):
+    with fake_robot(tmp_path, monkeypatch) as robot:
+        robot.load(build='blocking').close()
+        engine = next(robot.cache.glob('*.engine'))
+        out = tmp_path / 'm.engine'
+        out.write_bytes(engine.read_bytes())
+        side_file(out).write_text(EngineInfo(
+            metadata=onnx_metadata(robot.model), module='tensorrt', version='10.3.0', gpu='Orin',
+            compute_capability='8.7', precision='fp16', model_sha256='',
+            engine_sha256=file_sha256(out)).to_json())
+        for device in ('auto', 'cuda'):
+            assert main([str(out), '--runs', '2', '--device', device, '--json']) == 0
+            data = json.loads(capsys.readouterr().out)
+            assert data['rows'][0]['name'] == 'm.engine: tensorrt 10.3.0 (Orin, fp16)'
+            assert data['device'] == device
+
+
+def test_an_engine_is_built_before_it_is_timed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with fake_robot(tmp_path, monkeypatch) as robot:
+        assert main([str(robot.model), '--runs', '2', '--backend', 'tensorrt', '--json']) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert data['rows'][0]['name'].startswith('tiny.onnx: tensorrt 10.3.0')
 
 
 def test_table_and_file_of_another_size(tmp_path, capsys):

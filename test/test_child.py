@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PARENT = """
 import subprocess, sys, time
 from dgtl_core.runtime.child import tied
-child = subprocess.Popen([*tied(), '/bin/sleep', '60'])
+child = subprocess.Popen([*tied(), '/bin/sleep', '100'])
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(100)
 """
 
 
@@ -28,7 +28,7 @@ def command_of(pid):
 
 
 def until(condition):
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < limit, 'it did not happen in time'
         time.sleep(0.02)

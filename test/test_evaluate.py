@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import json
 from pathlib import Path
 
+import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
 from dgtl_core.data.datasets import LabelledPicture
@@ -17,6 +18,7 @@ from small_recipe import COLORS, MODEL, write_pictures
 import torch
 from training.evaluate import main, score, summary, table
 from training.labelers import fitted, labeler_of_file, labeler_of_model
+import yaml
 
 
 class Drawn:
@@ -56,6 +58,17 @@ def test_one_wrong_picture_of_four_is_the_worst_and_costs_what_it_should():
     assert entry['miou'] == pytest.approx(2.5 / 4) and entry['accuracy'] == 0.75
     assert [picture.name for _, picture, _ in found.worst][0] == 'drawn/2'
     assert len(found.worst) == 2 and found.worst[0][0] == 0
+
+
+def test_picture_without_a_truth_is_not_among_the_worst():
+    class Blank(Drawn):
+        def __getitem__(self, index):
+            picture = super().__getitem__(index)
+            return picture._replace(labels=np.full_like(picture.labels, 255)) if index < 2 \
+                else picture
+    found = score(read_off, Blank(), keep_worst=3)
+    assert [(miou, picture.name) for miou, picture, _ in found.worst] == [
+        (1.0, 'drawn/2'), (1.0, 'drawn/3')]
 
 
 def test_shares_of_the_pictures_add_up():
@@ -211,8 +224,9 @@ def test_command_line_writes_table_numbers_and_page(checkpoint, capsys):
     assert results['domains'][0]['pictures'] == 3 and len(results['corrupted']) == 4
     assert 0 <= results['mean_miou'] <= 1
     text = page.read_text()
-    # three plots, the worst pictures and their legend, all in the file
-    assert text.count('<img src="data:image/') == 5
+    # two plots and the worst pictures, all in the file
+    assert text.count('<img src="data:image/') == 3
+    assert '<td>box 3<td style="background:' in text and '</span> box 3' in text
     addresses: list[str] = []
 
     class Links(HTMLParser):
@@ -222,6 +236,31 @@ def test_command_line_writes_table_numbers_and_page(checkpoint, capsys):
     Links().feed(text)
     assert all(address.startswith('data:') for address in addresses)
     assert 'Protocol <b>slide</b>' in text
+
+
+def test_two_data_sets_of_one_name_and_classes_in_any_language(tmp_path, capfd):
+    names = ('Straße', '草地')
+    classes = [{'id': i, 'name': name, 'color': [9, 9, 200 * i]} for i, name in enumerate(names)]
+    specs = []
+    for part in ('a', 'b'):
+        write_pictures(tmp_path / part / 'lawn', count=1)
+        for file in (tmp_path / part / 'lawn' / 'labels').iterdir():
+            cv2.imwrite(str(file), np.minimum(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), 1))
+        (tmp_path / part / 'lawn' / 'classes.yaml').write_text(
+            yaml.safe_dump({'name': 'lawn', 'classes': classes}), encoding='utf-8')
+        specs.append(f'folder:{tmp_path}/{part}/lawn')
+    config = override(preset('dgtl-mini'), {**MODEL, 'classes': {'name': 'lawn', 'entries': [
+        {**entry, 'prompts': []} for entry in classes]}})
+    save_checkpoint(tmp_path / 'tiny.safetensors', Segmenter(config).eval(), config)
+    out, page = tmp_path / 'new' / 'numbers.json', tmp_path / 'newer' / 'page.html'
+    assert evaluate(tmp_path / 'tiny.safetensors', *specs, '--device', 'cpu', '--corrupt', 'fog',
+                    '--severity', '3', '--json', out, '--report', page) == 0
+    results = json.loads(out.read_text())
+    assert [domain['name'] for domain in results['domains']] == specs
+    assert [entry['domain'] for entry in results['corrupted']] == specs
+    shown, text = capfd.readouterr(), page.read_text(encoding='utf-8')
+    assert all(name in text and name in shown.out for name in names)
+    assert 'Glyph' not in shown.err  # matplotlib: a sign that its font does not have
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
@@ -242,7 +281,7 @@ def test_device_that_is_not_there_is_refused(checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     folder, _ = checkpoint
     assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/boxes', '--device', 'cuda') == 1
-    assert 'finds no such device here; take auto or cpu' in capsys.readouterr().err
+    assert 'finds no GPU; take --device cpu' in capsys.readouterr().err
 
 
 def test_file_that_is_no_model_is_refused(tmp_path, capsys):

@@ -72,6 +72,14 @@ def test_mean_and_deviation_over_seeds_and_unseen_domains():
     assert found['dgtl'][UNSEEN] == pytest.approx((22.5, 7.5 * 2 ** 0.5))  # 15 and 30
 
 
+def test_missing_texts_are_missed_before_anything_is_learned(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('training.experiment._tests', lambda domains: {})
+    monkeypatch.setattr('training.experiment._pretrain', lambda *_: pytest.fail('pretrained'))
+    assert main(['--out', str(tmp_path / 'out'), '--recipe', str(RECIPE),
+                 '--texts', str(tmp_path / 'none.npz')]) == 1
+    assert 'there are no class texts at' in capsys.readouterr().err
+
+
 def test_a_finished_run_is_not_done_again(texts, tmp_path, capsys):
     small = {'name': 'vit', 'embed_dim': 64, 'depth': 4, 'num_heads': 2, 'img_size': [64, 128],
              'out_indices': [0, 1, 2, 3]}

@@ -42,7 +42,7 @@ def test_a_model_that_is_refused_is_freed(tiny_model, monkeypatch):
     closed = []
     monkeypatch.setattr('dgtl_core.runtime.onnx.OnnxBackend.close', lambda self: closed.append(1))
     with pytest.raises(ModelError):
-        load(tiny_model, input_width=128)
+        load(tiny_model, build_only=True)
     assert closed == [1]
 
 

@@ -2,6 +2,7 @@
 import errno
 import json
 import re
+from types import SimpleNamespace
 
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.export.fold import fold
@@ -114,9 +115,10 @@ def test_output_size_and_quarter_resolution():
     assert 0.8 < (fast == exact).mean() < 1
 
 
-@pytest.mark.parametrize('precision, kind', [
-    ('fp16', onnx.TensorProto.FLOAT16), ('bf16', onnx.TensorProto.BFLOAT16)])
-def test_sixteen_bit_networks_keep_the_fragile_parts_in_float32(precision, kind):
+@pytest.mark.parametrize('precision, kind, norm', [
+    ('fp16', onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT16),
+    ('bf16', onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT)])
+def test_sixteen_bit_networks_keep_the_fragile_parts_in_float32(precision, kind, norm):
     net, config, _ = network('dgtl-dinov2-s', 'grid_sample')
     model = to_onnx(set_precision(net, precision), metadata(config))
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -128,9 +130,40 @@ def test_sixteen_bit_networks_keep_the_fragile_parts_in_float32(precision, kind)
         used.setdefault(node.op_type, set()).add(types[node.input[0]])
     assert used['GridSample'] == {onnx.TensorProto.FLOAT}
     assert used['InstanceNormalization'] == {onnx.TensorProto.FLOAT}
-    assert used['LayerNormalization'] == {kind}
+    assert used['LayerNormalization'] == {norm}
     assert used['Conv'] == {onnx.TensorProto.FLOAT16}
     assert kind in used['MatMul']
+    first = next(node for node in inferred.graph.node if node.op_type == 'MatMul')
+    assert types[first.input[0]] == onnx.TensorProto.FLOAT, 'pixels are not rounded'
+
+
+@pytest.mark.parametrize('name', [
+    'dgtl-dinov2-s', 'rein-dinov2-l', 'vltseg-eva02-l', 'vltseg-eva02-l-clip', 'dgtl-eva02-l',
+    'dgtl-dinov3-l', 'dgtl-mini'])
+def test_bfloat16_rounds_products_but_not_pixels_and_sums(name):
+    net, config, _ = network(name)
+    picture = torch.from_numpy(street(config.input_size))[None]
+    seen = {}
+
+    def note(key):
+        return lambda module, inputs, output: seen.setdefault(key, []).append(output)
+
+    folded = net.network
+    folded.patches.register_forward_hook(note('patches'))
+    folded.blocks[0].register_forward_hook(note('block'))
+    folded.register_forward_hook(note('logits'))
+    linear = next(m for m in folded.blocks[0].modules() if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        net(picture)
+        set_precision(net, 'bf16', torch.bfloat16)
+        linear.register_forward_hook(note('product'))
+        net(picture)
+    torch.testing.assert_close(*seen['patches'], rtol=1e-5, atol=1e-5)
+    assert seen['product'][0].dtype == torch.bfloat16
+    exact, rounded = seen['block']
+    assert 0 < (exact - rounded).norm() / exact.norm() < 0.01
+    # With random weights the masks of the decoder flip; a trained model is held to 99.5 %.
+    assert {x.dtype for x in (rounded, *seen['logits'][1])} == {torch.float32}
 
 
 def test_a_disagreeing_export_leaves_the_old_file(tmp_path, monkeypatch):
@@ -176,6 +209,46 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path, monkeypatch, fault
     with pytest.raises(kind, match=message):
         write(onnx.load(path), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('out, options, message', [
+    ('a.safetensors', [], 'the result must be a file that ends in .onnx, got .*a.safetensors'),
+    ('folder.onnx', [], 'the result must be a file that ends in .onnx, got .*folder.onnx'),
+    ('m.onnx', ['--min-agreement', '2'], 'must be in 0..1, got 2.0'),
+    ('m.onnx', ['--min-agreement', 'nan'], 'must be in 0..1, got nan')])
+def test_what_would_be_in_the_way_is_said_first(
+        tmp_path, monkeypatch, capsys, out, options, message):
+    checkpoint = tmp_path / 'a.safetensors'
+    checkpoint.write_bytes(b'trained for days')
+    (tmp_path / 'folder.onnx').mkdir()
+    monkeypatch.setattr('training.export.load_segmenter', None)
+    assert main([str(checkpoint), str(tmp_path / out), *options]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert checkpoint.read_bytes() == b'trained for days'
+
+
+@pytest.mark.parametrize('options, wanted', [
+    ([], 0.999), (['--min-agreement', '0'], 0), (['--quarter'], 0.95),
+    (['--quarter', '--min-agreement', '0.5'], 0.5), (['--precision', 'fp16'], 0.995)])
+def test_the_least_agreement(tmp_path, monkeypatch, options, wanted):
+    def keep(*_, min_agreement, **__):
+        said.append(min_agreement)
+        raise ExportError('enough')
+
+    said = []
+    config = small_config('rein-dinov2-s')
+    monkeypatch.setattr('training.export._network', lambda _: (
+        None, SimpleNamespace(picture_size=(64, 96)), metadata(config)))
+    monkeypatch.setattr('training.export._trained', lambda *_: [])
+    monkeypatch.setattr('training.export.export_onnx', keep)
+    main(['a.safetensors', str(tmp_path / 'm.onnx'), '--count', '1', *options])
+    assert said == [wanted]
+
+
+def test_labels_of_no_size_are_refused():
+    net, _, _ = network()
+    with pytest.raises(ValueError, match='at least 1x1, got 0x5'):
+        LabelNetwork(net.network, net.picture_size, output_size=(0, 5))
 
 
 def test_the_command_can_be_stopped(tmp_path, monkeypatch, capsys):

@@ -53,8 +53,7 @@ def test_parts_of_all_forms_add_up():
     model = small_segmenter(config, street(config.input_size))
     for form in ('folded', 'unfolded', 'released-eager'):
         contender = open_contender(
-            parse(f'x:{form}', Spec(model='x')), None, torch.device('cpu'), 0, 'auto',
-            {'x': model})
+            parse(f'x:{form}', Spec(model='x')), None, 'cpu', 0, 'auto', {'x': model})
         picture = torch.zeros((1, *config.input_size, 3), dtype=torch.uint8)
         with torch.no_grad(), metered(contender.network, time.perf_counter) as meter:
             start = time.perf_counter()

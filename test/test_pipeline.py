@@ -244,6 +244,31 @@ def test_another_predictor_takes_over_after_the_running_inference(predict):
     assert slow.calls == [1] and other.calls == [1] and len(line.outputs.labels) == 2
 
 
+def test_an_abandoned_predictor_is_closed_when_its_inference_has_ended(predict):
+    entered, go, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Stuck(Counting):
+        def timed_many(self, images):
+            entered.set()
+            assert go.wait(20)
+            assert not closed.is_set()
+            return super().timed_many(images)
+
+        def close(self):
+            closed.set()
+
+    stuck = Stuck(predict)
+    line = Line(stuck)
+    thread = threading.Thread(target=line.send, args=[picture()])
+    thread.start()
+    assert entered.wait(20)
+    line.pipeline.abandon()
+    assert not closed.wait(0.1), 'it is still in use'
+    go.set()
+    thread.join(20)
+    assert closed.wait(20) and stuck.calls == [1]
+
+
 def test_finish():
     labels = np.array([[0, 1, 255, 3]], np.uint8)
     confidence = np.array([[127, 128, 0, 255]], np.uint8)

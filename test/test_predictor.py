@@ -37,7 +37,7 @@ def test_labels_have_the_size_and_the_place_of_the_input(model, size):
     assert predict.classes.entries == CITYSCAPES.entries and predict.input_size == (32, 64)
 
 
-@pytest.mark.parametrize('batch', [1, 'batch'])
+@pytest.mark.parametrize('batch', [1, 2, 4, 'batch'])
 def test_many_equals_one_by_one(tmp_path, batch):
     predict = Predictor.load(write_tiny_onnx(tmp_path / 'm.onnx', batch=batch), device='cpu')
     pictures = [picture(50, 70), picture(32, 64), picture(90, 40)]

@@ -84,6 +84,17 @@ def test_gradients_are_sorted_by_their_direction_whatever_the_light():
             oriented_gradients(3 - 0.5 * images, 8), cells, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--set', 'data=[]'], 'small names no data'), (['--steps', '0'], 'must be positive'),
+    (['--device', 'gpu'], "must be auto, cpu or cuda, got 'gpu'")])
+@pytest.mark.parametrize('objective', ['labels', 'scenes'])
+def test_wrong_questions_are_refused_in_words(
+        arguments, message, objective, recipe, tmp_path, capsys):
+    assert main([str(recipe), '--objective', objective, '--out', str(tmp_path / 'x.safetensors'),
+                 *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_a_wrong_output_name_is_refused(recipe, tmp_path, capsys):
     assert main([str(recipe), '--objective', 'labels', '--out', str(tmp_path / 'x.pth')]) == 1
     assert 'must end in .safetensors' in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_ros.image_codec import rgb8
-from ros_world import picture
+from ros_world import Link, picture
 from std_msgs.msg import Header
 from tiny_onnx import write_tiny_onnx
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.ros
 PARAMETERS = {
     'idle': {'model_path': 'tiny.onnx'},
     'loading': {'model_path': 'slow.onnx', 'warmup_iterations': 100},
-    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0}}
+    'inferring': {'model_path': 'endless.onnx', 'warmup_iterations': 0, 'max_image_age': 0.0}}
 
 
 @pytest.fixture(scope='module')
@@ -39,22 +39,45 @@ def models(tmp_path_factory):
     ('idle', signal.SIGINT), ('idle', signal.SIGTERM), ('loading', signal.SIGTERM),
     ('inferring', signal.SIGINT), ('inferring', signal.SIGTERM)])
 def test_signals_end_it_within_two_seconds(world, models, moment, number):
-    space, parameters = f'{moment}{number}', dict(PARAMETERS[moment])
-    parameters['model_path'] = models / parameters['model_path']
-    with world.start('segment_node', space, **parameters) as node:
-        if moment == 'loading':
-            world.task(space, 'model', lambda values: values['state'] == 'configuring')
-            time.sleep(0.3)
-        else:
-            world.task(space, 'input')
-        if moment == 'inferring':
-            camera = world.camera(space)
-            while world.task(space, 'input')[1]['received'] == '0':
-                camera.publish(rgb8(picture(), Header(stamp=world.now())))
-            world.remove(camera)
-        code, seconds = node.signal(number)
-        assert (code, seconds < 2) == (0, True), (code, seconds, node.text())
-        assert 'Traceback' not in node.text()
+    parameters = {**PARAMETERS[moment], 'model_path': models / PARAMETERS[moment]['model_path']}
+    took = []
+    while min(took, default=2) >= 2:  # a machine that is busy with something else may try again
+        assert len(took) < 3, f'{took} s'
+        space = f'{moment}{number}{"abc"[len(took)]}'
+        with world.start('segment_node', space, **parameters) as node:
+            until_it_is(moment, world, space)
+            code, seconds = node.signal(number)
+            assert code == 0 and 'Traceback' not in node.text(), node.text()
+        took.append(seconds)
+
+
+def until_it_is(moment, world, space):
+    if moment == 'loading':
+        world.task(space, 'model', lambda values: values['state'] == 'configuring')
+        time.sleep(0.3)
+        return
+    values = world.task(space, 'input')[1]
+    camera = world.camera(space)
+    while moment == 'inferring' and values['received'] == '0':
+        camera.publish(rgb8(picture(), Header(stamp=world.now())))
+        values = world.task(space, 'input')[1]
+    world.remove(camera)
+
+
+def test_an_inference_that_does_not_end_is_given_up_and_never_fatal(world, models):
+    with world.start('segment_node', 'stuck', **PARAMETERS['inferring'] | {
+            'model_path': models / 'endless.onnx'}) as node:
+        until_it_is('inferring', world, 'stuck')
+        assert not world.change_state('stuck', 'deactivate')
+        assert world.state('stuck') == 'unconfigured'
+        node.wait_for_text('the running inference did not end within 5 s')
+        assert world.set_parameters('stuck', model_path=str(models / 'tiny.onnx')).successful
+        assert world.change_state('stuck', 'configure', 'activate')
+        link = Link(world, 'stuck', node)
+        link.answer(picture())
+        link.close()
+        assert world.change_state('stuck', 'shutdown')
+        assert node.signal(signal.SIGINT)[0] == 0, node.text()
 
 
 @pytest.mark.parametrize('name, message', [
@@ -74,6 +97,7 @@ def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
     (['-p', 'jpeg_quality:=200'], 'jpeg_quality must be an integer in 1..100'),
     (['-p', 'backend:=magic'], "backend must be one of ['auto'"),
     (['--params-file', 'nowhere.yaml'], 'cannot start ROS'),
+    (['-p', 'use_sim_time:=3'], "'use_sim_time' to '3' of type 'INTEGER', expecting type 'BOOL'"),
 ])
 def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
     code, text = world.start('segment_node', 'wrong', '--ros-args', *arguments).ends()
@@ -125,7 +149,7 @@ sys.exit(run('faulty', Faulty, sys.argv))
 
 def test_a_callback_that_raises_is_logged_and_not_the_end(world):
     done = subprocess.run([sys.executable, '-c', FAULTY], env={**os.environ, **world.environment},
-                          capture_output=True, text=True, timeout=30, check=False)
+                          capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 7, done.stderr
     assert done.stderr.count("KeyError: 'tick'") >= 3
     assert done.stderr.count('a callback failed') == done.stderr.count('Traceback')

@@ -42,6 +42,17 @@ def test_what_a_crop_cuts_away_comes_back_unlabelled():
     assert (back[25:75] == 0).all() and (back[:25] == 255).all() and (back[75:] == 255).all()
 
 
+@pytest.mark.parametrize('source', [(1, 40000), (40000, 1), (3, 5000), (1, 1)])
+@pytest.mark.parametrize('output', [(32, 64), (8, 16), (1, 1), (480, 640)])
+def test_a_very_long_picture_gets_labels_from_where_it_lay(source, output):
+    placement = place(source, (32, 64), 'letterbox')
+    y0, y1, x0, x1 = placement.inner
+    labels = np.zeros(output, np.uint8)
+    labels[(y0 + y1) * output[0] // 64, (x0 + x1) * output[1] // 128] = 7  # its middle
+    back = to_source(labels, placement)
+    assert back.shape == source and (back == 7).any()
+
+
 def test_no_copy_where_nothing_is_to_be_done():
     image = ramp((32, 64))
     assert np.shares_memory(to_input(image, place((32, 64), (32, 64), 'stretch')), image)

@@ -20,6 +20,7 @@ from fake_gpu import engine_bytes
 from fake_robot import fake_robot, street
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from ros_world import in_executor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -62,12 +63,13 @@ class Robot:
         for status in message.status:
             if status.name.endswith(': model'):
                 self.model = {'message': status.message, 'level': status.level,
+                              'hardware': status.hardware_id,
                               **{v.key: v.value for v in status.values}}
 
     def _on_labels(self, _):
         self.labels += 1
 
-    def until(self, condition, seconds=30):
+    def until(self, condition, seconds=60):
         """Show streets until the condition holds."""
         limit = time.monotonic() + seconds
         while not condition():
@@ -79,18 +81,21 @@ class Robot:
 
     def rebuild(self):
         client = self.observer.create_client(Trigger, '/segmenter/rebuild_engine')
-        assert client.wait_for_service(10)
+        assert client.wait_for_service(60)
         future, done = client.call_async(Trigger.Request()), threading.Event()
         future.add_done_callback(lambda _: done.set())
-        assert done.wait(20)
+        assert done.wait(60)
         return future.result()
 
+    def configure(self):
+        in_executor(self._executor, self.node.trigger_configure)
+
     def close(self):
-        self.node.trigger_shutdown()
+        in_executor(self._executor, self.node.trigger_shutdown)
         self.node.stop(1.0)
-        self._executor.shutdown()
         rclpy.shutdown()
-        self._thread.join(5)
+        self._thread.join(60)
+        self._executor.shutdown()
         self.node.destroy_node()
         self.observer.destroy_node()
 
@@ -114,14 +119,14 @@ def robot(tmp_path, monkeypatch):
 
 
 def test_the_engine_is_built_while_onnx_runtime_answers_and_again_when_told(robot):
-    robot.fake.builds_give(engine_bytes(), seconds=1.5)
+    robot.fake.hold_builds()
     running = robot()
     running.until(lambda: running.model.get('engine') == 'building')
     assert running.model['backend'] == 'onnxruntime (CPU) while the engine is built'
     refused = running.rebuild()
     assert not refused.success and refused.message == 'the engine is being built already'
     running.until(lambda: running.labels > 3)
-    assert running.model['engine'] == 'building', 'labels came before the engine'
+    robot.fake.release_builds()
     running.until(lambda: running.model['engine'] == 'built')
     assert running.model['trt_version'] == 'tensorrt 10.3.0'
     assert running.model['cuda_version'] == '12.6'
@@ -131,12 +136,14 @@ def test_the_engine_is_built_while_onnx_runtime_answers_and_again_when_told(robo
     running.until(lambda: running.labels > before + 3)
     assert robot.fake.trt.alive == 2, 'one engine with its context'
 
+    robot.fake.hold_builds()
     answer = running.rebuild()
     assert answer.success and 'while the engine is built' in answer.message
     running.until(lambda: running.model['engine'] == 'building')
     before = running.labels
+    running.until(lambda: running.labels > before + 3)
+    robot.fake.release_builds()
     running.until(lambda: running.model['engine'] == 'built')
-    assert running.labels > before, 'nothing answered meanwhile'
     assert len(robot.fake.builds) == 2 and robot.fake.trt.alive == 2
 
 
@@ -155,7 +162,7 @@ def test_rebuilding_needs_a_model_and_permission(robot):
     robot.fake.load(build='blocking').close()
     running = robot(engine_build='never', autostart='false')
     assert 'configure the node first' in running.rebuild().message
-    running.node.trigger_configure()
+    running.configure()
     assert running.node._predict.engine.state == 'cached'
     assert 'engine_build is "never"' in running.rebuild().message
     assert len(robot.fake.builds) == 1
@@ -186,3 +193,20 @@ def test_build_only_fails_where_the_build_does(robot):
     running = robot(build_only='true')
     running.until(lambda: running.code is not None)
     assert running.code == 1 and 'no kernel for node 7' in running.node.model_error
+
+
+@pytest.mark.parametrize('parameters, message', [
+    ({'input_width': 128}, 'ask for 32x128'),
+    ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' was asked for")])
+def test_what_the_model_cannot_do_is_told_before_its_engine_is_built(robot, parameters, message):
+    running = robot(engine_build='blocking', **parameters)
+    running.until(lambda: running.code is not None)
+    assert running.code == 1 and message in running.node.model_error
+    assert not robot.fake.builds
+
+
+def test_the_diagnostics_name_the_gpu(robot, monkeypatch):
+    monkeypatch.setattr('dgtl_ros.segment_node.Device.read', lambda self: {'gpu': 'Orin'})
+    running = robot(engine_build='never', backend='auto')
+    running.until(lambda: running.model)
+    assert running.model['hardware'] == 'Orin'

@@ -19,6 +19,14 @@ def test_every_recipe_is_valid(path):
     assert recipe.segmenter().name == recipe.preset
 
 
+@pytest.mark.parametrize('path', sorted(RECIPES.glob('*.yaml')), ids=lambda path: path.stem)
+def test_recipes_name_no_file_that_only_its_author_has(path):
+    recipe = read_recipe(path)
+    config = recipe.segmenter()
+    for file in (config.text.file, config.backbone.weights, recipe.init):
+        assert file in ('', 'timm') or file.startswith('runs/'), file  # a command makes these
+
+
 @pytest.mark.parametrize('source', SOURCES)
 @pytest.mark.parametrize('method', ['dgtl', 'rein', 'vltseg'])
 def test_released_set_ups_are_there(method, source):
@@ -43,6 +51,12 @@ def test_released_set_ups_are_there(method, source):
         assert not config.backbone.trainable
         assert config.adapter.text_link == ('present' if method == 'dgtl' else 'off')
     assert recipe.loss.alignment == ('released' if method == 'dgtl' else 'off')
+    # mmseg's RandomChoiceResize: the shorter side is 0.5 to 2 times 512; VLTSeg has one size
+    many = tuple(int(512 * x * 0.1) for x in range(5, 21))
+    assert recipe.transforms.short_edge == (() if method == 'vltseg' else many)
+    if method == 'vltseg':
+        assert recipe.transforms.scale == (1.0, 1.0)
+        assert recipe.transforms.resize == ((0, 0) if source == 'cityscapes' else (720, 1280))
 
 
 def write(folder, text, name='a.yaml'):
@@ -66,6 +80,10 @@ def test_differences_lie_over_the_base_and_changes_over_both(tmp_path):
     ('preset: dgtl-mini\nsteps: many\n', 'steps must be int'),
     ('preset: dgtl-mini\nsteps: 0\n', 'must be positive'),
     ('preset: dgtl-mini\naverage: 1.5\n', r'average must be in \[0, 1\)'),
+    ('preset: dgtl-mini\nseed: -1\n', 'must not be negative'),
+    ('preset: dgtl-mini\nworkers: -1\n', 'must not be negative'),
+    ('preset: dgtl-mini\nevaluation: {every: 0}\n', 'evaluation.every must be positive'),
+    ('preset: dgtl-mini\nevaluation: {limit: -1}\n', 'evaluation.limit not negative'),
     ('steps: 3\n', 'missing keys'),
     ('- a\n', 'must be a mapping'),
     ('a: [\n', 'is not YAML'),

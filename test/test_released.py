@@ -2,6 +2,7 @@
 """Published checkpoints: what is read from shapes, what is refused and how."""
 
 import json
+import re
 
 from dgtl_core.config import AdapterConfig
 from dgtl_core.model.backbone_weights import backbone_state, read_state_dict
@@ -126,11 +127,11 @@ def without(state, start):
     (lambda s: without(s, 'backbone.reins'), r'no adapter \(backbone.reins.\*\)'),
     (lambda s: without(s, 'decode_head'), 'no head'),
     (lambda s: without(s, 'backbone.blocks.2.norm1'),
-     r'2 missing \(backbone.vit.blocks.2.norm1.bias, .*Take the file of the same'),
+     r'2 missing \(backbone.blocks.2.norm1.bias, .*Take the file of the same'),
     (lambda s: {**s, 'backbone.blocks.9.extra': torch.zeros(1)}, 'missing|shape|unexpected'),
     (lambda s: {**s, 'decode_head.extra': torch.zeros(1)}, r'1 unexpected \(decode_head.extra\)'),
     (lambda s: {**s, 'decode_head.querys2feat.bias': torch.zeros(7)},
-     r'1 of another shape \(mask_decoder.query_content.bias is \(7,\) instead of \(32,\)\)'),
+     r'1 of another shape \(decode_head.querys2feat.bias is \(7,\) instead of \(32,\)\)'),
     (lambda s: {**s, 'backbone.pos_embed': torch.zeros(1, 12, DIM)}, 'square grid, got 12'),
     (lambda s: without(s, 'decode_head.level_embed'), 'no decode_head.level_embed.weight'),
     (lambda s: {**s, **recipe.state_dict(recipe.adapter_shapes(6, 3, DIM, 12, 32))},
@@ -142,6 +143,53 @@ def without(state, start):
 def test_a_file_that_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         load(change(dgtl_state()))
+
+
+@pytest.mark.parametrize('key', [
+    'backbone.blocks.1.ls1.gamma', 'backbone.reins.learnable_tokens_b', 'backbone.reins.scale',
+    'decode_head.cls_embed.bias', 'decode_head.mask_embed.2.bias',
+    'decode_head.pixel_decoder.input_convs.1.gn.bias',
+    'decode_head.pixel_decoder.lateral_convs.0.gn.weight',
+    'decode_head.pixel_decoder.encoder.layers.1.norms.0.weight',
+    'decode_head.transformer_decoder.layers.2.cross_attn.attn.in_proj_bias',
+    'decode_head.transformer_decoder.layers.0.ffn.layers.1.bias'])
+def test_a_missing_tensor_is_named_as_in_the_published_file(key):
+    state = dgtl_state()
+    del state[key]
+    with pytest.raises(ValueError, match=rf'1 missing \({re.escape(key)}\)'):
+        load(state)
+
+
+@pytest.mark.parametrize('key', [
+    'backbone.blocks.1.attn.q_bias', 'backbone.blocks.0.mlp.w3.weight', 'backbone.fpn1.1.bias',
+    'backbone.blocks.3.mlp.ffn_ln.bias', 'decode_head.query_embed.weight'])
+def test_a_missing_tensor_of_vltseg_is_named_as_in_the_published_file(key):
+    state = vltseg_state()
+    del state[key]
+    with pytest.raises(ValueError, match=rf'1 missing \({re.escape(key)}\)'):
+        load(state, 'vltseg')
+
+
+@pytest.mark.parametrize('method, width, file', [
+    ('dgtl', 384, 'dinov2_vits14_pretrain.pth'), ('rein', 768, 'dinov2_vitb14_pretrain.pth'),
+    ('rein', 1024, 'dinov2_vitl14_pretrain.pth'), ('vltseg', 0, 'the published VLTSeg .pth')])
+def test_says_which_file_has_the_missing_backbone(method, width, file):
+    state = {'decode_head.cls_embed.weight': torch.zeros(1)}
+    if width:
+        state['backbone.reins.mlp_delta_f.bias'] = torch.zeros(width)
+    with pytest.raises(ValueError, match=f'no backbone .*{file}') as error:
+        load(state, method)
+    assert method != 'vltseg' or '--adapter' not in str(error.value)
+
+
+def test_takes_what_a_training_run_wraps_around_the_tensors():
+    state = dgtl_state()
+    wrapped = {'state_dict': {f'module.{key}': value for key, value in state.items()},
+               'meta': {'epoch': 3}}
+    assert torch.equal(load(wrapped).adapter.tokens_a, state['backbone.reins.learnable_tokens_a'])
+    load({**state, 'iter': 40000})
+    with pytest.raises(ValueError, match='the state dict holds no weights: expected a mapping'):
+        load({key: value.numpy() for key, value in state.items()})
 
 
 def test_refuses_an_unknown_method_and_another_image_size():

@@ -18,7 +18,7 @@ from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.visualize import read_image
 from dgtl_ros.image_codec import mono8, rgb8, to_rgb
 from rclpy.serialization import serialize_message
-from ros_world import Link, picture, plane, stamp_of
+from ros_world import Link, PATIENCE, picture, plane, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, Header, String
 from std_srvs.srv import SetBool, Trigger
@@ -33,7 +33,7 @@ def link(world, tiny_model, tmp_path_factory):
     """The node with the tiny model and the parameter file that is installed."""
     snapshots = tmp_path_factory.mktemp('snapshots')
     running = world.start('segment_node', 'one', '--ros-args', '--params-file', CONFIG,
-                          model_path=tiny_model, snapshot_dir=snapshots)
+                          model_path=tiny_model, snapshot_dir=snapshots, max_image_age=0.0)
     link = Link(world, 'one', running)
     link.answer(picture())
     yield link
@@ -71,15 +71,12 @@ def test_bad_messages_are_counted_and_never_fatal(link):
     short.data = short.data[:100]
     empty.height = 0
     vast.height = vast.width = vast.step = 2**31
-    for message in (unknown, short, empty, vast):
-        message.header = link.header()
+    no_text = serialize_message(unknown).replace(b'yuv9', b'\xff\xfe\xfd\xfc')
+    for number, message in enumerate((unknown, short, empty, vast, no_text), 1):
         link.camera.publish(message)
-        time.sleep(0.5)  # so that none of them is superseded
-    unknown.header = link.header()  # and an encoding that is not even text
-    link.camera.publish(serialize_message(unknown).replace(b'yuv9', b'\xff\xfe\xfd\xfc'))
-    time.sleep(0.5)
+        # One after the other, so that none of them is superseded.
+        link.world.task('one', 'input', lambda v, n=number: v['decode_errors'] == str(n))
     link.answer(picture())
-    assert link.world.task('one', 'input', lambda v: v['decode_errors'] == '5')
     text = link.running.text()
     assert "image encoding 'yuv9' is not supported: use one of ['bayer_bggr16'" in text
     assert 'Traceback' not in text
@@ -92,6 +89,7 @@ def test_a_picture_without_a_stamp_is_no_old_picture(link):
 
 def test_stale_pictures_are_dropped_counted_and_explained(link):
     link.world.call(Trigger, '/one/segmenter/reset_stats', Trigger.Request())
+    assert link.world.set_parameters('one', max_image_age=0.5).successful
     old = link.header()
     old.stamp.sec -= 3
     link.send(picture(), old)
@@ -101,7 +99,7 @@ def test_stale_pictures_are_dropped_counted_and_explained(link):
     assert link.world.set_parameters('one', on_stale='process').successful
     link.send(picture(), old)
     assert link.labels.with_stamp((old.stamp.sec, old.stamp.nanosec))
-    assert link.world.set_parameters('one', on_stale='drop').successful
+    assert link.world.set_parameters('one', on_stale='drop', max_image_age=0.0).successful
 
 
 def test_threshold_and_unlabelled_id_change_at_run_time(link):
@@ -122,12 +120,11 @@ def test_wrong_parameters_are_refused_as_a_whole_with_the_reason(link):
 
 def test_enable_service_stops_and_starts_inference(link):
     assert link.world.call(SetBool, '/one/segmenter/enable', SetBool.Request(data=False)).success
-    before = len(link.labels.items)
-    link.send(picture())
+    dropped = stamp_of(Image(header=link.send(picture())))
     assert link.world.task('one', 'input', lambda v: int(v['dropped_disabled']) > 0)
-    assert len(link.labels.items) == before
     assert link.world.call(SetBool, '/one/segmenter/enable', SetBool.Request(data=True)).success
     link.answer(picture())
+    assert dropped not in map(stamp_of, link.labels.messages)
 
 
 def test_class_map_reaches_who_comes_late(link):
@@ -144,8 +141,9 @@ def test_pictures_for_people_come_when_somebody_subscribes(link):
         ('segmentation/color', Image), ('segmentation/overlay/compressed', CompressedImage),
         ('segmenter/debug/processing_time_ms', Float64),
         ('segmenter/debug/pipeline_latency_ms', Float64))}
-    limit = time.monotonic() + 20
-    while not all(inbox.items for inbox in seen.values()) and time.monotonic() < limit:
+    limit = time.monotonic() + PATIENCE
+    while not all(inbox.items for inbox in seen.values()):
+        assert time.monotonic() < limit, {name: len(inbox.items) for name, inbox in seen.items()}
         header = link.answer(image).header
         time.sleep(0.12)  # the overlay is limited to 10 Hz
     got = {name: inbox.messages[-1] for name, inbox in seen.items()}
@@ -192,8 +190,9 @@ def test_diagnostics_know_model_camera_and_rates(link):
     status, model = link.world.task('one', 'model')
     assert status.name == '/one/segmenter: model' and status.level == b'\x00'
     assert model['name'] == 'tiny' and model['num_classes'] == '19' and len(model['sha256']) == 12
-    values = link.world.task('one', 'input', lambda v: v['publishers'] == '1')[1]
-    assert (values['topic'], values['qos_match'], values['width']) == ('/one/image', 'True', '64')
+    values = link.world.task('one', 'input', lambda v: v['width'] == '64')[1]
+    assert (values['topic'], values['qos_match'], values['publishers']) == (
+        '/one/image', 'True', '1')
     assert float(link.world.task('one', 'inference')[1]['latency_ms_p50']) > 0
 
 
@@ -211,20 +210,20 @@ def test_camera_comes_back_with_other_reliability_size_and_encoding(link):
 def test_lifecycle_edges(world, tiny_model):
     labels = world.listen(Image, '/edges/segmentation')
     with world.start('segment_node', 'edges', autostart=False,
-                     model_path='missing.onnx') as node:
+                     max_image_age=0.0, model_path='missing.onnx') as node:
         go, state = partial(world.change_state, 'edges'), partial(world.state, 'edges')
         assert state() == 'unconfigured'
         assert not go('activate'), 'not from unconfigured'
         assert not go('configure') and state() == 'unconfigured'
         node.wait_for_text("no model file at 'missing.onnx'")
-        assert world.task('edges', 'model')[0].level == b'\x02'
+        until(lambda: world.task('edges', 'model')[0].level == b'\x02')
         assert world.set_parameters('edges', model_path=str(tiny_model)).successful
         for _ in range(3):
             assert go('configure') and state() == 'inactive'
             assert go('activate') and state() == 'active'
             assert go('deactivate') and state() == 'inactive'
             assert go('activate', 'deactivate')
-            assert world.node.count_publishers('/edges/segmentation') == 1
+            until(lambda: world.node.count_publishers('/edges/segmentation') == 1)
             assert go('cleanup') and state() == 'unconfigured'
         assert not go('deactivate')
         assert go('configure', 'activate')
@@ -235,12 +234,11 @@ def test_lifecycle_edges(world, tiny_model):
         node.wait_for_text('image is truncated: 64x32 rgb8 with step 192 needs 6144 bytes, got '
                            '100; check the camera driver')
         assert go('deactivate')
-        before = len(labels.items)
-        link.send(picture())
+        unheard = stamp_of(Image(header=link.send(picture())))
         time.sleep(0.3)
-        assert len(labels.items) == before
         assert go('activate')
         link.answer(picture())
+        assert unheard not in map(stamp_of, labels.messages)
         assert go('shutdown') and state() == 'finalized'
         link.close()
         assert node.signal(signal.SIGTERM)[0] == 0
@@ -256,30 +254,49 @@ def test_repeated_configuration_leaks_nothing(world, tiny_model):
             sizes.append((
                 int(status.partition('Threads:')[2].split()[0]),
                 len(os.listdir(f'/proc/{node.process.pid}/fd'))))
-        assert sizes[-1][0] <= sizes[1][0] and sizes[-1][1] <= sizes[1][1], sizes
+        # What is just ending may still be there once.
+        assert (np.min(sizes[-3:], axis=0) <= np.max(sizes[1:4], axis=0)).all(), sizes
 
 
 def test_failing_inferences_are_counted_and_deactivate_if_told(world, tmp_path):
     model = write_failing_onnx(tmp_path / 'fails.onnx')
     with world.start('segment_node', 'fails', model_path=model, max_consecutive_errors=3,
-                     on_inference_error='deactivate') as node:
+                     on_inference_error='deactivate', max_image_age=0.0) as node:
         link = Link(world, 'fails', node)
-        bad = picture(right=(255, 0, 0))
+
+        def fail(total, in_a_row):
+            link.send(picture(right=(255, 0, 0)))
+            return world.task('fails', 'inference', lambda v: (
+                v['errors_total'], v['consecutive_errors']) == (str(total), str(in_a_row)))
+
         link.answer(picture())
-        for _ in range(2):
-            link.send(bad)
-            time.sleep(0.2)
+        fail(1, 1)
         node.wait_for_text('inference failed (1 in a row)')
+        fail(2, 2)
         link.answer(picture())
-        values = world.task('fails', 'inference', lambda v: v['errors_total'] == '2')[1]
-        assert values['consecutive_errors'] == '0' and 'Gather' in values['last_error']
-        for _ in range(3):
-            link.send(bad)
-            time.sleep(0.2)
+        values = world.task('fails', 'inference', lambda v: v['consecutive_errors'] == '0')[1]
+        assert values['errors_total'] == '2' and 'Gather' in values['last_error']
+        fail(3, 1)
+        fail(4, 2)
+        assert world.state('fails') == 'active'
+        link.send(picture(right=(255, 0, 0)))  # after the third there are no statuses any more
         node.wait_for_text('3 inferences in a row failed: deactivating')
         assert world.state('fails') == 'inactive'
+        until(lambda: world.task('fails', 'model')[0].level == b'\x02')
+        assert 'deactivating' in world.task('fails', 'model')[0].message
+        assert world.change_state('fails', 'activate')
+        link.answer(picture())
+        fail(6, 1)
+        until(lambda: world.task('fails', 'model')[0].level == b'\x00')
         link.close()
         assert node.signal(signal.SIGINT)[0] == 0
+
+
+def until(condition):
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, 'it did not happen'
+        time.sleep(0.05)
 
 
 def write_failing_onnx(path):

@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+import threading
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_ros.image_codec import rgb8
-from ros_world import picture, plane, slow_model, stamp_of
+from ros_world import PATIENCE, picture, plane, slow_model, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, Header, String
 from std_srvs.srv import Trigger
@@ -39,7 +40,7 @@ class Rig:
 
     def until(self, condition, *names, pause=0.1):
         """Send pictures of some cameras until the condition holds; return the stamps."""
-        limit, sent = time.monotonic() + 30, []
+        limit, sent = time.monotonic() + PATIENCE, []
         while not condition():
             assert time.monotonic() < limit, self.running.text()
             sent += [self.send(name) for name in names]
@@ -87,22 +88,23 @@ def test_debug_topics_and_snapshots_are_per_camera(rig):
 
 
 def test_a_camera_that_dies_is_reported_and_the_other_goes_on(rig):
-    start, seen = len(rig.world.diagnostics.items), len(rig.labels['front'].items)
+    start = len(rig.world.diagnostics.items)
 
     def dead():
         """Return what the rear is said to have, where the front is said to be well."""
         for array, _ in rig.world.diagnostics.items[start:]:
             found = {s.name.partition(': ')[2]: s for s in array.status}
             if 'input rear' in found and found['input rear'].level == b'\x02':
-                assert found['input front'].level == b'\x00', found['input front'].message
+                assert found['input front'].level < b'\x02', found['input front'].message
                 return found['input rear'].message
         return ''
 
-    sent = rig.until(dead, 'front', pause=0.05)
+    limit = time.monotonic() + PATIENCE
+    while not dead():
+        assert time.monotonic() < limit, 'the rear is not missed'
+        rig.labels['front'].with_stamp(rig.send('front'))
+        time.sleep(0.05)
     assert 'no picture on /rig/rear/image' in dead()
-    rig.labels['front'].with_stamp(sent[-1])
-    answered = {stamp_of(m) for m in rig.labels['front'].messages[seen:]}
-    assert len(answered & set(sent)) > 0.8 * len(sent)
     assert rig.world.task('rig', 'inference front')[1]['batch'] == '2'
     before = len(rig.labels['rear'].items)
     rig.until(lambda: len(rig.labels['rear'].items) > before, 'rear')
@@ -113,18 +115,27 @@ def test_overload_by_one_camera_leaves_the_other_its_share(world, tmp_path):
     rig = Rig(world, 'busy', model_path=slow_model(tmp_path / 'slow.onnx', 0.1),
               max_image_age=0.0, warmup_iterations=1)
     rig.matched()
-    sent, number = [], 0
-    for number in range(120):
-        rig.send('front')
-        if number % 20 == 0:
-            sent.append(rig.send('rear'))
-        time.sleep(0.02)
-    rig.labels['rear'].with_stamp(sent[-1])
-    answers = [(stamp_of(m), at) for m, at in rig.labels['rear'].items if stamp_of(m) in sent]
-    assert len(answers) >= len(sent) - 1
-    ages = [at - sec - nanosec / 1e9 for (sec, nanosec), at in answers]
-    values = world.task('busy', 'inference rear')[1]
-    # At most the inference that is running, one of the other camera, its own, and transport.
-    assert np.median(ages) < 3 * float(values['infer_ms_max']) / 1e3 + 0.1
-    counts = world.task('busy', 'input front')[1]
-    assert int(counts['dropped_superseded']) > 20, 'the model is too fast for this test'
+    stop = threading.Event()
+
+    def flood():
+        while not stop.wait(0.02):
+            rig.send('front')
+
+    def answered(name):
+        return [stamp_of(m) for m in rig.labels[name].messages]
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    others = []
+    try:
+        for _ in range(6):
+            before = len(answered('front'))
+            rig.labels['rear'].with_stamp(rig.send('rear'))
+            others.append(len(answered('front')) - before)
+        counts = world.task('busy', 'input front')[1]
+    finally:
+        stop.set()
+        flooding.join()
+    # The inference that is running, one of the other camera, and what was on its way.
+    assert np.median(others) <= 3, others
+    assert int(counts['dropped_superseded']) > 0, 'the model is too fast for this test'

@@ -10,11 +10,13 @@ import errno
 from functools import partial
 import importlib.util
 import json
+import os
 from pathlib import Path
 import re
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 from dgtl_core.config import BackboneConfig, preset
@@ -180,6 +182,22 @@ def test_a_cancelled_build_is_no_engine(tmp_path):
 
 
 @rtx
+def test_the_gpu_is_activated_in_the_thread_that_builds(tmp_path):
+    import tensorrt_rtx
+    threads = []
+
+    class Builder(tensorrt_rtx.Builder):
+        def build_serialized_network(self, *arguments):
+            threads.append(threading.get_ident())
+            return super().build_serialized_network(*arguments)
+
+    trt = SimpleNamespace(**{**vars(tensorrt_rtx), 'Builder': Builder})
+    build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), BuildOptions(), Progress(),
+          activate=lambda: threads.append(threading.get_ident()))
+    assert threads[0] == threads[1] != threading.get_ident()
+
+
+@rtx
 def test_the_command_writes_an_engine_and_its_side_file(tmp_path, no_gpu, capsys):
     path = write_tiny_segmenter(tmp_path / 'm.onnx', np.float16)
     out = tmp_path / 'm.engine'
@@ -283,6 +301,63 @@ def test_another_file_can_be_the_reference(robot, tmp_path):
     assert main([*robot.command, '--reference', str(other)]) == 0
 
 
+def test_the_builder_gets_the_gpu_that_was_asked_for(robot, monkeypatch):
+    build_here, current = command.build, []
+
+    def build_in_thread(*arguments):
+        def work():
+            arguments[-1]()
+            current.append(robot.driver.current)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return build_here(*arguments)
+
+    monkeypatch.setattr(command, 'build', build_in_thread)
+    assert main(robot.command) == 0 and current == ['context']
+
+
+@pytest.mark.parametrize('name, message', [
+    ('m.onnx', 'ends in one of .*engine.* got'), ('m.json', 'ends in one of'),
+    ('missing/m.engine', 'No such file or directory')])
+def test_a_place_for_no_engine_is_refused_before_the_build(
+        robot, monkeypatch, name, message, capsys):
+    before = robot.model.read_bytes()
+    monkeypatch.setattr(command, 'build', None)
+    robot.command[1] = str(robot.model.parent / name)
+    assert main(robot.command) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert robot.model.read_bytes() == before
+
+
+@pytest.mark.parametrize('most, names', [(2, [0, 1]), (1, [0]), (9, [0, 1, 2])])
+def test_pictures_are_taken_from_all_over_the_folder(robot, monkeypatch, most, names):
+    taken, read = [], command.read_image
+    monkeypatch.setattr(
+        command, 'read_image', lambda path: taken.append(int(path.stem)) or read(path))
+    assert main([*robot.command, '--most', str(most)]) == 0 and taken == names
+    taken.clear()
+    for number in range(3, 6):
+        write_image(robot.folder / f'{number}.png', read(robot.folder / '0.png'))
+    main([*robot.command, '--most', '4'])
+    assert taken == [0, 1, 3, 4]
+
+
+def test_no_pictures_at_all_cannot_be_asked_for(robot, capsys):
+    with pytest.raises(SystemExit):
+        main([*robot.command, '--most', '0'])
+    assert '--most must be 1 or more, got 0' in capsys.readouterr().err
+
+
+def test_a_gpu_that_fails_is_a_message(robot, capsys):
+    robot.driver.fail['cuStreamCreate'] = 2
+    assert main(robot.command) == 1
+    said = capsys.readouterr().err
+    assert 'tensorrt: cuStreamCreate failed: CUDA error 2 (out of memory)' in said
+    assert not list(robot.out.parent.iterdir())
+
+
 @pytest.mark.parametrize('error', [KeyboardInterrupt(), ModelError('no kernel')])
 def test_a_build_that_ends_early_leaves_nothing(robot, monkeypatch, error, capsys):
     def fail(*_):
@@ -307,6 +382,19 @@ def test_a_full_disk_leaves_the_old_engine(robot, monkeypatch, capsys):
     assert main(robot.command) == 1
     assert re.search('No space left on device.* is as it was', capsys.readouterr().err)
     assert robot.out.read_bytes() == before and len(list(robot.out.parent.iterdir())) == 2
+
+
+def test_both_files_are_on_the_disk_before_they_have_their_names(robot, monkeypatch):
+    seen, sync = [], os.fsync
+
+    def look(number):
+        seen.append((os.fstat(number).st_size, robot.out.exists()))
+        sync(number)
+
+    monkeypatch.setattr(os, 'fsync', look)
+    assert main(robot.command) == 0
+    sizes = [path.stat().st_size for path in (robot.out, side_file(robot.out))]
+    assert seen == [(size, False) for size in sizes]
 
 
 def test_a_place_that_cannot_be_written_is_left_clean(robot, capsys):

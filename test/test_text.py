@@ -159,6 +159,24 @@ def test_rows_are_unit_means_of_unit_texts_or_plain_means(raw, length, monkeypat
     torch.testing.assert_close(found[1], mean)
 
 
+@pytest.mark.parametrize(('model', 'tag', 'quick'), [
+    ('RN50', 'openai', True), ('ViT-B-16', 'openai', True),
+    ('ViT-B-16', 'laion2b_s34b_b88k', False), ('EVA02-L-14', 'merged2b_s4b_b131k', False)])
+def test_weights_get_the_activation_they_were_trained_with(model, tag, quick, monkeypatch):
+    open_clip = pytest.importorskip('open_clip')
+    asked = []
+
+    def create_model(name, pretrained, force_quick_gelu):
+        asked.append((name, pretrained, force_quick_gelu))
+        raise RuntimeError('no network')
+
+    monkeypatch.setattr(open_clip, 'create_model', create_model)
+    suffix = '-quickgelu' if quick else ''
+    with pytest.raises(OSError, match=f'--model {model}{suffix} --pretrained FILE'):
+        embed_with_open_clip([['a']], model, tag)
+    assert asked == [(model, tag, quick)]
+
+
 def test_unknown_open_clip_weights_are_refused(tmp_path, capsys):
     pytest.importorskip('open_clip')
     assert main(['cityscapes', str(tmp_path / 't.npz'), '--model', 'RN50',

@@ -4,17 +4,19 @@
 import json
 import os
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import cv2
-from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.learning.checkpoint import load_segmenter, read_header, save_checkpoint
 import numpy as np
 import pytest
-from safetensors.torch import load_file
-from small_recipe import command, MODEL, write_recipe
+from safetensors.torch import load_file, save_file
+from small_recipe import command, MODEL, write_pictures, write_recipe
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
 from training.train import FINAL, LAST, main, TERMINATED
 import yaml
@@ -72,6 +74,20 @@ def test_run_leaves_a_model_that_loads_and_a_log(whole):
     assert all(key.startswith('model.') for key in load_file(out / FINAL))
 
 
+def test_resumed_log_has_every_step_once_and_keeps_that_of_the_checkpoint(whole, tmp_path):
+    recipe, out = whole
+    shutil.copytree(out, tmp_path / 'out')
+    log = tmp_path / 'out' / 'log.jsonl'
+    shown = [json.dumps({'step': step, 'seconds': 1.0, 'loss': 2.0}) for step in (4, 8, 12)]
+    log.write_text('\n'.join(shown) + '\n{"step": 16, "lo')  # killed at step 16
+    changed = ['--set', 'steps=10', '--set', 'save_every=100']
+    assert run(recipe, tmp_path / 'out', '--resume', *changed) == 0
+    assert [entry['step'] for entry in lines(tmp_path / 'out')] == [4, 8, 10]
+    events = EventAccumulator(str(tmp_path / 'out' / 'tensorboard'))
+    events.Reload()
+    assert [event.step for event in events.Scalars('loss')] == [8, 10]
+
+
 def test_moving_average_is_what_is_shipped(whole):
     _, out = whole
     last, final = load_file(out / LAST), load_file(out / FINAL)
@@ -117,6 +133,66 @@ def test_output_of_another_run_is_not_overwritten_and_resume_needs_one(whole, tm
     assert 'go on with --resume, or take another --out' in capsys.readouterr().err
     assert run(recipe, tmp_path / 'new', '--resume') == 1
     assert 'to resume from' in capsys.readouterr().err
+
+
+def test_moving_average_that_a_resumed_run_is_the_first_to_have_starts_from_its_weights(tmp_path):
+    recipe = write_recipe(tmp_path)
+    out = tmp_path / 'out'
+    assert run(recipe, out, '--set', 'steps=7') == 0
+    before = load_file(out / LAST)
+    assert run(recipe, out, '--resume', '--set', 'average=0.5') == 0
+    after = load_file(out / LAST)
+    for key in (key for key in after if key.startswith('raw.')):
+        name = f'model.{key[4:]}'  # one step, of which the average takes a half
+        torch.testing.assert_close(after[name], (before[name] + after[key]) / 2)
+
+
+def test_run_that_is_further_than_the_recipe_is_refused(whole, capsys):
+    recipe, out = whole
+    assert run(recipe, out, '--resume', '--set', 'steps=3') == 1
+    assert 'is at step 8, beyond the steps 3' in capsys.readouterr().err
+
+
+def test_checkpoint_without_an_optimizer_is_nothing_to_resume_from(whole, tmp_path, capsys):
+    recipe, out = whole
+    save_checkpoint(tmp_path / LAST, *load_segmenter(out / FINAL))
+    assert run(recipe, tmp_path, '--resume') == 1
+    assert 'has no optimizer state' in capsys.readouterr().err
+
+
+def test_two_data_sets_of_one_name_are_both_measured(tmp_path):
+    recipe = write_recipe(tmp_path)
+    write_pictures(tmp_path / 'other' / 'boxes', count=2)
+    specs = [f'folder:{tmp_path}/boxes', f'folder:{tmp_path}/other/boxes']
+    assert run(recipe, tmp_path / 'out', '--set', 'steps=1', '--set',
+               f'evaluation.data={json.dumps(specs)}') == 0
+    assert {f'miou/{spec}' for spec in specs} <= set(lines(tmp_path / 'out')[-1])
+
+
+# Draws pictures slowly, so that a signal meets it there.
+DRAWING = """
+import sys, time, training.train as train
+from dgtl_core.data.datasets import PicturePairs
+def slow(self, index, get=PicturePairs.__getitem__):
+    if index:
+        print('drawing', flush=True)
+        time.sleep(60)
+    return get(self, index)
+PicturePairs.__getitem__ = slow
+sys.exit(train.main())
+"""
+
+
+def test_sigterm_while_pictures_are_drawn_leaves_no_half_a_cache(tmp_path):
+    recipe, out = write_recipe(tmp_path, cache=True), tmp_path / 'out'
+    process = subprocess.Popen(
+        [sys.executable, '-c', DRAWING, str(recipe), '--out', str(out)], env=ENVIRONMENT,
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'drawing\n'
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == TERMINATED
+    assert not list((out / 'cache').iterdir())
 
 
 def test_nan_stops_with_step_files_and_last_good_checkpoint(tmp_path, capsys):
@@ -205,6 +281,8 @@ def test_accumulated_parts_learn_about_what_the_whole_batch_learns(tmp_path):
     ('batch', 'a change must be key=value'),
     ('batch=3', 'must be a multiple of processes x accumulate'),
     ('data=[]', 'names no data'),
+    ('data=[folder:x', "the value of 'data=[folder:x' is not YAML"),
+    ('data=[folder:nowhere,classes=x.yaml]', 'in quotes: data=["NAME:FOLDER,key=value"]'),
     ('preset=dgtl-dinov2-x', 'unknown preset'),
     ('evaluation.data=["streetworld:clear,count=1"]', 'has other classes'),
     ('init=nothing.safetensors', 'there is no file nothing.safetensors'),
@@ -281,6 +359,25 @@ def test_fine_tuning_needs_no_other_files_and_takes_texts_of_its_own_classes(tmp
     again[3] = f'model.text.file={tmp_path / "other.npz"}'
     assert run(recipe, tmp_path / 'three', *again) == 0
     assert np.array_equal(load_file(tmp_path / 'three' / FINAL)[key].numpy(), other)
+
+
+def test_fine_tuning_keeps_what_the_checkpoint_has_of_the_backbone(whole, tmp_path):
+    _, out = whole
+    learned = load_file(out / FINAL)
+    published = {key.removeprefix('model.backbone.vit.'): value + 1
+                 for key, value in learned.items() if key.startswith('model.backbone.vit.')}
+    published['pos_embed'] = torch.full((1, 17, 64), 5.0)  # class token, 4 x 4
+    save_file(published, tmp_path / 'published.safetensors')
+    larger = {**MODEL, 'backbone': {**MODEL['backbone'], 'img_size': [64, 64],
+                                    'weights': str(tmp_path / 'published.safetensors')}}
+    recipe = write_recipe(tmp_path, init=str(out / FINAL), steps=1, model=larger)
+    assert run(recipe, tmp_path / 'out', '--set', 'optim.lr=1e-9') == 0
+    after = load_file(tmp_path / 'out' / FINAL)
+    key = 'model.backbone.vit.blocks.1.attn.qkv.weight'
+    torch.testing.assert_close(after[key], learned[key], rtol=1e-4, atol=1e-6)
+    # but its position embedding is for another size: that comes from the published weights
+    torch.testing.assert_close(
+        after['model.backbone.vit.pos_embed'], torch.full((1, 65, 64), 5.0))
 
 
 def test_help_names_the_options(capsys):

@@ -2,6 +2,7 @@
 """What augmentation may change and what it must keep."""
 
 from dgtl_core.data.transforms import photometric, transform, TransformConfig
+from dgtl_core.processing import GREY
 import numpy as np
 import pytest
 import torch
@@ -44,8 +45,21 @@ def test_same_seed_same_sample_and_another_seed_another():
 def test_beyond_a_small_picture_nothing_is_learned():
     image, labels = apply({}, height=20, width=30)
     assert (labels[20:] == 255).all() and (labels[:, 30:] == 255).all()
-    assert (image[:, 20:] == 0).all()
     assert (labels[:20, :30] != 255).all()
+    # the mean colour, zero for the network; below and to the right also where all else changes
+    for changes in ({}, {'flip': True, 'photometric': 1.0, 'camera': 1.0, 'corruption': 1.0}):
+        for seed in range(4):
+            image, labels = apply(changes, seed, height=20, width=30)
+            beyond = labels == 255
+            assert beyond[20:].all() and beyond[:, 30:].all() and not beyond[:20, :30].any()
+            assert (image[:, beyond] == torch.tensor(GREY).view(3, 1)).all()
+
+
+def test_shorter_side_gets_one_of_the_lengths_and_the_aspect_ratio_stays():
+    seen = {(int((x[:, 0] != 255).sum()), int((x[0] != 255).sum())) for x in (
+        apply({'short_edge': (30, 45, 60), 'crop': (200, 300), 'scale': (9.0, 9.0),
+               'resize': (5, 5)}, seed)[1] for seed in range(30))}
+    assert seen == {(30, 50), (45, 75), (60, 100)}
 
 
 def test_crop_avoids_a_class_that_fills_more_than_three_quarters():
@@ -70,15 +84,15 @@ def test_ignored_pixels_do_not_count_as_a_class():
     assert (cropped[:2] == 3).all()
 
 
-def test_hue_turns_by_eighteen_degrees_at_most():
+def test_hue_turns_by_thirty_six_degrees_at_most():
     picture = torch.tensor([120, 60, 60], dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8)
     turns = []
     for seed in range(300):
         red, green, blue = photometric(
             picture, 1.0, np.random.default_rng(seed))[:, 0, 0].double().tolist()
         turns.append(np.degrees(np.arctan2(3 ** 0.5 * (green - blue), 2 * red - green - blue)))
-    assert max(np.abs(turns)) < 21  # colours are whole numbers
-    assert min(turns) < -14 and max(turns) > 14
+    assert max(np.abs(turns)) < 39  # colours are whole numbers
+    assert min(turns) < -30 and max(turns) > 30
 
 
 def test_resize_comes_before_scale():
@@ -121,8 +135,12 @@ def test_corruption_changes_pixels_and_no_label():
         TransformConfig(corruption=2.0)
 
 
-@pytest.mark.parametrize('wrong', [
-    {'crop': (0, 5)}, {'scale': (2.0, 1.0)}, {'scale': (0.0, 1.0)}])
-def test_impossible_values_are_refused(wrong):
-    with pytest.raises(ValueError, match='must be positive'):
+@pytest.mark.parametrize(('wrong', 'message'), [
+    ({'crop': (0, 5)}, 'must be positive'), ({'scale': (2.0, 1.0)}, 'must be positive'),
+    ({'scale': (0.0, 1.0)}, 'must be positive'), ({'resize': (0, 5)}, r'two of them or \[0, 0\]'),
+    ({'resize': (-5, 5)}, r'two of them or \[0, 0\]'),
+    ({'short_edge': (0, 5)}, 'must hold positive lengths'),
+    ({'photometric': -1.0}, 'at least 0')])
+def test_impossible_values_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         TransformConfig(**wrong)

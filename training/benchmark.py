@@ -110,16 +110,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     :raises ValueError: something that cannot be measured.
     """
-    device = choose_device(options.device)
     if options.threads < 0:
         raise ValueError(f'threads must be 0 (automatic) or more, got {options.threads}')
     if options.threads:
         torch.set_num_threads(options.threads)
     specs = _specs(options)
     size = None if options.size is None else tuple(options.size)
-    where = machine(device)
+    # PyTorch need not know the GPU where only model files run.
+    by_torch = any(not spec.is_file for spec in specs)
+    device = choose_device(options.device if by_torch or options.train else 'auto')
     result: dict[str, Any] = {
-        'machine': where, 'device': str(device), 'threads': options.threads}
+        'machine': machine(device), 'device': str(device) if by_torch else options.device,
+        'threads': options.threads}
     cache: dict[str, Segmenter] = {}
     if options.train:
         steps = train_step.measure(
@@ -130,7 +132,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     contenders = []
     for spec in specs:
         contenders.append(open_contender(
-            spec, size, device, options.threads, options.backend, cache))
+            spec, size, options.device, options.threads, options.backend, cache))
         print(f'{contenders[-1].name}: ready in {contenders[-1].load_s:.1f} s', file=sys.stderr)
     cache.clear()
     peaks = measured_peaks(contenders, device) if options.roofline else {}

@@ -21,7 +21,7 @@ from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.precision import Precision, set_precision
 from dgtl_core.learning.checkpoint import load_segmenter
 from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
-from dgtl_core.runtime.backend import open_backend, SUFFIXES
+from dgtl_core.runtime.backend import EngineOptions, open_backend, SUFFIXES
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -185,16 +185,20 @@ def open_model(name: str, cache: dict[str, Segmenter]) -> tuple[Segmenter, Segme
 
 
 def open_contender(
-        spec: Spec, size: Size | None, device: torch.device, threads: int, backend: str,
+        spec: Spec, size: Size | None, device: str, threads: int, backend: str,
         cache: dict[str, Segmenter]) -> Contender:
     """
     Load a model and bring it into its form.
 
+    :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A model file needs no PyTorch that
+        knows the GPU.
     :raises ValueError: a model that is none, or a size that it does not take.
     """
     start = time.perf_counter()
     if spec.is_file:
-        runner = open_backend(spec.model, backend, str(device), threads)
+        # An engine that is built in the background would be another contender half-way.
+        runner = open_backend(
+            spec.model, backend, device, threads, EngineOptions(build='blocking'))
         if size is not None and runner.metadata.input_size != size:
             raise ValueError(
                 f'{spec.model} takes pictures of {_text(runner.metadata.input_size)}, and --size '
@@ -202,6 +206,7 @@ def open_contender(
         return Contender(
             f'{spec.name}: {runner.name}', runner, runner.metadata.input_size, runner.max_batch,
             time.perf_counter() - start, spec)
+    where = choose_device(device)
     segmenter, config = open_model(spec.model, cache)
     size = size or config.input_size
     windows = spec.slide and size != config.input_size
@@ -210,7 +215,7 @@ def open_contender(
         # The form that the torch backend takes too.
         folded = fold(
             segmenter, config.input_size if windows else size,
-            'embedding_bag' if device.type == 'cpu' else 'grid_sample')
+            'embedding_bag' if where.type == 'cpu' else 'grid_sample')
         network = set_precision(
             LabelNetwork(folded, size, config.window_stride if windows else None),
             spec.precision, torch.bfloat16)
@@ -218,14 +223,14 @@ def open_contender(
         segmenter.backbone.grid_of(config.input_size if windows else size)  # a clear error
         released = spec.form == RELEASED
         network = Unfolded(ReleasedSegmenter(segmenter) if released else segmenter, windows)
-    network = network.eval().to(device)
+    network = network.eval().to(where)
     autocast = spec.dtype if spec.form == 'unfolded' and spec.precision != 'fp32' else None
     call: Callable[[Tensor], Any] = network
     if spec.compiled:
-        call = torch.compile(network, mode=None if device.type == 'cpu' else 'max-autotune')
+        call = torch.compile(network, mode=None if where.type == 'cpu' else 'max-autotune')
     return Contender(
-        spec.name, TorchCall(call, device, autocast), size, 16, time.perf_counter() - start, spec,
-        network, device)
+        spec.name, TorchCall(call, where, autocast), size, 16, time.perf_counter() - start, spec,
+        network, where)
 
 
 def choose_device(device: str) -> torch.device:

@@ -65,12 +65,18 @@ def embed_with_open_clip(
         raise ValueError(
             f'open_clip has no weights {pretrained!r} for {model_name!r}; it has '
             f'{known or get_close_matches(model_name, dict(pairs), 9, 0)}, or give a file')
+    # OpenAI's weights want another activation than the model of that name has; of a file one
+    # cannot tell, there the name of the model says it
+    quick = bool(open_clip.get_pretrained_cfg(model_name, pretrained).get('quick_gelu'))
     try:
-        model = open_clip.create_model(model_name, pretrained=pretrained).eval()
+        model = open_clip.create_model(
+            model_name, pretrained=pretrained, force_quick_gelu=quick).eval()
     except (OSError, RuntimeError) as error:
+        name = f'{model_name.removesuffix("-quickgelu")}{"-quickgelu" if quick else ""}'
         raise OSError(
             f'cannot get {model_name} {pretrained} ({type(error).__name__}: no network?). '
-            'Download the file on another machine and give its path with --pretrained') from error
+            'Download the file on another machine and give its path with '
+            f'--model {name} --pretrained FILE') from error
     tokenizer = open_clip.get_tokenizer(model_name)
     rows = []
     for row in texts:

@@ -24,7 +24,7 @@ import sys
 import time
 from typing import Any
 
-from dgtl_core.data.catalog import open_pictures
+from dgtl_core.data.catalog import open_named
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
 from dgtl_core.data.datasets import LabelledPicture, Pictures
 from dgtl_core.files import write_atomically
@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 from training.labelers import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
+from training.machine import pick_device
 
 Change = Callable[[LabelledPicture, int], np.ndarray]  # picture and its index -> another picture
 
@@ -67,8 +68,9 @@ def score(label: Labeler, pictures: Pictures, limit: int = 0, *, first: int = 0,
         if keep_worst:
             alone = ConfusionMatrix(len(pictures.classes))
             alone.update(labels, picture.labels)
-            result.worst.append((alone.mean_iou(), picture, labels))
-            result.worst = sorted(result.worst, key=lambda item: item[0])[:keep_worst]
+            if alone.counts.any():  # a picture without a truth has no score
+                result.worst.append((alone.mean_iou(), picture, labels))
+                result.worst = sorted(result.worst, key=lambda item: item[0])[:keep_worst]
     return result
 
 
@@ -95,27 +97,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         corruptions, severities = _corruptions(options.corrupt, options.severity)
         label, classes, runs_on = open_model(options.model, options.protocol, options.device)
-        domains = [open_pictures(spec) for spec in options.data]
-        for pictures in domains:
+        domains = open_named(options.data)
+        for domain, pictures in domains.items():
             if pictures.classes.names != classes:
                 raise ValueError(
-                    f'{pictures.name} has the classes {list(pictures.classes.names)}, the model '
+                    f'{domain} has the classes {list(pictures.classes.names)}, the model '
                     f'{list(classes)}; they must be equal')
             if 'depth_fog' in corruptions and pictures[0].depth is None:
                 raise ValueError(
-                    f'{pictures.name} has no depth, which the corruption depth_fog needs; '
-                    'take fog')
-        scores = [score(label, pictures, options.limit, keep_worst=3 if options.report else 0,
-                        quiet=False) for pictures in domains]
+                    f'{domain} has no depth, which the corruption depth_fog needs; take fog')
+        for file in (options.json, options.report):  # now, and not when all is measured
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+        scores = {domain: score(
+            label, pictures, options.limit, keep_worst=3 if options.report else 0, quiet=False)
+            for domain, pictures in domains.items()}
         changed = [
-            {'domain': pictures.name, 'corruption': name, 'severity': severity,
+            {'domain': domain, 'corruption': name, 'severity': severity,
              'miou': score(label, pictures, options.limit, change=_change(name, severity),
                            quiet=False).matrix.mean_iou()}
-            for pictures in domains for name in corruptions for severity in severities]
+            for domain, pictures in domains.items()
+            for name in corruptions for severity in severities]
         results = {
             'model': options.model.name, 'runs_on': runs_on, 'protocol': options.protocol,
-            'classes': list(classes), 'domains': [
-                summary(pictures.name, found) for pictures, found in zip(domains, scores)],
+            'classes': list(classes),
+            'domains': [summary(domain, found) for domain, found in scores.items()],
             'corrupted': changed}
         results['mean_miou'] = float(np.mean([d['miou'] for d in results['domains']]))
         print(table(results))
@@ -124,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.report:
             from training.report import write_report
             write_report(options.report, results, [
-                (pictures.classes, found.worst) for pictures, found in zip(domains, scores)])
+                (domains[domain].classes, found.worst) for domain, found in scores.items()])
     except (ValueError, OSError) as error:
         print(f'evaluate: {error}', file=sys.stderr)
         return 1
@@ -138,14 +144,10 @@ def open_model(path: Path, protocol: str, device: str) -> tuple[Labeler, tuple[s
     :raises ModelError: the file is missing, no model, or cannot run here.
     """
     if path.suffix == '.safetensors':
-        kind = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
-        if kind not in ('cpu', 'cuda') or kind == 'cuda' and not torch.cuda.is_available():
-            raise ValueError(f'--device {kind}: torch {torch.__version__} finds no such device '
-                             'here; take auto or cpu')
-        where = torch.device(kind)
+        where = pick_device(device)
         model, config = load_segmenter(path)
         label = labeler_of_model(model.to(where), where, torch.float32, protocol)
-        return label, config.classes.names, f'torch ({kind})'
+        return label, config.classes.names, f'torch ({where})'
     predict = Predictor.load(path, device=device)
     return labeler_of_file(predict, protocol), predict.classes.names, predict.backend_name
 
@@ -165,9 +167,10 @@ def table(results: dict[str, Any]) -> str:
     """Return the results as text: a line for each class, a column for each data set, in %."""
     domains = results['domains']
     widths = [max(len(domain['name']), 6) + 2 for domain in domains]
+    first = max(len(name) for name in ['traffic light', *results['classes']]) + 3
 
     def line(head: str, cells: Sequence[str]) -> str:
-        return f'{head:<16}' + ''.join(
+        return f'{head:<{first}}' + ''.join(
             f'{cell:>{width}}' for cell, width in zip(cells, widths))
 
     def percent(value: float | None) -> str:

@@ -119,7 +119,6 @@ def pretraining_data(camvid: str, size: tuple[int, int]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    shared = Path(os.environ.get('DGTL_SHARED', '../shared')) / 'data'
     parser = argparse.ArgumentParser(
         prog='python -m training.experiment', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,9 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='results and checkpoints (%(default)s)')
     parser.add_argument('--recipe', type=Path, default=Path('training/recipes/experiment.yaml'),
                         help='a YAML file (%(default)s)')
-    parser.add_argument('--camvid', default=str(shared / 'camvid_day'), help='its folder')
-    parser.add_argument('--texts', type=Path, help='class texts (.npz)',
-                        default=shared / 'clip_text' / 'cityscapes19_clip_vitb16.npz')
+    parser.add_argument('--camvid', default=f'{os.environ.get("DGTL_DATA", "data")}/camvid',
+                        metavar='FOLDER', help='the data set (%(default)s)')
+    parser.add_argument('--texts', type=Path, default=Path('runs/texts/cityscapes_vitb16.npz'),
+                        metavar='FILE', help='class texts of training.embed_classes (%(default)s)')
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(MAIN),
                         metavar='METHOD', help='the five above; or, with a part of dgtl left out, '
                         + ', '.join(name for name in METHODS if name not in MAIN))
@@ -164,9 +164,9 @@ def experiment(options: argparse.Namespace) -> dict[str, Any]:
     plan = {name: source for name, source in sources(options.camvid, size).items()
             if name in options.sources}
     tests = {name: _tests(source.domains) for name, source in plan.items()}
+    _isometric_texts(options.texts, recipe.segmenter().backbone.sizes[0], out / 'texts.npz')
     if not recipe.segmenter().backbone.weights:
         _pretrain(recipe, options, size)
-    _isometric_texts(options.texts, recipe.segmenter().backbone.sizes[0], out / 'texts.npz')
     for source in plan.values():  # once, before several runs want it
         if recipe.cache:
             cached(open_pictures(source.data), out / 'cache', recipe.workers)

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 Size = tuple[int, int]
-MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.985, 'quarter': 0.95}
+MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.995, 'quarter': 0.95}
 
 
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
@@ -135,6 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
     try:
         destination(options.out, '.onnx')
+        wanted = options.min_agreement
+        if wanted is None:
+            wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
+        if not 0 <= wanted <= 1:
+            raise ExportError(f'--min-agreement must be in 0..1, got {wanted}')
         segmenter, network, metadata = _network(options)
         truths = None
         if options.truth:
@@ -144,11 +149,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             pictures = _pictures(options.pictures, options.count, network.picture_size)
         trained = _trained(segmenter, network, pictures)
         del segmenter
-        wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         same, kept = export_onnx(
             network, options.out, metadata, pictures, truths, trained=trained,
             precision=options.precision, dynamic_batch=options.dynamic_batch,
-            weights=options.weights, min_agreement=options.min_agreement or wanted)
+            weights=options.weights, min_agreement=wanted)
     except (ModelError, ExportError, ValueError, OSError) as error:
         print(f'export: {error}', file=sys.stderr)
         return 1

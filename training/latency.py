@@ -46,10 +46,12 @@ def measure(contenders: Sequence[Contender], batches: Sequence[int], *, runs: in
     """
     Time every contender at every batch size that it can take, in turn.
 
-    :raises ValueError: ``runs`` is not positive, or a batch fits no contender.
+    :raises ValueError: not a number of calls or pictures, or a batch fits no contender.
     """
-    if runs < 1:
-        raise ValueError(f'runs must be at least 1, got {runs}')
+    if runs < 1 or warmup < 0 or min(batches) < 1:
+        raise ValueError(
+            'runs and batch must be at least 1 and warmup 0, got '
+            f'{runs}, {min(batches)} and {warmup}')
     rows = []
     for batch in batches:
         able = [c for c in contenders if batch <= c.max_batch]

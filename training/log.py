@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 import time
 
+from dgtl_core.files import write_atomically
 import torch
 from torch import distributed, Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -28,8 +29,9 @@ class Log:
         self._sums: list[Tensor] = []
         self._start = self._last = time.monotonic()
         if self._writes:
+            _forget(out / 'log.jsonl', start)
             self._file = open(out / 'log.jsonl', 'a', encoding='utf-8')
-            self._board = SummaryWriter(str(out / 'tensorboard'), purge_step=start)
+            self._board = SummaryWriter(str(out / 'tensorboard'), purge_step=start + 1)
             self._bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True)
 
     def losses(self, step: int, losses: Mapping[str, Tensor], lr: float) -> None:
@@ -79,3 +81,11 @@ class Log:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+
+def _forget(file: Path, start: int) -> None:
+    """Drop the lines of steps after ``start``, which come again, and one that was cut short."""
+    if file.exists():
+        lines = file.read_text(encoding='utf-8').splitlines(keepends=True)
+        write_atomically(file, ''.join(
+            line for line in lines if line.endswith('\n') and json.loads(line)['step'] <= start))

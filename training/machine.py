@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a measurement ran on, and how much memory it took."""
+"""The device to run on, what a measurement ran on, and how much memory it took."""
 
 from __future__ import annotations
 
@@ -13,6 +13,22 @@ import sys
 import torch
 
 _CLEAR, _STATUS = Path('/proc/self/clear_refs'), Path('/proc/self/status')
+
+
+def pick_device(name: str) -> torch.device:
+    """
+    Return the device that a command line names; 'auto' is the GPU where there is one.
+
+    :raises ValueError: another name, or there is no GPU.
+    """
+    kind = name if name != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
+    if kind not in ('cpu', 'cuda'):
+        raise ValueError(f'device must be auto, cpu or cuda, got {name!r}')
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(
+            f'torch {torch.__version__} finds no GPU; take --device cpu, or install a torch with '
+            'CUDA')
+    return torch.device(kind)
 
 
 def machine(device: torch.device) -> dict[str, object]:

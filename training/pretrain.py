@@ -18,6 +18,7 @@ import argparse
 from collections.abc import Iterator
 import json
 from pathlib import Path
+import signal
 import sys
 import time
 
@@ -32,9 +33,11 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
+from training.machine import pick_device
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
 
 REPORT_EVERY = 20  # steps between two lines of the log
+TERMINATED = 143  # exit code after SIGTERM, as a shell reports it
 OBJECTIVES = {'labels': LabelObjective, 'scenes': SceneObjective}
 
 
@@ -52,19 +55,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
     parser.add_argument('--lr', type=float, default=1e-3,
                         help='highest learning rate (%(default)s)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set transforms.crop=[128,256]')
     options = parser.parse_args(arguments)
+    # an exit and no death, so that no half-made cache stays behind
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     try:
         if options.out.suffix != '.safetensors':
             raise ValueError(f'--out must end in .safetensors, got {options.out}')
+        if min(options.steps, options.batch) < 1:
+            raise ValueError(
+                f'--steps and --batch must be positive, got {options.steps}, {options.batch}')
         recipe = read_recipe(options.recipe, options.set)
-        config = recipe.segmenter()
+        if not recipe.data:
+            raise ValueError(
+                f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
+        config, where = recipe.segmenter(), pick_device(options.device)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         stream = _stream(recipe, options)
         torch.manual_seed(recipe.seed)
-        backbone = pretrain(config, stream, options)
+        backbone = pretrain(config, stream, where, options)
         _save(options.out, backbone)
     except (ValueError, OSError) as error:
         print(f'pretrain: {error}', file=sys.stderr)
@@ -85,10 +96,9 @@ def _stream(recipe: Recipe, options: argparse.Namespace) -> Iterator[Batch]:
         batch=options.batch, workers=recipe.workers)
 
 
-def pretrain(
-        config: SegmenterConfig, stream: Iterator[Batch], options: argparse.Namespace) -> Backbone:
+def pretrain(config: SegmenterConfig, stream: Iterator[Batch], where: torch.device,
+             options: argparse.Namespace) -> Backbone:
     """Return the trained backbone of ``config``."""
-    where = torch.device(options.device)
     backbone = Backbone(config.backbone).to(where).requires_grad_(True)
     backbone.trainable = True  # also the one that a recipe freezes later
     backbone.train()

@@ -13,8 +13,9 @@ from typing import Any
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.datasets import LabelledPicture
 from dgtl_core.files import write_atomically
-from dgtl_core.visualize import legend, overlay, sheet
+from dgtl_core.visualize import overlay, sheet
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ def write_report(path: Path, results: dict[str, Any], worst: Sequence[Worst]) ->
         f'<h1>{name}</h1><p>Runs on {escape(results["runs_on"])}. Protocol '
         f'<b>{escape(results["protocol"])}</b>. Mean over data sets: '
         f'<b>{100 * results["mean_miou"]:.1f} %</b> mIoU.</p>', _numbers(results),
-        '<h2>Data sets</h2>', _figure(_bars(results)), '<h2>Classes</h2>', _figure(_map(results))]
+        '<h2>Data sets</h2>', _figure(_bars(results)), '<h2>Classes</h2>', _map(results)]
     if results['corrupted']:
         parts += ['<h2>Corruptions</h2>', _figure(_curves(results))]
     parts.append('<h2>Worst pictures</h2>')
@@ -48,7 +49,7 @@ def write_report(path: Path, results: dict[str, Any], worst: Sequence[Worst]) ->
         if rows:
             parts += [f'<h3>{escape(domain["name"])}</h3>',
                       _picture(sheet(rows, ('picture', 'truth', 'model'), titles)),
-                      _picture(legend(classes))]
+                      _legend(classes)]
     write_atomically(path, '\n'.join(parts))
 
 
@@ -71,18 +72,26 @@ def _bars(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _map(results: dict[str, Any]) -> Figure:
-    domains, classes = results['domains'], results['classes']
-    values = np.array([[np.nan if v is None else 100 * v for v in d['iou']] for d in domains])
-    figure = Figure(figsize=(2 + 0.5 * len(classes), 2 + 0.4 * len(domains)), layout='constrained')
-    axes = figure.add_subplot()
-    axes.imshow(values, vmin=0, vmax=100, cmap='viridis', aspect='auto')
-    axes.set_xticks(range(len(classes)), classes, rotation=60, ha='right')
-    axes.set_yticks(range(len(domains)), [d['name'] for d in domains])
-    for y, x in zip(*np.nonzero(np.isfinite(values))):
-        color = 'black' if values[y, x] > 60 else 'white'
-        axes.text(x, y, f'{values[y, x]:.0f}', ha='center', va='center', color=color, fontsize=8)
-    return figure
+def _map(results: dict[str, Any]) -> str:
+    """Return a row for each class and a cell for each data set; HTML writes in any language."""
+    def cell(value: float | None) -> str:
+        if value is None:
+            return '<td>-'
+        paint, ink = to_hex(colormaps['viridis'](value)), 'black' if value > 0.6 else 'white'
+        return f'<td style="background:{paint};color:{ink}">{100 * value:.1f}'
+
+    domains = results['domains']
+    rows = ''.join(
+        f'<tr><td>{escape(name)}' + ''.join(cell(domain['iou'][i]) for domain in domains)
+        for i, name in enumerate(results['classes']))
+    head = ''.join(f'<th>{escape(domain["name"])}' for domain in domains)
+    return f'<table><tr><th>IoU, %{head}{rows}</table>'
+
+
+def _legend(classes: ClassSet) -> str:
+    return '<p>' + ' '.join(
+        f'<span style="color:rgb{entry.color}">&#9632;</span> {escape(entry.name)}'
+        for entry in classes)
 
 
 def _curves(results: dict[str, Any]) -> Figure:

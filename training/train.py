@@ -21,7 +21,7 @@ from typing import NamedTuple
 import warnings
 
 from dgtl_core.config import to_dict
-from dgtl_core.data.catalog import join, open_pictures
+from dgtl_core.data.catalog import join, open_named
 from dgtl_core.data.datasets import Pictures
 from dgtl_core.learning.batches import batches, cached
 from dgtl_core.learning.checkpoint import load_matching, read_header, restore, save_checkpoint
@@ -41,6 +41,7 @@ from tqdm import tqdm
 from training.evaluate import score
 from training.labelers import labeler_of_model
 from training.log import Log
+from training.machine import pick_device
 
 LAST = 'last.safetensors'  # everything that a resume needs
 FINAL = 'model.safetensors'  # the result: weights alone
@@ -91,11 +92,11 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         raise ValueError(f'there is no {last} to resume from' if resume else
                          f'{last} exists; go on with --resume, or take another --out')
     out.mkdir(parents=True, exist_ok=True)
-    signals: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    # nothing to save yet; an exit and no death, so that no half-made cache stays behind
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
 
     # what is learned from: the data say which classes there are
-    pictures, *tests = _data(recipe, out)
+    pictures, tests = _data(recipe, out)
     config = replace(recipe.segmenter(), classes=pictures.classes)
 
     # what is learned
@@ -108,10 +109,12 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
     optimizer = build_optimizer(model, recipe.optim)
     start = 0
     if resume:
-        start = int(read_header(last)['training']['step'])
         averaged = restore(last, model, optimizer)
-        if average is not None and averaged is not None:
-            average.load_state_dict(averaged)
+        start = int(read_header(last)['training']['step'])
+        if start > recipe.steps:
+            raise ValueError(f'{last} is at step {start}, beyond the steps {recipe.steps}')
+        if average is not None:  # it begins here where the run had none
+            average.load_state_dict(averaged or model.state_dict())
     objective: nn.Module = Objective(model, recipe.loss).to(where)
     alone: Callable[[], AbstractContextManager[None]] = nullcontext  # gradients stay in a process
     if world > 1:
@@ -136,6 +139,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         batch=recipe.batch, accumulate=recipe.accumulate, rank=rank, world=world,
         workers=recipe.workers, pin_memory=where.type == 'cuda')
     log = Log(out, start, recipe.steps, recipe.batch, rank)
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     before: _Step | None = None
     model.train()
     for step in range(start, recipe.steps):
@@ -216,42 +221,39 @@ def _begin(model: Segmenter, recipe: Recipe) -> None:
     """Fill a new model: from ``recipe.init`` as far as that goes, then from the model's files."""
     config = model.config
     linked = config.adapter.text_link != 'off'
-    fresh = list(model.state_dict())
-    if recipe.init:
-        init = Path(recipe.init)
-        known = [entry['name'] for entry in read_header(init)['classes']]
-        fresh = load_matching(init, model)
-        if linked and known != list(config.classes.names):  # its texts mean other classes
-            model.set_texts(torch.zeros(len(config.classes), config.text.width))
-        print(f'{init} has {len(model.state_dict()) - len(fresh)} tensors of this model' + (
-            f'; these start afresh: {", ".join(fresh)}' if fresh else ''))
+    init = Path(recipe.init)
+    fresh = load_matching(init, model) if recipe.init else list(model.state_dict())
     if any(name.startswith('backbone.') for name in fresh):
         load_backbone(model.backbone, config.backbone)
+        if recipe.init:  # what it has of the backbone was learned after those weights
+            load_matching(init, model)
+    if recipe.init:
+        print(f'{init} has {len(model.state_dict()) - len(fresh)} tensors of this model' + (
+            f'; these start afresh: {", ".join(fresh)}' if fresh else ''))
+        known = [entry['name'] for entry in read_header(init)['classes']]
+        if linked and known != list(config.classes.names):  # its texts mean other classes
+            model.set_texts(torch.zeros(len(config.classes), config.text.width))
     if linked and config.text.file:
         model.set_texts(load_texts(config.text.file, config.classes.names).embeddings)
 
 
-def _data(recipe: Recipe, out: Path) -> list[Pictures]:
-    """Return the pictures to learn from, and each data set to test on."""
+def _data(recipe: Recipe, out: Path) -> tuple[Pictures, dict[str, Pictures]]:
+    """Return the pictures to learn from, and the data sets to test on by name."""
+    def kept(pictures: Pictures) -> Pictures:
+        return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
+
     if not recipe.data:
         raise ValueError(f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
-    opened = [join(recipe.data), *(open_pictures(spec) for spec in recipe.evaluation.data)]
-    for test in opened[1:]:
-        if test.classes.names != opened[0].classes.names:
-            raise ValueError(f'{test.name} has other classes than the training data')
-    return [cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
-            for pictures in opened]
+    pictures, tests = join(recipe.data), open_named(recipe.evaluation.data)
+    for name, test in tests.items():
+        if test.classes.names != pictures.classes.names:
+            raise ValueError(f'{name} has other classes than the training data')
+    return kept(pictures), {name: kept(test) for name, test in tests.items()}
 
 
 def _processes(device: str) -> tuple[int, int, torch.device]:
     """Return rank, number of processes and device of this process, as torchrun set them up."""
-    kind = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
-    if kind not in ('cpu', 'cuda'):
-        raise ValueError(f'device must be auto, cpu or cuda, got {device!r}')
-    if kind == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(
-            f'torch {torch.__version__} finds no GPU; take --device cpu, or install a torch with '
-            'CUDA')
+    kind = pick_device(device).type
     world = int(os.environ.get('WORLD_SIZE', 1))
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group('cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo')
@@ -285,7 +287,7 @@ def _follow(average: Segmenter, model: Segmenter, decay: float) -> None:
         mine.copy_(theirs)
 
 
-def _evaluate(model: Segmenter, tests: list[Pictures], recipe: Recipe, where: torch.device,
+def _evaluate(model: Segmenter, tests: dict[str, Pictures], recipe: Recipe, where: torch.device,
               dtype: torch.dtype) -> dict[str, float]:
     """Return the mean IoU by data set; the pictures are shared out over the processes."""
     model.eval()
@@ -293,12 +295,12 @@ def _evaluate(model: Segmenter, tests: list[Pictures], recipe: Recipe, where: to
     shared = distributed.is_initialized()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
     results = {}
-    for pictures in tests:
+    for name, pictures in tests.items():
         matrix = score(
             label, pictures, recipe.evaluation.limit, first=rank, stride=world).matrix
         if shared:
             distributed.all_reduce(torch.from_numpy(matrix.counts))
-        results[pictures.name] = matrix.mean_iou()
+        results[name] = matrix.mean_iou()
     return results
 
 

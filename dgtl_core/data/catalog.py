@@ -55,6 +55,8 @@ class StreetWorldPictures:
                  severity: int = 3, height: int = 512, width: int = 1024) -> None:
         from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
 
+        if count < 1:
+            raise DataError(f'count of streetworld must be at least 1, got {count}')
         if condition not in CONDITIONS:
             raise DataError(
                 f'StreetWorld has no condition {condition!r}; take one of {list(CONDITIONS)}')
@@ -163,9 +165,13 @@ def wilddash2(folder: Path) -> PicturePairs:
 
 
 def camvid(folder: Path, *, split: str = '') -> PicturePairs:
-    """CamVid, 11 classes, as 480x360: ``[<split>/]images/*.jpg|png``, ``labels/*.png``."""
-    pairs = _pairs(folder / split, 'images', '*.*', 'labels', '', ['.png'])
-    return PicturePairs(_with('camvid', split or '*'), pairs, id_table(_CAMVID))
+    """CamVid, 11 classes: ``<split>``, ``<split>annot`` or ``[<split>/]images``, ``labels``."""
+    if split and (folder / f'{split}annot').is_dir():
+        pairs = _pairs(folder, split, '*.*', f'{split}annot', '', ['.png'])
+    else:
+        pairs = _pairs(folder / split, 'images', '*.*', 'labels', '', ['.png'])
+    return PicturePairs(
+        _with('camvid', split or '*'), pairs, id_table(_CAMVID, [11, IGNORE_INDEX]))
 
 
 def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
@@ -178,7 +184,8 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
             'config/classes holds examples); name another with folder:FOLDER,classes=FILE')
     known = ClassSet.from_yaml(file)
     return PicturePairs(
-        folder.name, pairs, id_table({entry.id: entry.id for entry in known}), classes=known)
+        folder.resolve().name, pairs, id_table({entry.id: entry.id for entry in known}),
+        classes=known)
 
 
 DATASETS: dict[str, Callable[..., Pictures]] = {
@@ -222,8 +229,22 @@ def open_pictures(spec: str) -> Pictures:
             f'{name}:FOLDER, or put it at $DGTL_DATA/{name}') from None
 
 
+def open_named(specs: Sequence[str]) -> dict[str, Pictures]:
+    """Open data sets by name; where two have the same one, as two splits do, by the whole spec."""
+    opened = {spec: open_pictures(spec) for spec in specs}
+    names = [pictures.name for pictures in opened.values()]
+    return {pictures.name if names.count(pictures.name) == 1 else spec: pictures
+            for spec, pictures in opened.items()}
+
+
 def join(specs: Sequence[str]) -> Pictures:
-    """Open one or several data sets of the same classes as one."""
+    """
+    Open one or several data sets of the same classes as one.
+
+    :raises DataError: there is none, they differ in their classes, or one is not as it should be.
+    """
+    if not specs:
+        raise DataError('there must be at least one data set, got none')
     return JoinedPictures([open_pictures(spec) for spec in specs])
 
 

@@ -98,7 +98,7 @@ def read_ids(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             ids = np.asarray(picture)
-    except (OSError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # the second: Pillow's for a broken PNG
         raise DataError(f'{path} cannot be read: {error}') from None
     if ids.ndim != 2:
         raise DataError(
@@ -153,7 +153,7 @@ class CachedPictures:
     """
     Another data set, decoded once into two memory-mapped files; all pictures have one size.
 
-    The files are made with :func:`write_cache`.
+    :func:`dgtl_core.learning.batches.cached` makes the files.
     """
 
     def __init__(self, folder: Path, classes: ClassSet) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
-from dgtl_core.data.weather import photon_noise
+from dgtl_core.processing import GREY
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,14 +23,13 @@ class TransformConfig:
     """Sizes are (height, width) in pixels. A picture is resized, scaled, cropped, flipped."""
 
     crop: tuple[int, int] = (512, 512)
+    short_edge: tuple[int, ...] = ()  # one of these for the shorter side, aspect ratio kept
+    # What follows in the next two is for pictures without a short_edge.
     resize: tuple[int, int] = (0, 0)  # to this size first, whatever the aspect ratio; 0: as it is
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale of the (resized) picture
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
     flip: bool = True
     photometric: float = 1.0  # strength of brightness, contrast, saturation and hue; 0: off
-    # Chance of another camera: exposure, white balance, contrast, blur and noise, far beyond
-    # photometric. No weather is drawn, but low light looks much like it.
-    camera: float = 0.0
     # Chance of one of ImageNet-C's corruptions at severity 1..3. Scores under these corruptions
     # no longer tell how a model takes the unknown.
     corruption: float = 0.0
@@ -41,10 +39,16 @@ class TransformConfig:
             raise ValueError(
                 f'transforms.crop must be positive and transforms.scale a rising range, got '
                 f'{list(self.crop)} and {list(self.scale)}')
-        for name in ('camera', 'corruption'):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(
-                    f'transforms.{name} is a chance in 0..1, got {getattr(self, name)}')
+        if any(side < 1 for side in self.short_edge) or min(self.resize) < 0 \
+                or any(self.resize) != all(self.resize):
+            raise ValueError(
+                'transforms.short_edge must hold positive lengths, transforms.resize two of them '
+                f'or [0, 0], got {list(self.short_edge)} and {list(self.resize)}')
+        if self.photometric < 0:
+            raise ValueError(f'transforms.photometric must be at least 0, got {self.photometric}')
+        if not 0 <= self.corruption <= 1:
+            raise ValueError(
+                f'transforms.corruption is a chance in 0..1, got {self.corruption}')
 
 
 def transform(
@@ -55,43 +59,40 @@ def transform(
 
     Shape:
         (H, W, 3) uint8 RGB, (H, W) uint8 -> (3, h, w) uint8, (h, w) uint8 with (h, w) the crop;
-        what lies beyond the picture is 0 with label 255
+        what lies beyond the picture, below and to the right, is grey with label 255
     """
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     mask = torch.from_numpy(np.ascontiguousarray(labels))[None]
     picture, mask = _scale(picture, mask, config, generator)
     top, left = _window(mask[0], config, generator)
     height, width = config.crop
-    picture = functional.crop(picture, top, left, height, width)
-    inside = mask[:, top:top + height, left:left + width]
-    mask = torch.full((1, height, width), IGNORE_INDEX, dtype=torch.uint8)
-    mask[:, :inside.shape[1], :inside.shape[2]] = inside
+    picture, mask = (x[:, top:top + height, left:left + width] for x in (picture, mask))
     if config.flip and generator.random() < 0.5:
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
         picture = photometric(picture, config.photometric, generator)
-    if config.camera and generator.random() < config.camera:
-        picture = _to_tensor(another_camera(_to_pixels(picture), generator))
     if config.corruption and generator.random() < config.corruption:
         family = CORRUPTIONS[int(generator.integers(len(CORRUPTIONS)))]
-        picture = _to_tensor(corrupt(
-            _to_pixels(picture), family, int(generator.integers(1, 4)),
-            seed=int(generator.integers(2**31))))
-    return picture.contiguous(), mask[0].contiguous()
-
-
-def _to_pixels(picture: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-
-
-def _to_tensor(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+        pixels = corrupt(pixels, family, int(generator.integers(1, 4)),
+                         seed=int(generator.integers(2**31)))
+        picture = torch.from_numpy(pixels).permute(2, 0, 1)
+    images = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+    truth = torch.full((height, width), IGNORE_INDEX, dtype=torch.uint8)
+    images[:, :picture.shape[1], :picture.shape[2]] = picture
+    truth[:mask.shape[1], :mask.shape[2]] = mask[0]
+    return images, truth
 
 
 def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
            generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    height, width = config.resize if all(config.resize) else mask.shape[1:]
-    factor = generator.uniform(*config.scale)
+    height, width = mask.shape[1:]
+    if config.short_edge:
+        chosen = config.short_edge[int(generator.integers(len(config.short_edge)))]
+        factor = chosen / min(height, width)
+    else:
+        height, width = config.resize if all(config.resize) else (height, width)
+        factor = generator.uniform(*config.scale)
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     if size == list(mask.shape[1:]):
         return picture, mask
@@ -119,8 +120,8 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     """
     Change brightness, contrast, saturation and hue, each with probability one half.
 
-    At strength 1 the ranges are those of SSD's photometric distortion: +-32 of 255, factors
-    0.5..1.5, +-18 degrees.
+    At strength 1 the ranges are those of MMSegmentation: +-32 of 255, factors 0.5..1.5, and +-18
+    of the 180 hues of OpenCV, which are 36 degrees.
     """
     def chance() -> bool:
         return generator.random() < 0.5
@@ -137,7 +138,7 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
     if chance():
         picture = functional.adjust_saturation(picture, factor())
     if chance():
-        turn = 0.05 * min(strength, 1) * generator.uniform(-1, 1)
+        turn = 0.1 * min(strength, 1) * generator.uniform(-1, 1)
         picture = functional.adjust_hue(picture, turn)
     if not contrast_first and chance():
         picture = _contrast(picture, factor())
@@ -146,33 +147,3 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
 
 def _contrast(picture: Tensor, factor: float) -> Tensor:
     return (picture.float() * factor).clamp_(0, 255).to(torch.uint8)
-
-
-def another_camera(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """
-    Return the picture as a camera with another exposure, colour, lens and sensor would take it.
-
-    Exposure is -4..+1 stops in linear light (gamma 2.2) with a white balance of +-20 % per
-    channel, contrast shrinks to 0.3..1 around a random grey, the lens blurs by up to 0.6 % of the
-    height, the sensor adds noise. Each comes with probability one half.
-
-    Shape: (H, W, 3) uint8 RGB -> (H, W, 3) uint8.
-    """
-    def chance() -> bool:
-        return generator.random() < 0.5
-
-    levels = np.repeat(np.arange(256)[:, None] / 255, 3, 1)
-    if chance():
-        balance = np.exp(generator.uniform(-0.2, 0.2, 3))
-        levels = np.minimum(levels ** 2.2 * 2 ** generator.uniform(-4, 1) * balance, 1) ** (1 / 2.2)
-    if chance():
-        tone = generator.uniform(0.2, 0.9)
-        levels = tone + (levels - tone) * generator.uniform(0.3, 1)
-    out = cv2.LUT(image, np.round(255 * levels).astype(np.uint8)[None])
-    if chance():
-        sigma = generator.uniform(0.0005, 0.006) * image.shape[0]
-        out = cv2.GaussianBlur(out, (0, 0), sigma)
-    if chance():
-        read, shot = generator.uniform(0, 8), generator.uniform(0, 1.6)
-        out = photon_noise(out, read, shot, int(generator.integers(2**31)))
-    return out

@@ -56,7 +56,7 @@ class FoldedPatches(nn.Module):
             x = x[:, :height * patch, :width * patch]  # the rest of a patch is not seen
         x = x.reshape(-1, height, patch, width, patch * 3).transpose(2, 3)
         x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
-        x = self.project(x.to(self.project.weight.dtype)) + self.position
+        x = self.project(x).to(self.position.dtype) + self.position
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
         return self.norm(x)
@@ -158,7 +158,11 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
     """
     if form not in FORMS:
         raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
-    segmenter.backbone.grid_of(size)
+    if min(segmenter.backbone.grid_of(size)) < 2:  # the coarsest map has half of it
+        patch = segmenter.backbone.patch_size
+        raise ValueError(
+            f'height and width must be at least two patches ({2 * patch}), got '
+            f'{size[0]}x{size[1]}')
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)

@@ -39,11 +39,14 @@ class LabelNetwork(nn.Module):
         :param upsampling: ``exact`` brings masks up before the sigmoid and the weighted sum, as
             the method does; ``quarter`` brings up the scores of the mask grid, which is less work
             and not the same.
-        :raises ValueError: a picture smaller than the network, or a larger one without a stride.
+        :raises ValueError: a picture smaller than the network, or a larger one without a stride;
+            labels of no size.
         """
         super().__init__()
         if upsampling not in ('exact', 'quarter'):
             raise ValueError(f"upsampling must be 'exact' or 'quarter', got {upsampling!r}")
+        if output_size is not None and min(output_size) < 1:
+            raise ValueError(f'labels must be at least 1x1, got {output_size[0]}x{output_size[1]}')
         if stride is None and picture_size != network.size:
             raise ValueError(
                 f'a network of {network.size} sees pictures of {picture_size} only through '

@@ -23,7 +23,7 @@ import sys
 from dgtl_core.export.progress import Progress
 from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, HARDWARE
 from dgtl_core.runtime.agreement import samples, THRESHOLD, verify_engine
-from dgtl_core.runtime.cuda import cuda_fault, device_index, Gpu
+from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
 from dgtl_core.runtime.metadata import ModelError
@@ -32,6 +32,7 @@ from dgtl_core.visualize import read_image
 import numpy as np
 
 PICTURES = ('.png', '.jpg', '.jpeg', '.bmp')
+SUFFIXES = ('.engine', '.plan')
 
 
 def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
@@ -50,10 +51,13 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     :param module: ``tensorrt`` or ``tensorrt_rtx``; empty: the first that is installed.
     :raises ModelError: not one of our models, refused by parser or builder, no GPU, or the engine
         labels too differently.
+    :raises CudaError: the GPU fails.
     :raises KeyboardInterrupt: stopped by Ctrl-C; nothing is left behind.
     :raises OSError: a file cannot be read or written; nothing is left behind.
     """
     options = BuildOptions() if options is None else options
+    if out.suffix not in SUFFIXES:
+        raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
     metadata = onnx_metadata(onnx)
     fault = cuda_fault(device)
     trt = import_tensorrt(module)
@@ -62,14 +66,17 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             f'an engine is built and compared on the GPU that will run it, but {fault}. Without '
             'a GPU, tensorrt-rtx can check that the model parses and builds: --module '
             'tensorrt_rtx --unverified')
-    gpu = None if fault else Gpu(device_index(device))
-    try:
-        engine, report = build(trt, onnx, options, progress or Progress(), timing_cache)
-    finally:
-        if gpu is not None:
-            gpu.close()
     staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
     try:
+        staged.touch()  # a folder that cannot be written is said before the build, not after it
+        gpu = None if fault else Gpu(device_index(device))
+        try:
+            activate = (lambda: None) if gpu is None else gpu.activate
+            engine, report = build(
+                trt, onnx, options, progress or Progress(), timing_cache, activate)
+        finally:
+            if gpu is not None:
+                gpu.close()
         staged.write_bytes(engine)
         info = EngineInfo(
             metadata=metadata, module=trt.__name__, version=trt.__version__,
@@ -81,6 +88,9 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             equal = _compare(staged, info, reference or onnx, pictures, threshold, device)
             info = replace(info, labels_equal=equal)
         side_file(staged).write_text(info.to_json(), encoding='utf-8')
+        for path in (staged, side_file(staged)):
+            with open(path, 'rb') as file:
+                os.fsync(file.fileno())
         os.replace(staged, out)
         os.replace(side_file(staged), side_file(out))
     finally:
@@ -156,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     args = parser.parse_args(arguments)
+    if args.most < 1:
+        parser.error(f'--most must be 1 or more, got {args.most}')
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
     try:
         options = BuildOptions(
@@ -163,15 +175,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hardware=args.hardware, version_compatible=args.version_compatible,
             max_batch=args.max_batch)
         files = find_pictures(args.pictures)
-        step = max(len(files) // max(args.most, 1), 1)
+        count = min(args.most, len(files))
+        chosen = [files[i * len(files) // count] for i in range(count)]
         report, info = build_engine(
             args.onnx, args.out, options, threshold=args.threshold, reference=args.reference,
-            pictures=[read_image(file) for file in files[::step][:args.most]],
+            pictures=[read_image(file) for file in chosen],
             timing_cache=args.timing_cache, module=args.module, device=args.device)
     except KeyboardInterrupt:
         print(f'tensorrt: stopped; {args.out} is as it was', file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:  # ModelError is a ValueError
+    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
         print(f'tensorrt: {error}; {args.out} is as it was', file=sys.stderr)
         return 1
     told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}

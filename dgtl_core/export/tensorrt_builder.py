@@ -8,7 +8,7 @@ Between these versions flags were removed and numbered anew; only their names ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import logging
@@ -67,11 +67,13 @@ class BuildReport:
 
 
 def build(trt: Any, onnx: Path, options: BuildOptions, progress: Progress,
-          timing_cache: Path | None = None) -> tuple[Any, BuildReport]:
+          timing_cache: Path | None = None,
+          activate: Callable[[], None] = lambda: None) -> tuple[Any, BuildReport]:
     """
     Parse and build; return the engine (a buffer) and the report.
 
     :param timing_cache: a file with measured kernel times, used and brought up to date.
+    :param activate: called in the thread that builds: CUDA's current GPU is each thread's own.
     :raises ModelError: the parser or the builder refuses the model.
     :raises KeyboardInterrupt: Ctrl-C; the builder has stopped.
     """
@@ -93,10 +95,15 @@ def build(trt: Any, onnx: Path, options: BuildOptions, progress: Progress,
         timing_cache = None
     if timing_cache is not None:
         _load_timing_cache(config, timing_cache)
+
+    def work() -> Any:
+        activate()
+        return builder.build_serialized_network(network, config)
+
     start = time.monotonic()
     # In a thread of its own: Ctrl-C reaches the main thread, which must not be inside C++ then.
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(builder.build_serialized_network, network, config)
+        future = pool.submit(work)
         try:
             engine = future.result()
         except BaseException:

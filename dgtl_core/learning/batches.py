@@ -8,11 +8,14 @@ So a resumed run, and one on more processes, meets the pictures of an uninterrup
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+import fcntl
 from functools import lru_cache
 import hashlib
 import json
 import os
 from pathlib import Path
+import shutil
 from typing import NamedTuple
 
 import cv2
@@ -116,25 +119,50 @@ def cached(pictures: Pictures, folder: Path, workers: int) -> Pictures:
     """
     Return the same pictures from two memory-mapped files below ``folder``, made where missing.
 
-    Of several joined data sets each has files, and a size, of its own.
+    Of several joined data sets each has files, and a size, of its own. Of several processes one
+    makes them and the others wait. Where that ends early, nothing stays behind; what a killed
+    process left is removed by the next.
 
     :raises ValueError: the pictures of a data set differ in size.
+    :raises OSError: there is no space for them.
     """
     if isinstance(pictures, JoinedPictures):
         return JoinedPictures([cached(part, folder, workers) for part in pictures.parts])
     about = {'name': pictures.name, 'count': len(pictures), 'about': repr(pictures)}
     place = folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     if not place.is_dir():
-        _write_cache(pictures, place, workers)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix('.part')
+        with _alone(place.with_suffix('.lock')):
+            try:
+                shutil.rmtree(temporary, ignore_errors=True)
+                if not place.is_dir():  # nobody made it in the meantime
+                    _write_cache(pictures, temporary, workers)
+                    os.replace(temporary, place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     return CachedPictures(place, pictures.classes)
 
 
-def _write_cache(pictures: Pictures, place: Path, workers: int) -> None:
-    temporary = place.with_name(f'{place.name}.{os.getpid()}.part')
-    temporary.mkdir(parents=True)
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Wait until no other process is here with the same file, which is gone afterwards."""
+    while True:
+        with open(file, 'ab') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink:  # else the one before has just removed it
+                try:
+                    yield
+                finally:
+                    file.unlink()
+                return
+
+
+def _write_cache(pictures: Pictures, folder: Path, workers: int) -> None:
+    folder.mkdir()
     first = pictures[0]
-    images, labels = (np.lib.format.open_memmap(
-        temporary / f'{kind}.npy', 'w+', np.uint8, (len(pictures), *part.shape))
+    images, labels = (
+        _new_array(folder / f'{kind}.npy', (len(pictures), *part.shape))
         for kind, part in (('images', first.image), ('labels', first.labels)))
     names = []
     _prepare_workers(workers)
@@ -149,9 +177,15 @@ def _write_cache(pictures: Pictures, place: Path, workers: int) -> None:
         names.append(picture.name)
     images.flush()
     labels.flush()
-    (temporary / 'about.json').write_text(
+    (folder / 'about.json').write_text(
         json.dumps({'name': pictures.name, 'names': names}), encoding='utf-8')
-    os.replace(temporary, place)
+
+
+def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    array = np.lib.format.open_memmap(path, 'w+', np.uint8, shape)
+    with open(path, 'r+b') as file:  # a full disk is an error here, later it would be a crash
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 class _Listed(Dataset):

@@ -24,6 +24,12 @@ class EvaluationConfig:
     limit: int = 0  # pictures of each; 0: all
     protocol: Literal['whole', 'slide', 'low', 'high', 'vltseg'] = 'whole'  # see training.evaluate
 
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.limit < 0:
+            raise ValueError(
+                'evaluation.every must be positive and evaluation.limit not negative, got '
+                f'{self.every} and {self.limit}')
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -53,6 +59,14 @@ class Recipe:
             raise ValueError(
                 'steps, batch, accumulate and save_every must be positive, got '
                 f'{self.steps}, {self.batch}, {self.accumulate}, {self.save_every}')
+        if min(self.seed, self.workers) < 0:
+            raise ValueError(
+                f'seed and workers must not be negative, got {self.seed} and {self.workers}')
+        for spec in (*self.data, *self.evaluation.data):
+            if '=' in spec.partition(':')[0]:  # YAML has split it off at the comma
+                raise ValueError(
+                    f'{spec!r} is no data set; an option stands with its own, and the two in '
+                    'quotes: data=["NAME:FOLDER,key=value"]')
         if not 0 <= self.average < 1:
             raise ValueError(f'average must be in [0, 1), got {self.average}')
 
@@ -80,7 +94,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         key, separator, value = change.partition('=')
         if not separator:
             raise ValueError(f'a change must be key=value, like optim.lr=1e-4; got {change!r}')
-        nested: Any = yaml.safe_load(value)
+        try:
+            nested: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f'the value of {change!r} is not YAML: {error}') from None
         for part in reversed(key.strip().split('.')):
             nested = {part: nested}
         _merge(merged, nested)

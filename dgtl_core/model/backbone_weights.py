@@ -81,7 +81,15 @@ def read_state_dict(path: str | Path) -> State:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f'{path} is not a .safetensors file: {error}') from None
-    data = _unpickle(path)
+    return tensors_of(_unpickle(path), str(path))
+
+
+def tensors_of(data: object, source: str) -> State:
+    """
+    Return the tensors of a state dict, out of what a training run wraps around it.
+
+    :raises ValueError: there are none.
+    """
     for key in ('state_dict', 'model', 'teacher', 'module'):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]
@@ -89,7 +97,7 @@ def read_state_dict(path: str | Path) -> State:
         if isinstance(data, Mapping) else {}
     if not tensors:
         raise ValueError(
-            f'{path} holds no weights: expected a mapping of names to tensors, or one under '
+            f'{source} holds no weights: expected a mapping of names to tensors, or one under '
             f'"state_dict", got {type(data).__name__}')
     if all(key.startswith('module.') for key in tensors):
         tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from dgtl_core.classes import CITYSCAPES, ClassSet, SegmentationClass
 from dgtl_core.config import (
@@ -21,56 +21,55 @@ from dgtl_core.config import (
     SegmenterConfig,
     TextConfig,
 )
-from dgtl_core.model.backbone_weights import EVA_NAMES, match
+from dgtl_core.model.backbone_weights import EVA_NAMES, match, tensors_of
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX
 import torch
 from torch import Tensor
 
 METHODS = ('dgtl', 'rein', 'vltseg')
+_LETTERS = {384: 's', 768: 'b'}  # of DINOv2's sizes by width; any other is 'l'
 _HEAD_HEADS = 8  # of the attentions of the head; no tensor tells
 
-# published name -> our name, the first match wins; EVA's names follow where they occur
+# our name -> the published one, the first match wins
 _NAMES = (
-    (r'backbone\.reins\.learnable_tokens_([ab])$', r'adapter.tokens_\1'),
-    (r'backbone\.reins\.learnable_tokens$', 'adapter.tokens_full'),
-    (r'backbone\.reins\.scale$', 'adapter.scale'),
-    (r'backbone\.reins\.mlp_token2feat\.', 'adapter.token_value.'),
-    (r'backbone\.reins\.mlp_delta_f\.', 'adapter.delta.'),
-    (r'backbone\.reins\.transform\.', 'adapter.query_transform.'),
-    (r'backbone\.reins\.merge\.', 'adapter.query_merge.'),
-    (r'backbone\.fpn1\.', 'neck.up4.'),
-    (r'backbone\.fpn2\.0\.', 'neck.up2.'),
-    (r'backbone\.', 'backbone.vit.'),
-    (r'decode_head\.pixel_decoder\.input_convs\.(\d+)\.conv\.',
-     r'pixel_decoder.input_projections.\1.0.'),
-    (r'decode_head\.pixel_decoder\.input_convs\.(\d+)\.gn\.',
-     r'pixel_decoder.input_projections.\1.1.'),
-    (r'decode_head\.pixel_decoder\.encoder\.layers\.(\d+)\.self_attn\.',
-     r'pixel_decoder.layers.\1.attention.'),
-    (r'decode_head\.pixel_decoder\.encoder\.', 'pixel_decoder.'),
-    (r'decode_head\.pixel_decoder\.lateral_convs\.0\.conv\.', 'pixel_decoder.lateral.0.'),
-    (r'decode_head\.pixel_decoder\.lateral_convs\.0\.gn\.', 'pixel_decoder.lateral.1.'),
-    (r'decode_head\.pixel_decoder\.output_convs\.0\.conv\.', 'pixel_decoder.output.0.'),
-    (r'decode_head\.pixel_decoder\.output_convs\.0\.gn\.', 'pixel_decoder.output.1.'),
-    (r'decode_head\.pixel_decoder\.', 'pixel_decoder.'),
-    (r'decode_head\.transformer_decoder\.layers\.(\d+)\.(self|cross)_attn\.attn\.'
-     r'in_proj_(weight|bias)$', r'mask_decoder.layers.\1.\2_attention.in_proj.\3'),
-    (r'decode_head\.transformer_decoder\.layers\.(\d+)\.(self|cross)_attn\.attn\.out_proj\.',
-     r'mask_decoder.layers.\1.\2_attention.out_proj.'),
-    (r'decode_head\.transformer_decoder\.post_norm\.', 'mask_decoder.norm.'),
-    (r'decode_head\.transformer_decoder\.', 'mask_decoder.'),
-    (r'decode_head\.querys2feat\.', 'mask_decoder.query_content.'),
-    (r'decode_head\.query_feat\.', 'mask_decoder.query_content.'),
-    (r'decode_head\.query_embed\.', 'mask_decoder.query_position.'),
-    (r'decode_head\.level_embed\.', 'mask_decoder.level_embedding.'),
-    (r'decode_head\.cls_embed\.', 'mask_decoder.class_head.'),
-    (r'decode_head\.mask_embed\.', 'mask_decoder.mask_head.'),
+    (r'adapter\.tokens_([ab])$', r'backbone.reins.learnable_tokens_\1'),
+    (r'adapter\.tokens_full$', 'backbone.reins.learnable_tokens'),
+    (r'adapter\.scale$', 'backbone.reins.scale'),
+    (r'adapter\.token_value\.', 'backbone.reins.mlp_token2feat.'),
+    (r'adapter\.delta\.', 'backbone.reins.mlp_delta_f.'),
+    (r'adapter\.query_transform\.', 'backbone.reins.transform.'),
+    (r'adapter\.query_merge\.', 'backbone.reins.merge.'),
+    (r'neck\.up4\.', 'backbone.fpn1.'),
+    (r'neck\.up2\.', 'backbone.fpn2.0.'),
+    (r'backbone\.vit\.', 'backbone.'),
+    (r'pixel_decoder\.input_projections\.(\d+)\.0\.',
+     r'decode_head.pixel_decoder.input_convs.\1.conv.'),
+    (r'pixel_decoder\.input_projections\.(\d+)\.1\.',
+     r'decode_head.pixel_decoder.input_convs.\1.gn.'),
+    (r'pixel_decoder\.layers\.(\d+)\.attention\.',
+     r'decode_head.pixel_decoder.encoder.layers.\1.self_attn.'),
+    (r'pixel_decoder\.layers\.', 'decode_head.pixel_decoder.encoder.layers.'),
+    (r'pixel_decoder\.(lateral|output)\.0\.', r'decode_head.pixel_decoder.\1_convs.0.conv.'),
+    (r'pixel_decoder\.(lateral|output)\.1\.', r'decode_head.pixel_decoder.\1_convs.0.gn.'),
+    (r'pixel_decoder\.', 'decode_head.pixel_decoder.'),
+    (r'mask_decoder\.layers\.(\d+)\.(self|cross)_attention\.in_proj\.',
+     r'decode_head.transformer_decoder.layers.\1.\2_attn.attn.in_proj_'),
+    (r'mask_decoder\.layers\.(\d+)\.(self|cross)_attention\.out_proj\.',
+     r'decode_head.transformer_decoder.layers.\1.\2_attn.attn.out_proj.'),
+    (r'mask_decoder\.layers\.', 'decode_head.transformer_decoder.layers.'),
+    (r'mask_decoder\.norm\.', 'decode_head.transformer_decoder.post_norm.'),
+    (r'mask_decoder\.query_position\.', 'decode_head.query_embed.'),
+    (r'mask_decoder\.level_embedding\.', 'decode_head.level_embed.'),
+    (r'mask_decoder\.class_head\.', 'decode_head.cls_embed.'),
+    (r'mask_decoder\.mask_head\.', 'decode_head.mask_embed.'),
 )
+# Never used, and not in every file (item 3).
+_UNUSED = ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias')
 
 
 def segmenter_from_released(
-        state_dict: Mapping[str, Tensor], method: Literal['dgtl', 'rein', 'vltseg'],
+        state_dict: Mapping[str, Any], method: Literal['dgtl', 'rein', 'vltseg'],
         num_heads: int, out_indices: tuple[int, ...],
         image_size: int | tuple[int, int] | None = None,
         text: Tensor | None = None) -> Segmenter:
@@ -80,41 +79,40 @@ def segmenter_from_released(
     Depth, widths, rank, numbers of tokens, queries and classes are read from the shapes. Tensors
     of the frozen backbone are shared with ``state_dict``, the others are copied.
 
-    :param state_dict: backbone, adapter (``reins``) and head under their published names.
+    :param state_dict: backbone, adapter (``reins``) and head under their published names; what a
+        training run wraps around them (``{'state_dict': ..., 'meta': ...}``) may be there.
     :param num_heads: heads of the backbone's attention (16 for ViT-L).
     :param out_indices: the four blocks whose features are taken, counted from 0.
     :param image_size: pixels the position embedding was made for, where whole patches do not
         tell (VLTSeg: 512 pixels are 36 patches of 14 and a rest).
     :param text: (K, D) class texts, D the backbone's width; a DGTL training forward needs them.
-    :raises ValueError: a part is missing, or names or shapes do not fit; the message names them.
+    :raises ValueError: a part is missing, or names or shapes do not fit; the message says which,
+        by their published names.
     """
     if method not in METHODS:
         raise ValueError(f'method must be one of {list(METHODS)}, got {method!r}')
     state = {key: value.float() if value.is_floating_point() else value
-             for key, value in state_dict.items()
+             for key, value in tensors_of(state_dict, 'the state dict').items()
              if not key.startswith(CLIP_PREFIX) and '.rope.freqs_' not in key}
     _check_parts(state, method)
     config = _config(state, method, num_heads, tuple(out_indices), image_size, text)
     with torch.device('meta'):  # 300 million random numbers would take longer than the rest
         model = Segmenter(config)
-    own = model.state_dict()
-    renamed = {_rename(key): value for key, value in state.items()}
-    for key in ('mask_token', 'norm.weight', 'norm.bias'):  # never used, not in every file
-        if f'backbone.vit.{key}' in own and f'backbone.vit.{key}' not in renamed:
-            renamed[f'backbone.vit.{key}'] = torch.zeros(own[f'backbone.vit.{key}'].shape)
-    if text is not None and config.adapter.text_link == 'present':
-        renamed['adapter.text_link.texts'] = text.detach().float().clone()
-    elif config.adapter.text_link == 'present':
-        renamed['adapter.text_link.texts'] = torch.zeros(
-            own['adapter.text_link.texts'].shape)
-    # Item 3: the final norm of EVA02 is not ours; it was never used.
-    renamed = {key: value for key, value in renamed.items()
-               if key in own or key not in ('backbone.vit.norm.weight', 'backbone.vit.norm.bias')}
-    match(renamed, own, f'the {method} checkpoint')
-    frozen = 'backbone.' if not config.backbone.trainable else '-'
-    model.load_state_dict(
-        {key: value if key.startswith(frozen) else value.clone()
-         for key, value in renamed.items()}, assign=True)
+    own, names = model.state_dict(), published_names(model)
+    expected = {published: own[ours] for published, ours in names.items()}
+    for key in _UNUSED:
+        if key not in expected:
+            state.pop(key, None)
+        elif key not in state:
+            state[key] = torch.zeros(expected[key].shape)
+    match(state, expected, f'the {method} checkpoint')
+    shared = () if config.backbone.trainable else ('backbone.vit.',)
+    weights = {names[key]: value if names[key].startswith(shared) else value.clone()
+               for key, value in state.items()}
+    if config.adapter.text_link == 'present':
+        weights['adapter.text_link.texts'] = text.detach().float().clone() \
+            if text is not None else torch.zeros(own['adapter.text_link.texts'].shape)
+    model.load_state_dict(weights, assign=True)
     for module in model.modules():
         if hasattr(module, 'init_non_persistent_buffers'):  # timm's rotary frequencies
             module.to_empty(device='cpu', recurse=False)
@@ -125,12 +123,16 @@ def segmenter_from_released(
 def _check_parts(state: Mapping[str, Tensor], method: str) -> None:
     """Tell a file that lacks a whole part from one that is damaged."""
     if 'backbone.patch_embed.proj.weight' not in state:
-        name = {'vltseg': "the whole model's published .pth"}.get(
-            method, 'the DINOv2 file (dinov2_vitl14_pretrain.pth or dinov2_converted.pth)')
+        lacks = 'the checkpoint has no backbone (backbone.patch_embed.proj.weight and so on): '
+        if method == 'vltseg':
+            raise ValueError(
+                lacks + 'take the published VLTSeg .pth, which holds the whole model')
+        width = state.get('backbone.reins.mlp_delta_f.bias', torch.empty(0)).numel()
+        file = f'dinov2_vit{_LETTERS.get(width, "l")}14_pretrain.pth'
         raise ValueError(
-            f'the checkpoint has no backbone (backbone.patch_embed.proj.weight and so on): the '
-            f'published {method} file holds only adapter and head. Add {name}: '
-            f'"python -m training.import_weights --method {method} --backbone BACKBONE.pth '
+            f'{lacks}the published {method} file holds only adapter and head. Add the DINOv2 '
+            f'file ({file}, or its conversion such as dinov2_converted.pth): '
+            f'"python -m training.import_weights --method {method} --backbone {file} '
             '--adapter ADAPTER.pth OUT", or merge its keys under "backbone."')
     if method != 'vltseg' and not any(key.startswith('backbone.reins.') for key in state):
         raise ValueError(
@@ -226,19 +228,32 @@ def _classes(count: int) -> ClassSet:
         for i in range(count)))
 
 
-def _rename(key: str) -> str:
-    for pattern, ours in _NAMES:
-        renamed, count = re.subn(r'\A' + pattern, ours, key)
+def published_names(model: Segmenter) -> dict[str, str]:
+    """Return {published name: our name} of the tensors that a published file holds."""
+    names = {}
+    for ours in model.state_dict():
+        if ours != 'adapter.text_link.texts':
+            names[_published_name(ours, model.config)] = ours
+    return names
+
+
+def _published_name(key: str, config: SegmenterConfig) -> str:
+    if key.startswith('mask_decoder.query_content.'):
+        learned = config.head.queries == 'learned'
+        name = 'query_feat' if learned else 'querys2feat'
+        return key.replace('mask_decoder.query_content', f'decode_head.{name}')
+    for pattern, published in _NAMES:
+        key, count = re.subn(r'\A' + pattern, published, key)
         if count:
-            key = renamed
             break
-    if key.startswith('backbone.vit.'):
-        for theirs, timms in EVA_NAMES:
-            key = key.replace(theirs, timms)
+    if key.startswith('backbone.'):
+        if config.backbone.family == 'eva02':
+            for theirs, timms in EVA_NAMES:
+                key = key.replace(timms, theirs)
+        return key
     # both kinds of layers: FFN and numbered norms
-    key = re.sub(r'\.ffn\.layers\.0\.0\.', '.linear1.', key)
-    key = re.sub(r'\.ffn\.layers\.1\.', '.linear2.', key)
-    return re.sub(r'\.norms\.(\d)\.', lambda found: f'.norm{int(found[1]) + 1}.', key)
+    key = key.replace('.linear1.', '.ffn.layers.0.0.').replace('.linear2.', '.ffn.layers.1.')
+    return re.sub(r'\.norm(\d)\.', lambda found: f'.norms.{int(found[1]) - 1}.', key)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -39,6 +39,8 @@ class EngineOptions:
         if self.build not in ENGINE_BUILDS:
             raise ModelError(
                 f'engine build must be one of {list(ENGINE_BUILDS)}, got {self.build!r}')
+        if self.max_batch < 1:
+            raise ModelError(f'engine max_batch must be 1 or more, got {self.max_batch}')
 
 
 class EngineStatus(NamedTuple):

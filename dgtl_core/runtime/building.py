@@ -29,7 +29,12 @@ from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError, Engine
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata
 from dgtl_core.runtime.metadata import ModelError
 from dgtl_core.runtime.onnx import OnnxBackend
-from dgtl_core.runtime.tensorrt import import_tensorrt, tensorrt_fault, TensorRTBackend
+from dgtl_core.runtime.tensorrt import (
+    GpuError,
+    import_tensorrt,
+    tensorrt_fault,
+    TensorRTBackend,
+)
 import numpy as np
 
 _LOG = logging.getLogger(__name__)
@@ -49,14 +54,17 @@ def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> 
     fault = tensorrt_fault(device)
     if fault:
         raise ModelError(f'TensorRT cannot run {path.name}: {fault}')
-    job = EngineJob(path, device, options)
-    found = None if options.rebuild else job.cached()
-    if found is not None:
-        return found
-    if job.refusal.exists() and not options.rebuild:
-        raise ModelError(
-            f'an engine of {path.name} was built here and refused: '
-            f'{job.refusal.read_text(encoding="utf-8")} (rebuild tries again)')
+    try:
+        job = EngineJob(path, device, options)
+        found = None if options.rebuild else job.cached()
+        if found is not None:
+            return found
+        if job.refusal.exists() and not options.rebuild:
+            raise ModelError(
+                f'an engine of {path.name} was built here and refused: '
+                f'{job.refusal.read_text(encoding="utf-8")} (rebuild tries again)')
+    except (CudaError, OSError) as error:
+        raise ModelError(f'TensorRT cannot run {path.name}: {error}') from error
     if options.build == 'never':
         raise ModelError(
             f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
@@ -93,7 +101,7 @@ class EngineJob:
             model_sha256=file_sha256(onnx), gpu=gpu.name,
             compute_capability=gpu.compute_capability,
             tensorrt=f'{trt.__name__} {trt.__version__}', cuda=gpu.cuda_version,
-            driver=driver_version(), precision='as exported',
+            driver=driver_version(), precision=metadata.precision,
             shape=(options.max_batch, *metadata.input_size, 3),
             options=asdict(self._build_options))
         self._info = EngineInfo(
@@ -111,13 +119,19 @@ class EngineJob:
         return self.cache.root / f'{self._key.digest()}.refused'
 
     def cached(self) -> Backend | None:
-        """Return the engine of the cache, if there is one that loads."""
+        """
+        Return the engine of the cache, if there is one that loads.
+
+        :raises GpuError: it may be good, but the GPU does not take it now.
+        """
         with self.cache:
             found = self.cache.find(self._key)
             if found is None:
                 return None
             try:
                 return TensorRTBackend(found, self._info, self._device)
+            except GpuError:
+                raise  # another build would need even more memory
             except ModelError as error:
                 _LOG.warning('the cached engine is built again: %s', error)
                 self._rebuild = True
@@ -189,9 +203,13 @@ class EngineJob:
             if self._stopped.is_set():
                 process.terminate()
             assert process.stderr is not None
-            for line in process.stderr:
-                said.append(line.rstrip())
-                _LOG.info('%s: %s', self.onnx.name, said[-1])
+            try:
+                for line in process.stderr:
+                    said.append(line.rstrip())
+                    _LOG.info('%s: %s', self.onnx.name, said[-1])
+            except BaseException:  # Ctrl-C, for one: nobody waits for the engine any more
+                process.kill()
+                raise
         if self._stopped.is_set():
             raise ModelError('the build of the engine was stopped')
         if process.returncode:

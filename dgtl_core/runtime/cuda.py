@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import ctypes
 import importlib.util
+import logging
 from pathlib import Path
 import re
 import sys
@@ -23,6 +24,9 @@ import numpy as np
 
 _DRIVER = 'nvcuda.dll' if sys.platform == 'win32' else 'libcuda.so.1'
 _KERNEL_MODULE = Path('/proc/driver/nvidia/version')
+# After these every call of the process fails (illegal address, assertion, failed launch, ...).
+_FATAL = {214, 700, 702, 710, *range(714, 720)}
+_LOG = logging.getLogger(__name__)
 _INSTALL = 'pip install "cuda-python>=12,<13" (CUDA 12, JetPack 6) or "cuda-python>=13" (CUDA 13)'
 
 
@@ -120,9 +124,13 @@ class Gpu:
             self._call('cuDevicePrimaryCtxSetFlags', self._device, flags)
         # The primary context is the one that TensorRT itself uses.
         self._context = self._call('cuDevicePrimaryCtxRetain', self._device)
-        self.activate()
-        self._stream = self._call(
-            'cuStreamCreate', int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        try:
+            self.activate()
+            self._stream = self._call(
+                'cuStreamCreate', int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        except CudaError:
+            self._call('cuDevicePrimaryCtxRelease', self._device)
+            raise
         self._staging: list[Staging] = []
         self._launchables: list[Any] = []  # what was captured
 
@@ -187,16 +195,22 @@ class Gpu:
         self._call('cuGraphLaunch', launchable, self._stream)
 
     def close(self) -> None:
-        """Free everything; the arrays of the staging memory must not be touched afterwards."""
-        self.activate()
-        for launchable in self._launchables:
-            self._call('cuGraphExecDestroy', launchable)
+        """
+        Free everything; the arrays of the staging memory must not be touched afterwards.
+
+        After a fatal error the driver refuses that; it is then logged, and the rest goes on.
+        """
+        calls = [('cuCtxSetCurrent', self._context),
+                 *(('cuGraphExecDestroy', launchable) for launchable in self._launchables)]
         for staging in self._staging:
-            self._call('cuMemFree', staging.device)
-            self._call('cuMemFreeHost', staging.host)
+            calls += [('cuMemFree', staging.device), ('cuMemFreeHost', staging.host)]
         self._launchables, self._staging = [], []
-        self._call('cuStreamDestroy', self._stream)
-        self._call('cuDevicePrimaryCtxRelease', self._device)
+        calls += [('cuStreamDestroy', self._stream), ('cuDevicePrimaryCtxRelease', self._device)]
+        for name, argument in calls:
+            try:
+                self._call(name, argument)
+            except CudaError as error:
+                _LOG.warning('while the GPU is closed: %s', error)
 
     def _attribute(self, name: str) -> int:
         key = getattr(self._cuda.CUdevice_attribute, f'CU_DEVICE_ATTRIBUTE_{name}')
@@ -207,7 +221,8 @@ class Gpu:
         if int(status):
             _, text = self._cuda.cuGetErrorString(status)
             reason = text.decode(errors='replace') if text else 'unknown'
-            raise CudaError(f'{name} failed: CUDA error {int(status)} ({reason})')
+            lost = '; this process has lost the GPU: restart it' if int(status) in _FATAL else ''
+            raise CudaError(f'{name} failed: CUDA error {int(status)} ({reason}){lost}')
         return values[0] if values else None
 
 

@@ -71,6 +71,7 @@ class OnnxBackend:
                 f'device {device!r} was asked for, but ONNX Runtime could not start CUDA; check '
                 'the driver, or use device "cpu"')
         batch = self._session.get_inputs()[0].shape[0]
+        self._fixed = isinstance(batch, int)
         self.max_batch = batch if isinstance(batch, int) else 16
         self._bound = _Bound(self._session, 'cuda', _index(device)) if on_gpu else None
 
@@ -88,10 +89,13 @@ class OnnxBackend:
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
-        if self._bound is not None:
-            return self._bound(images)
-        labels, confidence = self._session.run(_OUTPUTS, {_INPUT: images})
-        return labels, confidence
+        count = len(images)
+        if self._fixed and count < self.max_batch:  # the rest of a fixed batch is thrown away
+            images = np.resize(images, (self.max_batch, *images.shape[1:]))
+        labels, confidence = (
+            self._session.run(_OUTPUTS, {_INPUT: images}) if self._bound is None
+            else self._bound(images))
+        return labels[:count], confidence[:count]
 
     def close(self) -> None:
         """Free the session."""

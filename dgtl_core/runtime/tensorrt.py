@@ -9,6 +9,7 @@ on a GPU yet: the names it uses exist in the bindings of 10.3, 10.13, 10.16, 11.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -75,6 +76,10 @@ def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions,
     return open_onnx(path, device, threads, options)
 
 
+class GpuError(ModelError):
+    """The GPU cannot take an engine now, whatever the engine: no memory, or a fault."""
+
+
 class TensorRTBackend:
     """Run an ``.engine`` file that keeps the model contract (uint8 picture to uint8 labels)."""
 
@@ -91,7 +96,8 @@ class TensorRTBackend:
 
         :param info: what the engine is.
         :param blocking_sync: see :class:`~dgtl_core.runtime.cuda.Gpu`.
-        :raises ModelError: no GPU, another GPU or TensorRT than it was built for, no memory.
+        :raises GpuError: no memory, or a fault of the GPU.
+        :raises ModelError: no GPU, another GPU or TensorRT than it was built for.
         """
         fault = cuda_fault(device)
         if fault:
@@ -110,7 +116,7 @@ class TensorRTBackend:
                 self.close()
                 raise
         except CudaError as error:
-            raise ModelError(f'{path} cannot be loaded: {error}') from None
+            raise GpuError(f'{path} cannot be loaded: {error}') from None
         self.name = f'{info.module} {trt.__version__} ({gpu.name}, {info.precision})'
         self.engine = EngineStatus(
             'cached', str(path), f'{info.module} {trt.__version__}', gpu.cuda_version)
@@ -128,7 +134,7 @@ class TensorRTBackend:
         self.max_batch = _check_tensors(path, self._engine, info)
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise ModelError(
+            raise GpuError(
                 f'{path} does not fit into the memory of {self._gpu.name}: it needs '
                 f'{self._engine.device_memory_size_v2 >> 20} MiB to run '
                 f'({self._logger.last_error}); stop other programs, or export a smaller input '
@@ -190,7 +196,8 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Free the engine and its memory."""
-        self._gpu.activate()
+        with contextlib.suppress(CudaError):  # after a fatal one nothing can be freed in order
+            self._gpu.activate()
         self._context = self._engine = self._runtime = self._recorded = None
         self._gpu.close()
 
