@@ -228,7 +228,8 @@ def test_a_cache_that_may_not_be_read_is_a_message(world, monkeypatch):
 
 
 def test_ctrl_c_while_the_engine_is_built_ends_the_builder(world, monkeypatch):
-    world.builds_give(engine_bytes(), seconds=60)
+    world.builds_give(engine_bytes())
+    world.hold_builds()
     started = []
     popen = subprocess.Popen
 
@@ -243,7 +244,7 @@ def test_ctrl_c_while_the_engine_is_built_ends_the_builder(world, monkeypatch):
     monkeypatch.setattr(building._LOG, 'info', interrupt)
     with pytest.raises(KeyboardInterrupt):
         world.load(build='blocking')
-    assert started[0].wait(2) == -signal.SIGKILL and world.left() == []
+    assert started[0].wait(30) == -signal.SIGKILL and world.left() == []
 
 
 def test_auto_falls_back_to_onnx_runtime(world, caplog):
