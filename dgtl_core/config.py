@@ -181,7 +181,14 @@ class SegmenterConfig:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        adapter, head = self.adapter, self.head
+        adapter, head, patch = self.adapter, self.head, self.backbone.patch_size
+        if min(self.input_size) < 2 * patch or self.backbone.positions != 'fixed' and any(
+                length % patch for length in self.input_size):
+            raise ValueError(
+                f'input_size must be multiples of backbone.patch_size ({patch}), at least two '
+                f'each way, got {list(self.input_size)}')
+        if min(self.std) <= 0:
+            raise ValueError(f'std must be positive, got {list(self.std)}')
         if adapter.text_link != 'off' and self.text.width <= 0:
             raise ValueError(
                 f'adapter.text_link {adapter.text_link!r} needs text.width, the width of one text '
@@ -340,7 +347,8 @@ def _near(name: object, allowed: Any) -> str:
 
 def _sized(family: str) -> list[str]:
     start = family.split('-')[0]
-    return [name for name, sizes in BACKBONES.items() if sizes and name.split('-')[0] == start]
+    sized = [name for name, sizes in BACKBONES.items() if sizes]
+    return [name for name in sized if name.split('-')[0] == start] or sized
 
 
 def _build(cls: type[T], mapping: Any, where: str) -> T:

@@ -224,7 +224,8 @@ def test_command_imports_vltseg_from_one_file(tmp_path):
 
 
 @pytest.mark.parametrize('backbone_file, message', [
-    (None, 'has no backbone'), ({'x': torch.zeros(1)}, 'is no backbone file')])
+    (None, 'has no backbone'), ({'x': torch.zeros(1)}, 'is no backbone file'),
+    ({'patch_embed.proj.weight': torch.zeros(DIM, 3, 14, 14)}, 'it has no pos_embed')])
 def test_command_says_what_is_missing(tmp_path, capsys, backbone_file, message):
     adapter = {key: value for key, value in dgtl_state().items()
                if 'reins' in key or 'decode_head' in key}
@@ -238,6 +239,31 @@ def test_command_says_what_is_missing(tmp_path, capsys, backbone_file, message):
                  str(out)]) == 1
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize('size, message', [
+    ('-5', 'image size must be a multiple of 16, got -5'),
+    ('100', 'input_size must be multiples of backbone.patch_size')])
+def test_command_refuses_an_image_size_that_the_model_could_not_take(
+        tmp_path, capsys, size, message):
+    backbone = {'patch_embed.proj.weight': torch.zeros(DIM, 3, 14, 14),
+                'pos_embed': torch.zeros(1, 17, DIM)}
+    state = dgtl_state()
+    torch.save({**{key.removeprefix('backbone.'): value for key, value in state.items()
+                   if key.startswith('backbone.') and 'reins' not in key}, **backbone},
+               tmp_path / 'backbone.pth')
+    torch.save({key: value for key, value in state.items()
+                if 'reins' in key or 'decode_head' in key}, tmp_path / 'adapter.pth')
+    assert main(['--method', 'dgtl', '--backbone', str(tmp_path / 'backbone.pth'), '--adapter',
+                 str(tmp_path / 'adapter.pth'), '--image-size', size,
+                 str(tmp_path / 'model.safetensors')]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_command_writes_safetensors_alone(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['--method', 'vltseg', '--adapter', 'a.pth', str(tmp_path / 'model.pth')])
+    assert 'OUT must end in .safetensors' in capsys.readouterr().err
 
 
 def test_command_takes_texts_from_the_clip_inside(tmp_path):

@@ -88,6 +88,20 @@ def test_released_text_link_needs_labels_only_while_training():
             made.train()(pictures())
 
 
+def test_refuses_labels_that_are_not_those_of_the_pictures():
+    made, labels = model(**RELEASED).train(), torch.zeros(3, 64, 96, dtype=torch.uint8)
+    made.set_texts(torch.randn_like(made.adapter.text_link.texts))
+    for wrong in (labels[:1], labels[:, None]):
+        with pytest.raises(ValueError, match=r'labels must be \(B, H, W\) with B = 3'):
+            made(torch.randn(3, 3, 64, 96), wrong)
+
+
+@pytest.mark.parametrize('size', [(16, 64), (64, 16)])
+def test_refuses_a_picture_of_one_patch(size):
+    with pytest.raises(ValueError, match='at least 32x32, two patches of 16 each way, got'):
+        model().eval()(torch.randn(1, 3, *size))
+
+
 def test_text_link_reaches_the_features():
     made, images = model().eval(), pictures(1)
     with torch.no_grad():

@@ -46,6 +46,7 @@ def describe(config: SegmenterConfig, size: tuple[int, int], levels: int = 3) ->
     """
     with torch.device('meta'):
         model = Segmenter(config).eval()
+        model.backbone.grid_of(size)
         images = torch.empty(1, 3, *size)
     shapes: dict[str, str] = {}
     flops: dict[str, int] = {}

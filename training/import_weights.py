@@ -46,12 +46,15 @@ def merge_files(
         return state
     here = {key.removeprefix('backbone.'): value
             for key, value in read_state_dict(backbone).items()}
-    if 'patch_embed.proj.weight' not in here:
+    missing = [key for key in ('patch_embed.proj.weight', 'pos_embed') if key not in here]
+    if missing:
         raise ValueError(
-            f'{backbone} is no backbone file: it has no patch_embed.proj.weight, but '
+            f'{backbone} is no backbone file: it has no {" and no ".join(missing)}, but '
             f'{sorted(here)[:3]}, ...; take dinov2_vitl14_pretrain.pth or its conversion')
     if here['patch_embed.proj.weight'].shape[-1] != PATCH:
         side = (image_size or 512) // PATCH
+        if side < 1:
+            raise ValueError(f'the image size must be a multiple of {PATCH}, got {image_size}')
         here['patch_embed.proj.weight'] = convert_patch(here['patch_embed.proj.weight'], PATCH)
         here['pos_embed'] = convert_positions(here['pos_embed'], (side, side), 1)
     return {**{f'backbone.{key}': value for key, value in here.items()}, **state}
@@ -134,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='class set, .yaml (Cityscapes)')
     parser.add_argument('--name', help='of the model (method and backbone)')
     args = parser.parse_args(argv)
+    if args.out.suffix != '.safetensors':
+        parser.error(f'OUT must end in .safetensors, got {args.out}')
     try:
         destination(args.out, '.safetensors')
         model = import_released(

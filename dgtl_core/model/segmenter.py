@@ -59,7 +59,8 @@ class Segmenter(nn.Module):
         labels (B, H, W) integer with 255 = ignore, only for training with text_link 'present'.
         The masks have 1/4 of the picture's size and include the mask link.
 
-        :raises ValueError: a size the backbone does not take; labels missing or out of range.
+        :raises ValueError: a size the backbone does not take, or less than two patches each way;
+            labels missing, out of range or of another shape.
         """
         return self._forward(images, labels, last_only=False)
 
@@ -88,6 +89,7 @@ class Segmenter(nn.Module):
 
     def _forward(
             self, images: Tensor, labels: Tensor | None, last_only: bool) -> list[MaskLogits]:
+        self._check(images, labels)
         adapter, queries, mask_link = self.adapter, None, None
         if adapter is None:
             features = self.backbone(images)
@@ -104,6 +106,17 @@ class Segmenter(nn.Module):
                 images, lambda block, patches: adapter(patches, *pairs[block]))
         mask_features, memories = self.pixel_decoder(self.neck(features))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
+
+    def _check(self, images: Tensor, labels: Tensor | None) -> None:
+        size, patch = (images.shape[-2], images.shape[-1]), self.config.backbone.patch_size
+        if min(self.backbone.grid_of(size)) < 2:  # the coarsest features have half as many
+            raise ValueError(
+                f'a picture must be at least {2 * patch}x{2 * patch}, two patches of {patch} each '
+                f'way, got {size[0]}x{size[1]}')
+        if labels is not None and (labels.dim() != 3 or len(labels) != len(images)):
+            raise ValueError(
+                f'labels must be (B, H, W) with B = {len(images)} as the images, got '
+                f'{tuple(labels.shape)}')
 
 
 def build_segmenter(config: SegmenterConfig) -> Segmenter:
