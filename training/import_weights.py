@@ -137,8 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='class set, .yaml (Cityscapes)')
     parser.add_argument('--name', help='of the model (method and backbone)')
     args = parser.parse_args(argv)
-    if args.out.suffix != '.safetensors':
-        parser.error(f'OUT must end in .safetensors, got {args.out}')
     try:
         destination(args.out, '.safetensors')
         model = import_released(
