@@ -246,8 +246,8 @@ def _unpickle(path: Path) -> Any:
             return torch.load(path, map_location='cpu', weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
             raise ValueError(
-                f'{path} cannot be read as weights ({cause}): it is damaged, of another kind, or a '
-                'pickle with code in it, which is not run. Expected a .safetensors file, or a '
+                f'{path} cannot be read as weights ({cause}): it is damaged, of another kind, or '
+                'a pickle with code in it, which is not run. Expected a .safetensors file, or a '
                 '.pth or .pt of plain tensors') from None
     refused = [name for name in unknown if not name.startswith(_BOOKKEEPING)]
     if refused:
