@@ -2,6 +2,7 @@
 """Published checkpoints: what is read from shapes, what is refused and how."""
 
 import json
+import pickle
 import re
 
 from dgtl_core.config import AdapterConfig
@@ -277,6 +278,13 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     path = tmp_path / 'bad.pth'
     torch.save({'state_dict': {'w': torch.ones(2)}, 'meta': Payload()}, path)
     with pytest.raises(ValueError, match=r'refused: loading it would run code \(.*system\)'):
+        read_state_dict(path)
+
+
+def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path):
+    path = tmp_path / 'bad.pth'
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match=r'pickle with code in it, which is not run. Expected'):
         read_state_dict(path)
 
 

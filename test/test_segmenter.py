@@ -90,7 +90,6 @@ def test_released_text_link_needs_labels_only_while_training():
 
 def test_refuses_labels_that_are_not_those_of_the_pictures():
     made, labels = model(**RELEASED).train(), torch.zeros(3, 64, 96, dtype=torch.uint8)
-    made.set_texts(torch.randn_like(made.adapter.text_link.texts))
     for wrong in (labels[:1], labels[:, None]):
         with pytest.raises(ValueError, match=r'labels must be \(B, H, W\) with B = 3'):
             made(torch.randn(3, 3, 64, 96), wrong)
