@@ -11,7 +11,7 @@ from dgtl_core.model.backbone_weights import (
     convert_positions,
     load_backbone,
 )
-from dgtl_core.model.released import segmenter_from_released
+from dgtl_core.model.released import default_out_indices, segmenter_from_released
 from dgtl_core.model.vit import Backbone, timm_name
 import golden_weights as recipe
 import numpy as np
@@ -19,7 +19,7 @@ import pytest
 from test_released import dgtl_state, DIM, HEAD, vltseg_state
 import timm
 import torch
-from training.import_weights import default_out_indices, main
+from training.import_weights import main
 
 SMALL = Path(__file__).parent / 'golden'
 

@@ -310,3 +310,10 @@ def test_a_file_without_tensors_is_refused(tmp_path):
         read_state_dict(tmp_path / 'y.pth')
     with pytest.raises(FileNotFoundError):
         read_state_dict(tmp_path / 'none.pth')
+
+
+@pytest.mark.parametrize('method, state', [
+    ('dgtl', dgtl_state(depth=8)), ('vltseg', vltseg_state(depth=8))])
+def test_heads_and_blocks_have_the_values_of_the_released_codes(method, state):
+    backbone = segmenter_from_released(state, method).config.backbone
+    assert backbone.out_indices == (1, 3, 5, 7) and backbone.num_heads == 2

@@ -60,15 +60,6 @@ def merge_files(
     return {**{f'backbone.{key}': value for key, value in here.items()}, **state}
 
 
-def default_out_indices(state: dict[str, Tensor], method: str) -> tuple[int, ...]:
-    """Return the blocks whose features the released codes take, or every fourth part."""
-    depth = len({key.split('.')[2] for key in state if key.startswith('backbone.blocks.')})
-    if depth % 12 == 0:
-        quarters = (10, 15, 20, 24) if method == 'vltseg' else (8, 12, 16, 24)
-        return tuple(depth * i // 24 - 1 for i in quarters)
-    return tuple(depth * i // 4 - 1 for i in range(1, 5))
-
-
 def import_released(
         method: str, backbone: Path | None, adapter: Path, *, image_size: int | None = None,
         num_heads: int | None = None, out_indices: tuple[int, ...] | None = None,
@@ -80,7 +71,6 @@ def import_released(
     :raises ValueError: the files do not fit each other or the method.
     """
     state = merge_files(backbone, adapter, image_size)
-    patches = state.get('backbone.patch_embed.proj.weight')
     embeddings = None
     if texts is not None:
         embeddings = load_texts(texts, classes.names if classes else None).embeddings
@@ -88,8 +78,7 @@ def import_released(
         embeddings = _texts_inside(state, classes)
     model = segmenter_from_released(
         state, method,  # type: ignore[arg-type]
-        num_heads or (1 if patches is None else patches.shape[0] // 64),
-        out_indices or default_out_indices(state, method), image_size, embeddings)
+        num_heads, out_indices, image_size, embeddings)
     if classes is not None:
         if len(classes) != model.config.num_classes:
             raise ValueError(

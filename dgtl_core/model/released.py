@@ -68,9 +68,18 @@ _NAMES = (
 _UNUSED = ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias')
 
 
+def default_out_indices(state: Mapping[str, Any], method: str) -> tuple[int, ...]:
+    """Return the blocks whose features the released codes take, or every fourth part."""
+    depth = len({key.split('.')[2] for key in state if key.startswith('backbone.blocks.')})
+    if depth % 12 == 0:
+        quarters = (10, 15, 20, 24) if method == 'vltseg' else (8, 12, 16, 24)
+        return tuple(depth * i // 24 - 1 for i in quarters)
+    return tuple(depth * i // 4 - 1 for i in range(1, 5))
+
+
 def segmenter_from_released(
         state_dict: Mapping[str, Any], method: Literal['dgtl', 'rein', 'vltseg'],
-        num_heads: int, out_indices: tuple[int, ...],
+        num_heads: int | None = None, out_indices: tuple[int, ...] | None = None,
         image_size: int | tuple[int, int] | None = None,
         text: Tensor | None = None) -> Segmenter:
     """
@@ -81,8 +90,10 @@ def segmenter_from_released(
 
     :param state_dict: backbone, adapter (``reins``) and head under their published names; what a
         training run wraps around them (``{'state_dict': ..., 'meta': ...}``) may be there.
-    :param num_heads: heads of the backbone's attention (16 for ViT-L).
-    :param out_indices: the four blocks whose features are taken, counted from 0.
+    :param num_heads: heads of the backbone's attention; None: one for 64 channels, as all
+        published ones have (16 for ViT-L).
+    :param out_indices: the four blocks whose features are taken, counted from 0; None: those of
+        the released codes.
     :param image_size: pixels the position embedding was made for, where whole patches do not
         tell (VLTSeg: 512 pixels are 36 patches of 14 and a rest).
     :param text: (K, D) class texts, D the backbone's width; a DGTL training forward needs them.
@@ -95,7 +106,10 @@ def segmenter_from_released(
              for key, value in tensors_of(state_dict, 'the state dict').items()
              if not key.startswith(CLIP_PREFIX) and '.rope.freqs_' not in key}
     _check_parts(state, method)
-    config = _config(state, method, num_heads, tuple(out_indices), image_size, text)
+    width = state['backbone.patch_embed.proj.weight'].shape[0]
+    config = _config(
+        state, method, num_heads or max(width // 64, 1),
+        tuple(out_indices or default_out_indices(state, method)), image_size, text)
     with torch.device('meta'):  # 300 million random numbers would take longer than the rest
         model = Segmenter(config)
     own, names = model.state_dict(), published_names(model)
