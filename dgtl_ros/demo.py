@@ -184,7 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help='a video file or a folder of pictures (a drawn street in five '
                              'conditions of weather and light)')
     parser.add_argument('--model', default='', metavar='FILE', help='(the embedded one)')
-    parser.add_argument('--duration', type=float, default=60.0, metavar='SECONDS', help='(60)')
+    parser.add_argument('--duration', type=float, default=60.0, metavar='SECONDS',
+                        help='(%(default)g)')
     parser.add_argument('--rate', type=float, default=0.0, metavar='HZ',
                         help='pictures per second (that of the video, otherwise 10)')
     parser.add_argument('--out', type=Path, default=Path('demo_output'), metavar='FOLDER',

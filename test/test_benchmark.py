@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import mmap
 
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
@@ -8,8 +9,9 @@ import pytest
 from tiny_onnx import write_tiny_onnx
 import torch
 from training.benchmark import main
-from training.contenders import choose_device, Contender, parse, Spec
+from training.contenders import Contender, parse, Spec
 from training.latency import measure
+from training.machine import choose_device
 
 MINI = ('dgtl-mini', '--size', '64', '128', '--threads', '1', '--device', 'cpu')
 
@@ -33,15 +35,13 @@ def test_ratio_is_of_the_same_run(tmp_path):
 
 
 def test_peak_memory_is_of_the_call():
-    held = []
-
     def call(images):
-        held.append(torch.ones(500 * 2**20, dtype=torch.uint8))
-        held.clear()
+        with mmap.mmap(-1, 60 * 2**20) as fresh:  # malloc may give what it holds already
+            fresh[:] = bytes([1]) * len(fresh)
 
     idle, busy = measure([Contender('idle', lambda x: None, (8, 8)),
                           Contender('busy', call, (8, 8))], [1], runs=1)
-    assert busy.peak_mib - idle.peak_mib > 200
+    assert busy.peak_mib - idle.peak_mib > 40
 
 
 def test_json_of_two_files(tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_words_after_a_model():
     (['dgtl-mini', '--device', 'tpu'], 'device must be auto, cpu'),
     (['dgtl-mini', '--threads', '-1'], 'threads must be'),
     (['dgtl-mini:compiled', '--train'], 'in eager mode'),
-    (['dgtl-mini', '--size', '16', '512'], 'at least two patches (32), got 16x512'),
+    (['dgtl-mini', '--size', '16', '512'], 'two patches of 16 each way, got 16x512'),
     ([*MINI, '--runs', '0'], 'runs and batch must be at least 1'),
     ([*MINI, '--batch', '1', '0', '--runs', '1'], 'got 1, 0 and 2'),
     ([*MINI, '--warmup', '-1', '--runs', '1'], 'warmup 0, got 1, 1 and -1'),

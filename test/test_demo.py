@@ -174,14 +174,20 @@ def test_the_users_own_pictures(start, tmp_path):
     assert len(list((tmp_path / 'out').glob('input_*.jpg'))) >= 2
 
 
-@pytest.mark.ros
-def test_ctrl_c_still_writes_the_report(start, tmp_path):
-    process = start('--input', tmp_path / 'in', '--duration', '600')
+def until_it_runs(process):
+    """Wait for the first line of figures; return what was said until then."""
     seen = ''
     while 'Hz | out' not in seen:
         line = process.stdout.readline()
         assert line, f'ended too early:\n{seen}'
         seen += line
+    return seen
+
+
+@pytest.mark.ros
+def test_ctrl_c_still_writes_the_report(start, tmp_path):
+    process = start('--input', tmp_path / 'in', '--duration', '600')
+    seen = until_it_runs(process)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and 'Traceback' not in text, seen + text
@@ -203,11 +209,7 @@ def test_what_cannot_start_says_why(start, tmp_path, arguments, message):
 @pytest.mark.ros
 def test_a_node_that_dies_is_no_success(start, tmp_path):
     process = start('--input', tmp_path / 'in', '--duration', '600')
-    seen = ''
-    while 'Hz | out' not in seen:
-        line = process.stdout.readline()
-        assert line, f'ended too early:\n{seen}'
-        seen += line
+    seen = until_it_runs(process)
     for child in psutil.Process(process.pid).children(recursive=True):
         if 'dgtl_ros.segment_node' in child.cmdline():
             child.kill()

@@ -56,7 +56,7 @@ def test_table_of_a_yaml_file(tmp_path, capsys):
 def test_refuses_what_it_does_not_know(capsys):
     assert main(['dgtl-dinov2-xl']) == 1
     assert 'did you mean dgtl-dinov2-l' in capsys.readouterr().err
-    for height, message in (('100', 'multiples of the patch'), ('-32', 'multiples of the patch'),
+    for height, message in (('100', 'multiples of the patch'), ('-32', 'at least 32x32'),
                             ('16', 'at least 32x32')):
         assert main(['dgtl-mini', '--size', height, '512']) == 1
         assert message in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_gradients_are_sorted_by_their_direction_whatever_the_light():
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--set', 'data=[]'], 'small names no data'), (['--steps', '0'], 'must be positive'),
-    (['--device', 'gpu'], "must be auto, cpu or cuda, got 'gpu'")])
+    (['--device', 'gpu'], "must be auto, cpu, cuda or cuda:N, got 'gpu'")])
 @pytest.mark.parametrize('objective', ['labels', 'scenes'])
 def test_wrong_questions_are_refused_in_words(
         arguments, message, objective, recipe, tmp_path, capsys):

@@ -307,7 +307,7 @@ def test_wrong_label_is_named_with_its_file_also_from_a_worker(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(('device', 'message'), [
-    ('cuda', 'finds no GPU; take --device cpu'), ('gpu', 'must be auto, cpu or cuda')])
+    ('cuda', 'take --device cpu'), ('gpu', 'must be auto, cpu, cuda or cuda:N')])
 def test_device_that_is_not_there_is_refused_in_words(
         device, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)

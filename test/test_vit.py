@@ -137,9 +137,12 @@ def test_link_acts_after_every_block_and_spares_the_prefix():
     assert (linked[1] - 2 * plain[1]).abs().max() > 1e-1  # the linked patches feed block 1
 
 
-@pytest.mark.parametrize('size', [(63, 96), (64, 90), (0, 96)])
-def test_refuses_part_of_a_patch(size):
-    with pytest.raises(ValueError, match=r'multiples of the patch \(16\), got'):
+@pytest.mark.parametrize('size, message', [
+    ((63, 96), r'multiples of the patch \(16\), got'),
+    ((64, 90), r'multiples of the patch \(16\), got'),
+    ((0, 96), 'at least 32x32'), ((16, 96), 'at least 32x32')])
+def test_refuses_part_of_a_patch_and_less_than_two(size, message):
+    with pytest.raises(ValueError, match=message):
         Backbone(config('dinov2'))(torch.zeros(1, 3, *size))
 
 

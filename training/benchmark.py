@@ -22,7 +22,6 @@ from dgtl_core.runtime.metadata import ModelError
 import torch
 from training import parts, train_step
 from training.contenders import (
-    choose_device,
     Contender,
     open_contender,
     parse,
@@ -32,7 +31,7 @@ from training.contenders import (
     WORDS,
 )
 from training.latency import measure, noise, Row, table
-from training.machine import machine
+from training.machine import choose_device, machine
 from training.roofline import bandwidth, count, count_by_part, peak_flops
 
 EXAMPLES = f"""

@@ -25,6 +25,7 @@ from dgtl_core.runtime.backend import EngineOptions, open_backend, SUFFIXES
 import numpy as np
 import torch
 from torch import nn, Tensor
+from training.machine import choose_device
 from training.released_eager import ReleasedSegmenter
 
 Size = tuple[int, int]
@@ -231,29 +232,6 @@ def open_contender(
     return Contender(
         spec.name, TorchCall(call, where, autocast), size, 16, time.perf_counter() - start, spec,
         network, where)
-
-
-def choose_device(device: str) -> torch.device:
-    """
-    Return the device; 'auto' is a GPU where there is one.
-
-    :raises ValueError: there is no such device.
-    """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == 'auto':
-        device = 'cuda' if there else 'cpu'
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}') from None
-    if chosen.type not in ('cpu', 'cuda'):
-        raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}')
-    if chosen.type == 'cuda' and (chosen.index or 0) >= there:
-        raise ValueError(
-            f'device {device!r} was asked for, but PyTorch {torch.__version__} sees {there} CUDA '
-            'devices; check the driver and that this PyTorch is a CUDA build, or take '
-            '--device cpu')
-    return chosen
 
 
 def released(spec: Spec) -> Spec:

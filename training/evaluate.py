@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 from training.labelers import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
-from training.machine import pick_device
+from training.machine import choose_device
 
 Change = Callable[[LabelledPicture, int], np.ndarray]  # picture and its index -> another picture
 
@@ -144,7 +144,7 @@ def open_model(path: Path, protocol: str, device: str) -> tuple[Labeler, tuple[s
     :raises ModelError: the file is missing, no model, or cannot run here.
     """
     if path.suffix == '.safetensors':
-        where = pick_device(device)
+        where = choose_device(device)
         model, config = load_segmenter(path)
         label = labeler_of_model(model.to(where), where, torch.float32, protocol)
         return label, config.classes.names, f'torch ({where})'

@@ -15,20 +15,27 @@ import torch
 _CLEAR, _STATUS = Path('/proc/self/clear_refs'), Path('/proc/self/status')
 
 
-def pick_device(name: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
     """
-    Return the device that a command line names; 'auto' is the GPU where there is one.
+    Return the device; 'auto' is a GPU where there is one.
 
-    :raises ValueError: another name, or there is no GPU.
+    :raises ValueError: there is no such device.
     """
-    kind = name if name != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
-    if kind not in ('cpu', 'cuda'):
-        raise ValueError(f'device must be auto, cpu or cuda, got {name!r}')
-    if kind == 'cuda' and not torch.cuda.is_available():
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == 'auto':
+        device = 'cuda' if there else 'cpu'
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}') from None
+    if chosen.type not in ('cpu', 'cuda'):
+        raise ValueError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}')
+    if chosen.type == 'cuda' and (chosen.index or 0) >= there:
         raise ValueError(
-            f'torch {torch.__version__} finds no GPU; take --device cpu, or install a torch with '
-            'CUDA')
-    return torch.device(kind)
+            f'device {device!r} was asked for, but PyTorch {torch.__version__} sees {there} CUDA '
+            'devices; check the driver and that this PyTorch is a CUDA build, or take '
+            '--device cpu')
+    return chosen
 
 
 def machine(device: torch.device) -> dict[str, object]:

@@ -33,11 +33,11 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
-from training.machine import pick_device
+from training.machine import choose_device
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
+from training.train import TERMINATED
 
 REPORT_EVERY = 20  # steps between two lines of the log
-TERMINATED = 143  # exit code after SIGTERM, as a shell reports it
 OBJECTIVES = {'labels': LabelObjective, 'scenes': SceneObjective}
 
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not recipe.data:
             raise ValueError(
                 f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
-        config, where = recipe.segmenter(), pick_device(options.device)
+        config, where = recipe.segmenter(), choose_device(options.device)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         stream = _stream(recipe, options)
         torch.manual_seed(recipe.seed)

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from training.evaluate import score
 from training.labelers import labeler_of_model
 from training.log import Log
-from training.machine import pick_device
+from training.machine import choose_device
 
 LAST = 'last.safetensors'  # everything that a resume needs
 FINAL = 'model.safetensors'  # the result: weights alone
@@ -253,13 +253,14 @@ def _data(recipe: Recipe, out: Path) -> tuple[Pictures, dict[str, Pictures]]:
 
 def _processes(device: str) -> tuple[int, int, torch.device]:
     """Return rank, number of processes and device of this process, as torchrun set them up."""
-    kind = pick_device(device).type
+    chosen = choose_device(device)
+    kind = chosen.type
     world = int(os.environ.get('WORLD_SIZE', 1))
     if world > 1 and not distributed.is_initialized():
         distributed.init_process_group('cpu:gloo,cuda:nccl' if kind == 'cuda' else 'gloo')
     if kind == 'cpu':
         return int(os.environ.get('RANK', 0)), world, torch.device('cpu')
-    where = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+    where = torch.device('cuda', int(os.environ.get('LOCAL_RANK', chosen.index or 0)))
     torch.cuda.set_device(where)
     return int(os.environ.get('RANK', 0)), world, where
 

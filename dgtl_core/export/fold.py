@@ -158,11 +158,7 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
     """
     if form not in FORMS:
         raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
-    if min(segmenter.backbone.grid_of(size)) < 2:  # the coarsest map has half of it
-        patch = segmenter.backbone.patch_size
-        raise ValueError(
-            f'height and width must be at least two patches ({2 * patch}), got '
-            f'{size[0]}x{size[1]}')
+    segmenter.backbone.grid_of(size)
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)

@@ -70,7 +70,7 @@ _UNUSED = ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias')
 
 def default_out_indices(state: Mapping[str, Any], method: str) -> tuple[int, ...]:
     """Return the blocks whose features the released codes take, or every fourth part."""
-    depth = len({key.split('.')[2] for key in state if key.startswith('backbone.blocks.')})
+    depth = _count(state, r'backbone\.blocks\.(\d+)\.')
     if depth % 12 == 0:
         quarters = (10, 15, 20, 24) if method == 'vltseg' else (8, 12, 16, 24)
         return tuple(depth * i // 24 - 1 for i in quarters)

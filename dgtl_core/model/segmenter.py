@@ -89,7 +89,10 @@ class Segmenter(nn.Module):
 
     def _forward(
             self, images: Tensor, labels: Tensor | None, last_only: bool) -> list[MaskLogits]:
-        self._check(images, labels)
+        if labels is not None and (labels.dim() != 3 or len(labels) != len(images)):
+            raise ValueError(
+                f'labels must be (B, H, W) with B = {len(images)} as the images, got '
+                f'{tuple(labels.shape)}')
         adapter, queries, mask_link = self.adapter, None, None
         if adapter is None:
             features = self.backbone(images)
@@ -106,17 +109,6 @@ class Segmenter(nn.Module):
                 images, lambda block, patches: adapter(patches, *pairs[block]))
         mask_features, memories = self.pixel_decoder(self.neck(features))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
-
-    def _check(self, images: Tensor, labels: Tensor | None) -> None:
-        size, patch = (images.shape[-2], images.shape[-1]), self.config.backbone.patch_size
-        if min(self.backbone.grid_of(size)) < 2:  # the coarsest features have half as many
-            raise ValueError(
-                f'a picture must be at least {2 * patch}x{2 * patch}, two patches of {patch} each '
-                f'way, got {size[0]}x{size[1]}')
-        if labels is not None and (labels.dim() != 3 or len(labels) != len(images)):
-            raise ValueError(
-                f'labels must be (B, H, W) with B = {len(images)} as the images, got '
-                f'{tuple(labels.shape)}')
 
 
 def build_segmenter(config: SegmenterConfig) -> Segmenter:

@@ -143,11 +143,15 @@ class Backbone(nn.Module):
                     f'this backbone takes pictures of {self.grid[0] * self.grid[1]} patches '
                     f'({self.grid[0] * patch}x{self.grid[1] * patch} pixels), got '
                     f'{height}x{width}; use a sliding window or positions "size"')
-        elif height % patch or width % patch or min(grid) < 1:
-            following = [max(-(-length // patch), 1) * patch for length in (height, width)]
+        elif height % patch or width % patch:
+            following = [max(-(-length // patch), 2) * patch for length in (height, width)]
             raise ValueError(
                 f'height and width must be multiples of the patch ({patch}), got '
                 f'{height}x{width}; the next size is {following[0]}x{following[1]}')
+        if min(grid) < 2:  # the coarsest features have half as many
+            raise ValueError(
+                f'a picture must be at least {2 * patch}x{2 * patch}, two patches of {patch} each '
+                f'way, got {height}x{width}')
         return grid
 
     def rope(self, grid: tuple[int, int]) -> Tensor | None:
