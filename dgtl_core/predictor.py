@@ -51,6 +51,7 @@ class Predictor:
                 f'resize_mode must be one of {list(RESIZE_MODES)}, got {resize_mode!r}')
         self._backend = backend
         self._mode = resize_mode
+        self._closed = False
 
     @classmethod
     def load(cls, path: str | Path | None = None, backend: str = 'auto', device: str = 'auto',
@@ -137,7 +138,13 @@ class Predictor:
         return self.timed_many(images)[0]
 
     def timed_many(self, images: Sequence[np.ndarray]) -> tuple[list[Segmentation], Timing]:
-        """Label several pictures and say where the time went, of all of them together."""
+        """
+        Label several pictures and say where the time went, of all of them together.
+
+        :raises ModelError: the model was closed.
+        """
+        if self._closed:
+            raise ModelError('this model was closed and cannot label pictures; load it again')
         placements = [place(_size(image), self.input_size, self._mode) for image in images]
         results: list[Segmentation] = []
         preprocess = infer = postprocess = 0.0
@@ -157,8 +164,10 @@ class Predictor:
         return results, Timing(preprocess * 1e3, infer * 1e3, postprocess * 1e3)
 
     def close(self) -> None:
-        """Free the engine."""
-        self._backend.close()
+        """Free the engine; what is closed may be closed again."""
+        if not self._closed:
+            self._closed = True
+            self._backend.close()
 
 
 def default_model() -> Path:

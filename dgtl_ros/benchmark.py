@@ -155,7 +155,10 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
                 observer.spin(0.2)
         finally:
             end(children)
-    return {**summary(recorder.diagnostics['inference']), 'width': options.width,
+    status = recorder.diagnostics.get('inference', {})
+    if 'infer_ms_p50' not in status:
+        raise ChildError('the node gave labels, but no times of its inference; measure longer')
+    return {**summary(status), 'width': options.width,
             'height': options.height, 'rate_hz': options.rate, 'pictures': recorder.outputs,
             'end_to_end_ms_p50': round(float(np.median(recorder.latencies)), 3)}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import re
 
 from dgtl_core.predictor import EngineOptions
+from dgtl_core.runtime.backend import MAX_THREADS
 from dgtl_ros.image_codec import ENCODINGS
 from dgtl_ros.parameters import option, ParameterError
 
@@ -43,7 +44,8 @@ class Settings:
         'the file was exported with', low=0, high=4096)
     input_width: int = option(
         0, "Width of the network's input; as input_height", low=0, high=4096)
-    threads: int = option(0, 'CPU threads for one inference; 0: all cores', low=0, high=256)
+    threads: int = option(
+        0, 'CPU threads for one inference; 0: all cores', low=0, high=MAX_THREADS)
     resize_mode: str = option(
         'stretch', 'How a picture is brought to the size of the network',
         choices=('stretch', 'letterbox', 'crop'))

@@ -95,7 +95,7 @@ def start(context):
     if bag:
         given['use_sim_time'] = given['use_sim_time'] or 'true'
     values = {
-        parameter: converted(given[name], kind)
+        parameter: converted(name, given[name], kind)
         for name, (parameter, kind, _, _) in PARAMETERS.items() if given[name]}
     parameters = [given['config'], *filter(None, [given['params_file'], values])]
     topics = image_topics(given['image_topic'], values.get('cameras', []))
@@ -107,7 +107,7 @@ def start(context):
                     if name != topic for suffix in ('', '/compressed')],
         arguments=['--ros-args', '--log-level', given['log_level']],
         respawn=given['respawn'] == 'true' and not only,
-        respawn_delay=float(given['respawn_delay'])))
+        respawn_delay=converted('respawn_delay', given['respawn_delay'], float)))
     if only:
         return actions
     if bag:
@@ -136,11 +136,17 @@ def start(context):
     return actions
 
 
-def converted(text, kind):
+def converted(name, text, kind):
     """Return the value that the text of an argument stands for."""
     if kind is list:
         return [name.strip() for name in text.split(',') if name.strip()]
-    return text == 'true' if kind is bool else kind(text)
+    if kind is bool:
+        return text == 'true'
+    try:
+        return kind(text)
+    except ValueError:
+        what = 'a whole number' if kind is int else 'a number'
+        raise ValueError(f'{name} must be {what}, got {text!r}') from None
 
 
 def image_topics(pattern, cameras):

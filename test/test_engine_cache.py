@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines are found again, never trusted, and survive whatever happens to their builders."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 import fcntl
 import json
@@ -365,6 +366,19 @@ def test_leftovers_of_killed_builders_count_and_go_first(tmp_path):
     with EngineCache(tmp_path, max_bytes=250) as cache:
         second = fill(cache, 'fp16', 100)
     assert not orphan.exists() and there(tmp_path, first, second) == [True, True]
+
+
+def test_the_workshop_of_a_killed_builder_goes_and_that_of_a_busy_one_stays(tmp_path):
+    killed, busy = (replace(KEY, precision=precision) for precision in ('fp32', 'bf16'))
+    with EngineCache(tmp_path) as cache, ExitStack() as stack:
+        for key in (killed, busy):
+            cache.workshop(key).mkdir()
+            (cache.workshop(key) / 'model.engine').write_bytes(OLD)
+        lock = stack.enter_context(open(tmp_path / f'{busy.digest()}.lock', 'ab'))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache.get_or_build(KEY, lambda: OLD)
+        assert not cache.workshop(killed).exists()
+        assert (cache.workshop(busy) / 'model.engine').exists()
 
 
 def test_a_limit_must_be_positive(tmp_path):

@@ -72,6 +72,13 @@ def test_odd_grid_full_tokens_and_no_mask_link():
     assert_same(config, (80, 112))
 
 
+@pytest.mark.parametrize('layers', [1, 2])
+def test_fewer_decoder_layers_than_scales(layers):
+    config = small_config('dgtl-mini')
+    config = replace(config, head=replace(config.head, decoder_layers=layers))
+    assert_same(config, config.input_size)
+
+
 @pytest.mark.parametrize('name', ['dgtl-mini', 'rein-dinov2-l', 'vltseg-eva02-l'])
 def test_folded_gives_the_same_on_real_pictures(name, shared):
     config = small_config(name)

@@ -186,6 +186,14 @@ def test_large_image_profile(stand_in, monkeypatch):
     assert 'SetEnvironmentVariable' not in actions(), "the user's own profile stays"
 
 
+@pytest.mark.parametrize('name, text, what', [
+    ('input_height', 'abc', 'a whole number'), ('max_batch_size', '1.5', 'a whole number'),
+    ('respawn_delay', 'soon', 'a number')])
+def test_an_argument_that_is_no_number_is_named(stand_in, name, text, what):
+    with pytest.raises(ValueError, match=f'{name} must be {what}, got {text!r}'):
+        actions(**{name: text})
+
+
 def test_player_and_rviz_come_when_asked_for(stand_in):
     assert set(actions()) == {'segment_node', 'SetEnvironmentVariable'}
     found = actions(play='street.mp4', rviz='true', image_topic='/cam', rqt='true')

@@ -47,6 +47,14 @@ def test_many_equals_one_by_one(tmp_path, batch):
     assert predict.many([]) == []
 
 
+def test_a_closed_model_says_so_and_closes_again(model):
+    predict = Predictor.load(model, device='cpu')
+    predict.close()
+    predict.close()
+    with pytest.raises(ModelError, match='was closed'):
+        predict(picture(32, 64))
+
+
 def test_letterbox_and_crop(model):
     image = picture(100, 100)
     boxed = Predictor.load(model, device='cpu', resize_mode='letterbox')(image)
@@ -179,7 +187,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     ({'backend': 'torch'}, 'cannot run tiny.onnx: use one of'),
     ({'device': 'gpu'}, 'device must be auto, cpu, cuda or cuda:N'),
     ({'device': 'cuda:x'}, 'device must be'),
-    ({'threads': -1}, 'threads must be 0'),
+    ({'threads': -1}, 'threads must be 0'), ({'threads': 100_000}, 'to 256, got 100000'),
     ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),
     ({'precision': 'int8'}, "precision 'int8' was asked .* make an int8 file of it"),

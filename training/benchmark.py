@@ -17,7 +17,7 @@ from typing import Any
 
 from dgtl_core.export.precision import PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
-from dgtl_core.runtime.backend import BACKENDS
+from dgtl_core.runtime.backend import BACKENDS, MAX_THREADS
 from dgtl_core.runtime.metadata import ModelError
 import torch
 from training import parts, train_step
@@ -109,8 +109,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     :raises ValueError: something that cannot be measured.
     """
-    if options.threads < 0:
-        raise ValueError(f'threads must be 0 (automatic) or more, got {options.threads}')
+    if not 0 <= options.threads <= MAX_THREADS:
+        raise ValueError(
+            f'threads must be 0 (automatic) to {MAX_THREADS}, got {options.threads}')
     if options.threads:
         torch.set_num_threads(options.threads)
     specs = _specs(options)

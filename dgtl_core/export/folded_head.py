@@ -201,7 +201,7 @@ class FoldedMaskDecoder(nn.Module):
             self, source: MaskDecoder, mask_feature: nn.Conv2d, queries: Tensor | None,
             mask_link: Tensor | None, sizes: Sizes) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes = sizes[:len(source.layers)]  # those that a layer looks at
         if isinstance(source.query_content, nn.Embedding):
             position, content = source.query_position.weight, source.query_content.weight
         else:
@@ -214,7 +214,7 @@ class FoldedMaskDecoder(nn.Module):
         self.heads = self.layers[0].heads
         # Layers that look at one level project its memory in one product.
         self.keys, self.values = nn.ModuleList(), nn.ModuleList()
-        for level, size in enumerate(sizes):
+        for level, size in enumerate(self.sizes):
             embedding = source.level_embedding.weight[level].double()
             ws, bs = zip(*(_in_projection(layer.cross_attention)
                            for layer in source.layers[level::NUM_LEVELS]))

@@ -95,7 +95,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f'a change must be key=value, like optim.lr=1e-4; got {change!r}')
         try:
-            nested: Any = yaml.safe_load(value)
+            nested: Any = yaml.safe_load(value) if value else ''
         except yaml.YAMLError as error:
             raise ValueError(f'the value of {change!r} is not YAML: {error}') from None
         for part in reversed(key.strip().split('.')):

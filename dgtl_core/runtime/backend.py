@@ -22,6 +22,7 @@ SUFFIXES = {
     '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
     '.safetensors': ('torch',)}
 PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16', 'int8')
+MAX_THREADS = 256  # thousands of them stop the computer
 ENGINE_BUILDS = ('background', 'blocking', 'never')
 _LOG = logging.getLogger(__name__)
 
@@ -92,8 +93,9 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(f'backend must be one of {list(BACKENDS)}, got {backend!r}')
     if not _known(device):
         raise ModelError(f'device must be auto, cpu, cuda or cuda:N, got {device!r}')
-    if not isinstance(threads, int) or threads < 0:
-        raise ModelError(f'threads must be 0 (automatic) or more, got {threads!r}')
+    if not isinstance(threads, int) or not 0 <= threads <= MAX_THREADS:
+        raise ModelError(
+            f'threads must be 0 (automatic) to {MAX_THREADS}, got {threads!r}')
     if path.suffix not in SUFFIXES:
         raise ModelError(
             f'cannot run {str(path)!r}: expected a file that ends in one of '

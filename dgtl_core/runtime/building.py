@@ -164,7 +164,7 @@ class EngineJob:
             self._process.terminate()
 
     def _build(self, known: Callable[[], Sequence[Sample]]) -> bytes:
-        folder = self.cache.root / f'{self._key.digest()}-build'
+        folder = self.cache.workshop(self._key)
         shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
         folder.mkdir()
         try:

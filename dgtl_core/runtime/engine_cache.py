@@ -21,6 +21,7 @@ import logging
 import os
 from pathlib import Path
 import re
+import shutil
 import time
 from typing import Any, BinaryIO
 
@@ -29,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between two looks at a lock that another process holds
 _CHUNK = 1 << 22
 # Blobs and half-written files; anything else in the folder is not ours to touch.
+_WORKSHOP = '-build'
 _OURS = re.compile(r'[0-9a-f]{64}(-[0-9a-f]{16}\.engine|(-[0-9a-f]{16})?\.tmp)')
 
 
@@ -113,6 +115,14 @@ class EngineCache:
                 self._sweep(digest)
         self._evict()
         return found
+
+    def workshop(self, key: EngineKey) -> Path:
+        """
+        Return a folder for the files of the build of a key, to be made within it.
+
+        What a builder that was killed leaves there is removed after the next build of any key.
+        """
+        return self.root / f'{key.digest()}{_WORKSHOP}'
 
     def close(self) -> None:
         """Let others evict what this cache returned."""
@@ -263,6 +273,11 @@ class EngineCache:
 
     def _evict(self) -> None:
         """Remove the engines with the oldest use until the rest is small enough."""
+        for folder in self.root.glob(f'*{_WORKSHOP}'):
+            lock = self._try_lock(folder.name.removesuffix(_WORKSHOP))
+            if lock is not None:  # its builder was killed
+                with lock:
+                    shutil.rmtree(folder, ignore_errors=True)
         sizes = {p: _status(p).st_size for p in self.root.iterdir() if _OURS.fullmatch(p.name)}
         total = sum(sizes.values())
         # What has no side file is left over from a builder that was killed: it goes first.
