@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
+import signal
+import sys
 
 
 def destination(path: Path, suffix: str) -> None:
@@ -21,6 +23,17 @@ def destination(path: Path, suffix: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'nothing can be written to the folder {path.parent}')
+
+
+def tidy_on_signals() -> None:
+    """
+    Let SIGTERM and SIGHUP (a closed terminal) end this program by SystemExit, as Ctrl-C raises.
+
+    So that what tidies up after half-written files still runs. The exit code is 128 and the
+    signal's number, as a shell reports it.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 @contextmanager

@@ -10,14 +10,20 @@ from typing import NamedTuple
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
-from dgtl_core.runtime.backend import Backend, EngineOptions, EngineStatus, open_backend
+from dgtl_core.runtime.backend import (
+    Backend,
+    EngineOptions,
+    EngineStatus,
+    MAX_THREADS,
+    open_backend,
+)
 from dgtl_core.runtime.engine_file import onnx_metadata
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'EngineStatus', 'ModelError', 'ModelMetadata',
-    'onnx_metadata', 'Predictor', 'Segmentation', 'Timing']
+    'default_model', 'EngineOptions', 'EngineStatus', 'MAX_THREADS', 'ModelError',
+    'ModelMetadata', 'onnx_metadata', 'Predictor', 'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 

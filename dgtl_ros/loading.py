@@ -37,7 +37,8 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         EngineOptions(
             build='blocking' if settings.build_only else settings.engine_build,
             cache_dir=settings.engine_cache_dir, rebuild=rebuild,
-            max_batch=settings.max_batch_size),
+            max_batch=settings.max_batch_size, workspace_mib=settings.engine_workspace_mib,
+            cache_gib=settings.engine_cache_gib),
         settings.precision)
     try:
         _check_size(predict.metadata, settings)

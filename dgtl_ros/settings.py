@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import re
 
-from dgtl_core.predictor import EngineOptions
-from dgtl_core.runtime.backend import MAX_THREADS
+from dgtl_core.predictor import EngineOptions, MAX_THREADS
 from dgtl_ros.image_codec import ENCODINGS
 from dgtl_ros.parameters import option, ParameterError
 
@@ -34,6 +33,12 @@ class Settings:
         EngineOptions.build, 'Where an .onnx has no engine yet; background: ONNX Runtime answers '
         'until it is built; blocking: wait for it; never: do without',
         choices=('background', 'blocking', 'never'))
+    engine_workspace_mib: int = option(
+        EngineOptions.workspace_mib, 'Most memory, MiB, of one layer while an engine runs; with '
+        'a limit its build needs less, too; 0: no limit', low=0, high=1 << 20)
+    engine_cache_gib: float = option(
+        EngineOptions.cache_gib, 'Size of the folder of engines, GiB; above it those that were '
+        'not used for the longest time are removed', low=0.1, high=1000.0)
     build_only: bool = option(
         False, 'Build the engine, wait for it and end; exit code 1 where there is none')
     max_batch_size: int = option(

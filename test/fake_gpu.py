@@ -32,6 +32,7 @@ class FakeDriver:
     def __init__(self, name='Orin', capability=(8, 7), integrated=True):
         self._name, self._integrated, self._capability = name, integrated, capability
         self.calls = []
+        self.on_call = {}  # name of a call -> what happens at it
         self.fail = {}    # name of a call -> status that it returns
         self.memory = {}  # address -> buffer, what is allocated and not freed
         self._threads = {}  # thread -> its current context
@@ -44,6 +45,7 @@ class FakeDriver:
 
     def _answer(self, name, *values):
         self.calls.append(name)
+        self.on_call.get(name, bool)()
         return self.fail.get(name, 0), *values
 
     def cuInit(self, flags):
@@ -69,6 +71,7 @@ class FakeDriver:
         return self._answer('cuDevicePrimaryCtxRetain', 'context')
 
     def cuDevicePrimaryCtxRelease(self, dev):
+        assert not self.current, 'the calling thread must not keep what is released'
         self._threads.clear()
         return self._answer('cuDevicePrimaryCtxRelease')
 
@@ -187,6 +190,7 @@ class FakeTensorRT:
         self.driver = driver
         self.accept_addresses = self.accept_shapes = self.runs = True
         self.memory = True
+        self.start_error = ''  # CUDA does not start for TensorRT
         self.alive = 0  # engines and contexts that were not freed
         fake = self
 
@@ -263,6 +267,9 @@ class FakeTensorRT:
             engine_host_code_allowed = False
 
             def __init__(self, logger):
+                if fake.start_error:
+                    logger.log(SimpleNamespace(name='ERROR'), fake.start_error)
+                    raise TypeError('pybind11::init(): factory function returned nullptr')
                 self._logger = logger
 
             def deserialize_cuda_engine(self, serialized_engine):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building in the background: a real process builds, the GPU and TensorRT are stand-ins."""
 
+from dataclasses import replace
 import errno
 from pathlib import Path
 import signal
@@ -18,7 +19,7 @@ import pytest
 
 pytest.importorskip('onnx')
 from fake_robot import fake_robot, street
-from tiny_onnx import write_tiny_onnx
+from tiny_onnx import METADATA, write_tiny_onnx
 
 
 @pytest.fixture
@@ -113,6 +114,17 @@ def test_a_wrong_engine_is_refused_and_not_built_again(world, build, caplog):
     assert world.left() == ['.engine', '.json']
 
 
+def test_whatever_ends_a_build_is_said(world, monkeypatch):
+    def fail(*_):
+        raise TypeError('nobody has thought of this')
+
+    monkeypatch.setattr(EngineJob, '_build', fail)
+    predict = world.load()
+    until(predict, lambda: predict.engine.state == 'fallback')
+    assert predict.engine.reason == 'nobody has thought of this'
+    predict.close()
+
+
 def test_a_build_that_fails_says_why(world):
     world.builds_give(b'')
     with pytest.raises(ModelError, match='exit status 1.*error: no kernel for node 7'):
@@ -147,7 +159,7 @@ def test_a_job_that_is_stopped_before_it_starts_ends_at_once(world):
     assert world.left() == []
 
 
-def test_closing_while_the_engine_waits_for_pictures(world):
+def test_closing_while_the_engine_waits_for_pictures(world, monkeypatch):
     predict = world.load()
     for _ in range(200):
         predict(np.full((32, 64, 3), (20, 90, 140), np.uint8))  # nothing to see here
@@ -155,6 +167,8 @@ def test_closing_while_the_engine_waits_for_pictures(world):
             break
         time.sleep(0.05)
     assert world.trt.alive and 'while the engine is built' in predict.backend_name
+    stop, thread = EngineJob.stop, predict._backend._thread
+    monkeypatch.setattr(EngineJob, 'stop', lambda job: (thread.join(60), stop(job)))
     predict.close()
     assert world.trt.alive == 0 and not world.driver.memory and world.left() == []
 
@@ -261,6 +275,59 @@ def test_impossible_options_are_refused():
         EngineOptions(build='later')
     with pytest.raises(ModelError, match='max_batch must be 1 or more, got 0'):
         EngineOptions(max_batch=0)
+    with pytest.raises(ModelError, match='workspace_mib must be 0 or more and cache_gib more'):
+        EngineOptions(workspace_mib=-1)
+    with pytest.raises(ModelError, match='got 0 and 0'):
+        EngineOptions(cache_gib=0)
+
+
+def test_options_reach_the_builder_and_the_cache(world):
+    predict = world.load(build='blocking', workspace_mib=300, cache_gib=1.5, blocking_sync=True)
+    assert '--workspace-mib 300' in world.builds[0] and '--max-batch 1' in world.builds[0]
+    assert f'--timing-cache {world.cache / "timing.cache"}' in world.builds[0]
+    # the GPU that was looked at sleeps where it shares a chip, as this one does
+    assert world.driver.calls.count('cuDevicePrimaryCtxSetFlags 4') == 2
+    predict.close()
+    job = EngineJob(world.model, 'auto', EngineOptions(cache_dir=str(world.cache), cache_gib=1.5))
+    assert job.cache.max_bytes == 1.5 * 2**30
+
+
+@pytest.mark.parametrize('sleeps', [True, False])
+def test_sleeping_while_the_gpu_works_can_be_chosen(world, sleeps):
+    world.load(build='blocking').close()
+    world.driver.calls.clear()
+    world.load(blocking_sync=sleeps).close()
+    assert world.driver.calls.count('cuDevicePrimaryCtxSetFlags 4') == 1 + sleeps
+
+
+def test_an_engine_of_bfloat16_is_built_by_hand(world):
+    half = replace(METADATA, precision='bf16').to_json()
+    write_tiny_onnx(world.model, metadata=half)
+    with pytest.raises(ModelError, match='computes in bf16.*tiny.engine --pictures.*--reference'):
+        world.load()
+    assert not world.builds
+
+
+def test_a_camera_that_shows_nothing_is_not_waited_for(world, monkeypatch):
+    monkeypatch.setattr(building, '_PATIENCE_S', 0.2)
+    predict = world.load()
+    dark = np.zeros((32, 64, 3), np.uint8)
+    limit = time.monotonic() + 60
+    while 'tensorrt' not in predict.backend_name:
+        assert predict(dark).labels.max() == 0 and time.monotonic() < limit
+        time.sleep(0.02)
+    predict.close()
+
+
+def test_without_an_engine_the_cpu_answers_also_where_cuda_was_asked_for(world):
+    world.builds_give(engine_bytes(divisor=9))
+    with pytest.raises(ModelError, match='labels only'):
+        world.load(build='blocking')
+    options = EngineOptions(cache_dir=str(world.cache))
+    backend = open_backend(world.model, 'auto', 'cuda:0', engine=options)
+    assert backend.name == 'onnxruntime (CPU)' and backend.engine.state == 'fallback'
+    assert 'was built here and refused' in backend.engine.reason
+    backend.close()
 
 
 def test_frames_are_apart_and_show_something():
@@ -271,13 +338,14 @@ def test_frames_are_apart_and_show_something():
     frames.add(image, labels)
     frames.add(street(1)[None], labels)  # too soon
     time.sleep(0.06)
+    assert [(k.image == street(0)).all() for k in frames.wait(0.01)] == [True], 'better than none'
     frames.add(street(2)[None], labels)
     image[:] = 0
-    kept = frames.wait()
+    kept = frames.wait(60)
     assert [(k.image == street(s)).all() for k, s in zip(kept, (0, 2))] == [True, True]
     frames.close()
     with pytest.raises(ModelError, match='stopped'):
-        frames.wait()
+        frames.wait(60)
 
 
 def test_generated_pictures_show_streets():

@@ -3,7 +3,7 @@ import inspect
 import re
 
 from dgtl_core.runtime import cuda
-from dgtl_core.runtime.cuda import cuda_fault, CudaError, driver_version, Gpu
+from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, driver_version, Gpu
 from fake_gpu import FakeDriver, FakeLibrary
 import numpy as np
 import pytest
@@ -49,6 +49,17 @@ def test_the_driver_version_is_read(monkeypatch, tmp_path, text, version):
     assert driver_version() == version
 
 
+@pytest.mark.parametrize('device, index', [('auto', 0), ('cuda', 0), ('cuda:3', 3)])
+def test_the_number_of_a_device(device, index):
+    assert device_index(device) == index
+
+
+@pytest.mark.parametrize('device', ['cpu', 'gpu:1', 'cuda:', 'cuda:one', 'cuda:-1', ''])
+def test_what_is_no_gpu_is_refused(device):
+    with pytest.raises(ValueError, match='auto, cuda or cuda:N, got'):
+        device_index(device)
+
+
 def test_a_gpu_says_what_it_is(driver):
     gpu = Gpu()
     assert (gpu.name, gpu.compute_capability, gpu.cuda_version) == ('Orin', '8.7', '12.6')
@@ -82,8 +93,9 @@ def test_copies_now_or_recorded(driver):
     assert b.array.tolist() == [[1, 2, 3], [4, 0, 0]]  # recorded, not run
     gpu.launch(recorded)
     assert b.array.tolist() == [[9, 9, 9], [9, 0, 0]]
+    gpu.discard(recorded)
     gpu.close()
-    assert not driver.memory and 'cuDevicePrimaryCtxRelease' in driver.calls
+    assert not driver.memory and driver.calls[-1] == 'cuDevicePrimaryCtxRelease'
     assert driver.calls.count('cuGraphDestroy') == driver.calls.count('cuGraphExecDestroy') == 1
 
 
@@ -96,6 +108,7 @@ def test_a_failed_recording_leaves_the_stream_usable(driver):
 
     with pytest.raises(CudaError, match='not in a graph'):
         gpu.capture(enqueue)
+    assert driver.calls.count('cuGraphDestroy') == 1, 'what was recorded until then'
     staging.array[:] = 3
     gpu.upload(staging, 4)
     assert bytes(driver.memory[staging.address]) == b'\3\3\3\3'  # at once, so not recording

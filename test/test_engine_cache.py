@@ -374,11 +374,18 @@ def test_the_workshop_of_a_killed_builder_goes_and_that_of_a_busy_one_stays(tmp_
         for key in (killed, busy):
             cache.workshop(key).mkdir()
             (cache.workshop(key) / 'model.engine').write_bytes(OLD)
+        (tmp_path / 'colcon-build').mkdir()  # somebody else's
         lock = stack.enter_context(open(tmp_path / f'{busy.digest()}.lock', 'ab'))
         fcntl.flock(lock, fcntl.LOCK_EX)
         cache.get_or_build(KEY, lambda: OLD)
         assert not cache.workshop(killed).exists()
         assert (cache.workshop(busy) / 'model.engine').exists()
+        assert (tmp_path / 'colcon-build').exists()
+
+
+def test_a_home_that_there_is_not(tmp_path):
+    with pytest.raises(EngineCacheError, match='~nobody-has-this/x is no folder.*in full'):
+        EngineCache('~nobody-has-this/x')
 
 
 def test_a_limit_must_be_positive(tmp_path):

@@ -22,6 +22,11 @@ def engine(tmp_path):
     return path
 
 
+def change(engine, **changes):
+    path = side_file(engine)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 def test_what_is_written_is_read(engine):
     info = EngineInfo.beside(engine)
     assert info.metadata.to_json() == METADATA.to_json()
@@ -40,6 +45,9 @@ def test_what_is_written_is_read(engine):
      'another format than 1'),
     (lambda e: side_file(e).write_text(side_file(e).read_text().replace('"input_size"', '"s"')),
      'broken "dgtl" metadata'),
+    (lambda e: change(e, version=10), 'does not describe an engine .*version of another type'),
+    (lambda e: change(e, options=None), 'does not describe an engine .*options of another type'),
+    (lambda e: (side_file(e).unlink(), side_file(e).mkdir()), 'x.json cannot be read: Is a dir'),
     (lambda e: e.write_bytes(b'engin'), 'x.engine is not the engine that x.json describes'),
     (lambda e: e.write_bytes(b'enginE'), 'x.engine is not the engine that x.json describes')])
 def test_what_does_not_belong_together_is_refused(engine, spoil, message):
@@ -88,7 +96,6 @@ def test_an_onnx_file_without_metadata(tmp_path):
     path = write_tiny_onnx(tmp_path / 'm.onnx', metadata=None)
     with pytest.raises(ModelError, match='has no "dgtl" metadata'):
         onnx_metadata(path)
-
 
 
 def test_the_side_file_is_plain_json(engine):

@@ -22,6 +22,7 @@ from dgtl_core.learning.checkpoint import save_checkpoint
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model.segmenter import slide
 from dgtl_core.predictor import Predictor
+from dgtl_core.runtime.engine_file import onnx_metadata
 from dgtl_core.runtime.metadata import ModelMetadata
 from dgtl_core.runtime.onnx import _Bound, OnnxBackend
 import numpy as np
@@ -91,6 +92,8 @@ def test_dynamic_batch_and_float16_weights(tmp_path):
     bound = _Bound(run._session, 'cpu', 0)
     for picture in pictures:
         np.testing.assert_array_equal(bound(picture[None])[0], run(picture[None])[0])
+    for count in (2, 3, 1):
+        np.testing.assert_array_equal(bound(np.stack(pictures[:count]))[0], labels[:count])
 
 
 def test_sliding_windows_are_those_of_the_segmenter():
@@ -164,6 +167,41 @@ def test_bfloat16_rounds_products_but_not_pixels_and_sums(name):
     assert 0 < (exact - rounded).norm() / exact.norm() < 0.01
     # With random weights the masks of the decoder flip; a trained model is held to 99.5 %.
     assert {x.dtype for x in (rounded, *seen['logits'][1])} == {torch.float32}
+
+
+def test_a_bfloat16_graph_is_compared_with_torch_in_float32(tmp_path, monkeypatch):
+    net, config, _ = network('dgtl-dinov2-s', 'grid_sample')
+    pictures = [street(config.input_size, seed) for seed in range(2)]
+    path = tmp_path / 'model.onnx'
+    same, kept = export_onnx(
+        net, path, metadata(config), pictures, precision='bf16', min_agreement=0.8)
+    assert same.labels > 0.9 and same != kept, 'random weights flip many labels'
+    model = onnx.load(path)
+    assert onnx.TensorProto.BFLOAT16 in {i.data_type for i in model.graph.initializer}
+    assert onnx_metadata(path).precision == 'bf16'
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
+    wrong = [(np.full(config.input_size, 3, np.uint8), np.zeros(config.input_size, np.uint8))] * 2
+    monkeypatch.setattr('dgtl_core.export.onnx.run_file', lambda *_: wrong)
+    with pytest.raises(ExportError, match='at least 80.00% must be equal'):
+        export_onnx(network('dgtl-dinov2-s', 'grid_sample')[0], path, metadata(config), pictures,
+                    precision='bf16', min_agreement=0.8)
+
+
+def test_a_pixel_outside_of_every_mask_has_no_confidence(monkeypatch):
+    net, config, _ = network()
+    net = set_precision(net, 'fp16')
+    near = net.network.forward
+
+    def far(pictures):
+        found = near(pictures)
+        return found._replace(masks=torch.full_like(found.masks, -40.0))
+
+    seen = []
+    monkeypatch.setattr(net.network, 'forward', far)
+    monkeypatch.setattr(torch.Tensor, 'round', lambda x: seen.append(x) or x)
+    with torch.no_grad():
+        net(torch.from_numpy(street(config.input_size))[None])
+    assert (seen[0] == 0).all(), 'and is no NaN, whose conversion to uint8 nobody defines'
 
 
 def test_a_disagreeing_export_leaves_the_old_file(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 from dataclasses import replace
 import json
 import logging
+from pathlib import Path
+import sys
 import time
 
 from dgtl_core.classes import CITYSCAPES
@@ -204,6 +206,34 @@ def test_a_missing_gpu_is_said(model):
         pytest.skip('this machine has the GPU build of ONNX Runtime')
     with pytest.raises(ModelError, match='needs the GPU build of ONNX Runtime'):
         Predictor.load(model, backend='onnxruntime', device='cuda:0')
+
+
+@pytest.mark.parametrize('index, folder, first', [
+    (0, None, ('CUDAExecutionProvider', {'device_id': '0'})),
+    (1, None, ('CUDAExecutionProvider', {'device_id': '1'})),
+    (1, 'engines', ('TensorrtExecutionProvider', {
+        'device_id': '1', 'trt_engine_cache_enable': 'True',
+        'trt_engine_cache_path': 'engines'}))])
+def test_providers_of_onnx_runtime_on_a_gpu(monkeypatch, index, folder, first):
+    from dgtl_core.runtime import onnx
+    there = ['TensorrtExecutionProvider', 'CUDAExecutionProvider', 'CPUExecutionProvider']
+    monkeypatch.setattr(onnx.ort, 'get_available_providers', lambda: there)
+    found = onnx._providers(f'cuda:{index}', folder and Path(folder))
+    assert found[0] == first and found[-1] == 'CPUExecutionProvider'
+    assert onnx._providers('cpu', None) == ['CPUExecutionProvider']
+    monkeypatch.setattr(onnx.ort, 'get_available_providers', lambda: there[1:])
+    with pytest.raises(ModelError, match='has no TensorRT provider'):
+        onnx._providers('cuda', Path('engines'))
+
+
+@pytest.mark.parametrize('suffix, module, message', [
+    ('.safetensors', 'torch', 'cannot run on torch: .*pip install torch .*training.export'),
+    ('.onnx', 'onnx', 'cannot run on onnxruntime: .*pip install onnxruntime')])
+def test_a_package_that_is_not_there_is_said(tmp_path, monkeypatch, suffix, module, message):
+    monkeypatch.setitem(sys.modules, f'dgtl_core.runtime.{module}', None)  # its import fails
+    (tmp_path / f'm{suffix}').touch()
+    with pytest.raises(ModelError, match=message):
+        Predictor.load(tmp_path / f'm{suffix}', device='cpu')
 
 
 def test_the_choice_of_backend_is_logged(model, caplog):

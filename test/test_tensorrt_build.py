@@ -213,7 +213,11 @@ def test_the_command_writes_an_engine_and_its_side_file(tmp_path, no_gpu, capsys
 
 
 @rtx
-def test_ctrl_c_stops_the_command_and_leaves_the_old_engine(tmp_path, no_gpu):
+@pytest.mark.parametrize('number, code, message', [
+    (signal.SIGINT, 130, 'stopped; {out} is as it was'), (signal.SIGTERM, 143, ''),
+    (signal.SIGHUP, 129, '')])
+def test_a_signal_stops_the_command_and_leaves_the_old_engine(
+        tmp_path, no_gpu, number, code, message):
     path = write_tiny_segmenter(tmp_path / 'm.onnx')
     out = tmp_path / 'm.engine'
     out.write_bytes(b'old')
@@ -225,9 +229,9 @@ def test_ctrl_c_stops_the_command_and_leaves_the_old_engine(tmp_path, no_gpu):
             # a test run in the background ignores SIGINT, and hands that down
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL)) as process:
         assert 'building the engine' in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.stderr.read()
-    assert process.returncode == 130 and f'stopped; {out} is as it was' in said
+    assert process.returncode == code and message.format(out=out) in said
     assert 'Traceback' not in said and out.read_bytes() == b'old'
     assert sorted(p.name for p in tmp_path.iterdir()) == ['m.engine', 'm.onnx']
 
@@ -329,6 +333,21 @@ def test_a_place_for_no_engine_is_refused_before_the_build(
     assert main(robot.command) == 1
     assert re.search(message, capsys.readouterr().err)
     assert robot.model.read_bytes() == before
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'precision': 'bf16'}, 'computes in bf16.*name the same model in fp32 or fp16'),
+    ({'input_size': (64, 64)}, r'takes pictures of \(64, 64\).*the model \(32, 64\)'),
+    (None, 'No such file')])
+def test_a_reference_that_cannot_be_one_is_refused_before_the_build(
+        robot, tmp_path, monkeypatch, changes, message, capsys):
+    monkeypatch.setattr(command, 'build', None)
+    other = tmp_path / 'other.onnx'
+    if changes is not None:
+        write_tiny_onnx(other, metadata=replace(METADATA, **changes).to_json())
+    assert main([*robot.command, '--reference', str(other)]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(robot.out.parent.iterdir())
 
 
 @pytest.mark.parametrize('most, names', [(2, [0, 1]), (1, [0]), (9, [0, 1, 2])])
@@ -475,6 +494,15 @@ def test_times_are_kept_for_the_next_build(tmp_path):
     other = Config(False)
     _load_timing_cache(other, known)
     assert config.given == [b'', b'times'] and other.given == [b'times', b'']
+
+
+@rtx
+def test_times_that_cannot_be_kept_cost_no_engine(tmp_path, caplog):
+    import tensorrt_rtx
+    trt = SimpleNamespace(**{**vars(tensorrt_rtx), '__name__': 'tensorrt'})
+    engine, _ = build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), BuildOptions(), Progress(),
+                      tmp_path / 'missing' / 'times')
+    assert engine.nbytes > 1000 and 'the timing cache cannot be written' in caplog.text
 
 
 def test_the_command_loads_no_engine_library_before_it_needs_one():

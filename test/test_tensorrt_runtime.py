@@ -9,7 +9,12 @@ from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.cuda import CudaError
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, side_file
-from dgtl_core.runtime.tensorrt import import_tensorrt, installed_module, TensorRTBackend
+from dgtl_core.runtime.tensorrt import (
+    GpuError,
+    import_tensorrt,
+    installed_module,
+    TensorRTBackend,
+)
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
 import pytest
@@ -73,7 +78,10 @@ def test_an_engine_runs_and_is_recorded_once(trt, driver, engine):
     assert driver.calls.count('cuStreamBeginCapture') == 1
     assert driver.calls.count('cuGraphLaunch') == 3
     assert driver.calls.count('execute_async_v3') == 2  # the first run, and the recording
+    alive = []
+    driver.on_call['cuGraphExecDestroy'] = lambda: alive.append(trt.alive)
     backend.close()
+    assert alive == [2], 'the recording ends before what it runs'
     assert not driver.memory and trt.alive == 0 and driver.current is None
 
 
@@ -158,8 +166,11 @@ def test_a_run_that_fails_is_an_error(trt, driver, engine):
     ({'content': engine_bytes(outputs=['labels'])}, 'must take "image" uint8')])
 def test_an_engine_that_does_not_fit_is_refused(trt, driver, tmp_path, changes, message):
     path = write_engine(tmp_path / 'm.engine', **changes)
+    alive = []
+    driver.on_call['cuDevicePrimaryCtxRelease'] = lambda: alive.append(trt.alive)
     with pytest.raises(ModelError, match=message):
         opened(path)
+    assert not any(alive), 'engines end before the GPU is released'
     assert not driver.memory and trt.alive == 0 and driver.current is None
 
 
@@ -187,6 +198,13 @@ def test_a_full_gpu_is_a_model_error(trt, driver, engine):
     with pytest.raises(ModelError, match='cannot be loaded: cuMemAlloc failed.*out of memory'):
         opened(engine)
     assert not driver.memory and trt.alive == 0
+
+
+def test_a_driver_that_is_too_old_for_tensorrt_is_a_model_error(trt, driver, engine):
+    trt.start_error = 'CUDA initialization failure with error: 35'
+    with pytest.raises(GpuError, match='10.3.0 does not start on this GPU .*error: 35.*too old'):
+        opened(engine)
+    assert not driver.memory and driver.current is None
 
 
 def test_without_a_driver_tensorrt_is_not_touched(monkeypatch, trt, engine):

@@ -18,6 +18,7 @@ from typing import Any
 from dgtl_core.export.precision import PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.backend import BACKENDS, MAX_THREADS
+from dgtl_core.runtime.cuda import CudaError
 from dgtl_core.runtime.metadata import ModelError
 import torch
 from training import parts, train_step
@@ -187,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     try:
         result = run(options)
-    except (ModelError, ValueError, torch.OutOfMemoryError) as error:
+    except (CudaError, ModelError, ValueError, torch.OutOfMemoryError) as error:
         print(f'benchmark: {error}', file=sys.stderr)
         return 2
     text = result.pop('text')

@@ -24,7 +24,7 @@ from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import export_onnx, ExportError, Output
 from dgtl_core.export.precision import PRECISIONS
-from dgtl_core.files import destination
+from dgtl_core.files import destination, tidy_on_signals
 from dgtl_core.learning.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.processing import place, to_input
@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + ', '.join(f'{kind} {share}' for kind, share in MIN_AGREEMENT.items()) + ')'))
     options = parser.parse_args(argv)
     logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
+    tidy_on_signals()
     try:
         destination(options.out, '.onnx')
         wanted = options.min_agreement
@@ -159,7 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f'export: stopped; {options.out} is as it was', file=sys.stderr)
         return 130
-    print(f'ONNX Runtime against torch: {same or "not computed in bf16 on a CPU"}')
+    print(f'ONNX Runtime against torch: {same}'
+          + (', its bfloat16 as float32' if options.precision == 'bf16' else ''))
     print(f'against the network as it was trained, float32: {kept}')
     print(f'{options.out}: {options.out.stat().st_size / 2**20:.1f} MiB, input '
           f'{network.picture_size[0]}x{network.picture_size[1]}')

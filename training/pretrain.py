@@ -18,13 +18,12 @@ import argparse
 from collections.abc import Iterator
 import json
 from pathlib import Path
-import signal
 import sys
 import time
 
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.data.catalog import join
-from dgtl_core.files import placing
+from dgtl_core.files import placing, tidy_on_signals
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
@@ -35,7 +34,6 @@ from torch import nn
 from tqdm import tqdm
 from training.machine import choose_device
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
-from training.train import TERMINATED
 
 REPORT_EVERY = 20  # steps between two lines of the log
 OBJECTIVES = {'labels': LabelObjective, 'scenes': SceneObjective}
@@ -59,8 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set transforms.crop=[128,256]')
     options = parser.parse_args(arguments)
-    # an exit and no death, so that no half-made cache stays behind
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    tidy_on_signals()
     try:
         if options.out.suffix != '.safetensors':
             raise ValueError(f'--out must end in .safetensors, got {options.out}')

@@ -130,7 +130,9 @@ def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 0,
 
 def bandwidth(device: torch.device, mib: int = 0, seconds: float = 1.0) -> float:
     """Return the bytes per second that a copy within the device's memory reads and writes."""
-    mib = mib or (4096 if device.type == 'cuda' else 256)
+    if not mib:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else 2**31
+        mib = min(free // 8, 2**32) >> 20
     source = torch.ones(mib * 2**18, device=device)  # far larger than the caches
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / _fastest(lambda: target.copy_(source), device, seconds)

@@ -15,6 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+_LEAST = 1e-12  # of a sum of scores: in float16 a pixel outside of all masks has none
 Upsampling = Literal['exact', 'quarter']
 
 
@@ -69,8 +70,9 @@ class LabelNetwork(nn.Module):
         scores = self._scores(pictures)
         best, labels = scores.max(dim=1)
         # Decision 2: a probability, although the scores themselves may exceed 1.
-        confidence = best / -scores[:, -1] * 255
-        return labels.to(torch.uint8), confidence.round().to(torch.uint8)
+        confidence = best / (-scores[:, -1]).clamp_min(_LEAST) * 255
+        # By way of float: TensorRT documents no conversion from its integers to uint8.
+        return labels.float().to(torch.uint8), confidence.round().to(torch.uint8)
 
     def scores(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 -> semantic scores (B, K, H', W') at the output size."""

@@ -22,11 +22,12 @@ import sys
 
 from dgtl_core.export.progress import Progress
 from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, HARDWARE
-from dgtl_core.runtime.agreement import samples, THRESHOLD, verify_engine
+from dgtl_core.files import tidy_on_signals
+from dgtl_core.runtime.agreement import Sample, samples, THRESHOLD, verify_engine
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
-from dgtl_core.runtime.metadata import ModelError
+from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 from dgtl_core.runtime.tensorrt import import_tensorrt, MODULES, TensorRTBackend
 from dgtl_core.visualize import read_image
 import numpy as np
@@ -59,6 +60,7 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     if out.suffix not in SUFFIXES:
         raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
     metadata = onnx_metadata(onnx)
+    device_index(device)  # is it one?
     fault = cuda_fault(device)
     trt = import_tensorrt(module)
     if fault and (trt.__name__ != 'tensorrt_rtx' or pictures):
@@ -68,6 +70,7 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             'tensorrt_rtx --unverified')
     staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
     try:
+        known = _known(metadata, reference or onnx, pictures) if pictures else []
         staged.touch()  # a folder that cannot be written is said before the build, not after it
         gpu = None if fault else Gpu(device_index(device))
         try:
@@ -84,9 +87,12 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             compute_capability='' if gpu is None else gpu.compute_capability,
             precision=report.precision, model_sha256=file_sha256(onnx),
             engine_sha256=file_sha256(staged), options=asdict(options))
-        if pictures:
-            equal = _compare(staged, info, reference or onnx, pictures, threshold, device)
-            info = replace(info, labels_equal=equal)
+        if known:
+            backend = TensorRTBackend(staged, info, device)
+            try:
+                info = replace(info, labels_equal=verify_engine(backend, known, threshold))
+            finally:
+                backend.close()
         side_file(staged).write_text(info.to_json(), encoding='utf-8')
         for path in (staged, side_file(staged)):
             with open(path, 'rb') as file:
@@ -99,18 +105,26 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     return report, info
 
 
-def _compare(engine: Path, info: EngineInfo, reference: Path, pictures: Sequence[np.ndarray],
-             threshold: float, device: str) -> float:
+def _known(metadata: ModelMetadata, reference: Path,
+           pictures: Sequence[np.ndarray]) -> list[Sample]:
+    """Label the pictures; before the build, which takes minutes, so that a fault is said then."""
     from dgtl_core.runtime.onnx import OnnxBackend
 
+    of = onnx_metadata(reference)
+    if (of.input_size, of.classes.names) != (metadata.input_size, metadata.classes.names):
+        raise ModelError(
+            f'the reference {reference} takes pictures of {of.input_size} and knows '
+            f'{len(of.classes)} classes, the model {metadata.input_size} and '
+            f'{len(metadata.classes)}: name an export of the same model at the same size')
+    if of.precision == 'bf16':
+        raise ModelError(
+            f'{reference} computes in bf16, which ONNX Runtime does not on a CPU: name the same '
+            'model in fp32 or fp16 with --reference')
     truth = OnnxBackend(reference, device='cpu')
-    known = samples(truth, pictures)
-    truth.close()
-    backend = TensorRTBackend(engine, info, device)
     try:
-        return verify_engine(backend, known, threshold)
+        return samples(truth, pictures)
     finally:
-        backend.close()
+        truth.close()
 
 
 def find_pictures(places: Sequence[Path]) -> list[Path]:
@@ -169,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.most < 1:
         parser.error(f'--most must be 1 or more, got {args.most}')
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
+    tidy_on_signals()
     try:
         options = BuildOptions(
             workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,

@@ -20,7 +20,7 @@ from typing import Any
 from dgtl_core.export.progress import monitor, Progress
 from dgtl_core.files import write_atomically
 from dgtl_core.runtime.metadata import ModelError
-from dgtl_core.runtime.tensorrt import INPUT
+from dgtl_core.runtime.tensorrt import INPUT, started
 
 HARDWARE = ('this', 'same_capability', 'ampere_plus')
 USE_GATHER = (
@@ -74,11 +74,11 @@ def build(trt: Any, onnx: Path, options: BuildOptions, progress: Progress,
 
     :param timing_cache: a file with measured kernel times, used and brought up to date.
     :param activate: called in the thread that builds: CUDA's current GPU is each thread's own.
-    :raises ModelError: the parser or the builder refuses the model.
+    :raises ModelError: the parser or the builder refuses the model, or the GPU the builder.
     :raises KeyboardInterrupt: Ctrl-C; the builder has stopped.
     """
     log = _Log()
-    builder = trt.Builder(_logger(trt, log))
+    builder = started(trt, trt.Builder, _logger(trt, log))
     start = time.monotonic()
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, builder.logger)
@@ -118,7 +118,10 @@ def build(trt: Any, onnx: Path, options: BuildOptions, progress: Progress,
             f'{trt.__name__} {trt.__version__} cannot build {onnx}: '
             f'{"; ".join(log.errors) or "it gives no reason"}')
     if timing_cache is not None:
-        write_atomically(timing_cache, config.get_timing_cache().serialize())
+        try:
+            write_atomically(timing_cache, config.get_timing_cache().serialize())
+        except OSError as error:
+            _LOG.warning('the timing cache cannot be written: %s', error)
     kinds = Counter(layer.type for layer in _layers(network))
     return engine, BuildReport(
         tensorrt=f'{trt.__name__} {trt.__version__}', precision=_precision(trt, network),
@@ -160,6 +163,10 @@ def _logger(trt: Any, log: _Log) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             log.add(severity.name, message)
+
+        @property
+        def last_error(self) -> str:
+            return log.errors[-1] if log.errors else 'no reason given'
 
     return Logger()
 

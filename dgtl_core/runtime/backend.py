@@ -24,6 +24,11 @@ SUFFIXES = {
 PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16', 'int8')
 MAX_THREADS = 256  # thousands of them stop the computer
 ENGINE_BUILDS = ('background', 'blocking', 'never')
+_INSTALL = {
+    'onnxruntime': 'pip install onnxruntime',
+    'tensorrt': 'pip install onnxruntime, with which an engine is compared',
+    'torch': 'pip install torch torchvision timm safetensors, or export the checkpoint to .onnx '
+             'where these are (python -m training.export), and run that'}
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,6 +40,9 @@ class EngineOptions:
     cache_dir: str = '~/.cache/dgtl_ros/engines'
     rebuild: bool = False      # build it again although there is one
     max_batch: int = 1         # pictures in one call, for a model with a dynamic batch
+    workspace_mib: int = 0     # most memory of one layer while it runs; 0: no limit
+    cache_gib: float = 8.0     # of all engines in cache_dir; above it the oldest in use go
+    blocking_sync: bool | None = None  # sleep while the GPU works; None: where it shares a chip
 
     def __post_init__(self) -> None:
         if self.build not in ENGINE_BUILDS:
@@ -42,6 +50,10 @@ class EngineOptions:
                 f'engine build must be one of {list(ENGINE_BUILDS)}, got {self.build!r}')
         if self.max_batch < 1:
             raise ModelError(f'engine max_batch must be 1 or more, got {self.max_batch}')
+        if self.workspace_mib < 0 or not self.cache_gib > 0:
+            raise ModelError(
+                'engine workspace_mib must be 0 or more and cache_gib more than 0, got '
+                f'{self.workspace_mib} and {self.cache_gib}')
 
 
 class EngineStatus(NamedTuple):
@@ -116,22 +128,33 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(
             f'torch.compile is for checkpoints (.safetensors); {chosen} compiles {path.name} in '
             'its own way')
-    missing = None
-    if chosen == 'tensorrt':
-        from dgtl_core.runtime.tensorrt import open_tensorrt
-        try:
-            return open_tensorrt(path, device, threads, engine or EngineOptions(), precision)
-        except ModelError as error:
-            if backend != 'auto' or 'onnxruntime' not in able:
-                raise
-            _LOG.warning('%s runs on onnxruntime instead: %s', path.name, error)
-            missing = EngineStatus('fallback', reason=str(error))
-    if chosen == 'torch':
-        from dgtl_core.runtime.torch import TorchBackend
-        return TorchBackend(path, device, threads, precision, compiled)
-    from dgtl_core.runtime.onnx import OnnxBackend
-    opened = OnnxBackend(path, device, threads, precision)
-    opened.engine = missing
+    try:
+        if chosen == 'torch':
+            from dgtl_core.runtime.torch import TorchBackend
+            return TorchBackend(path, device, threads, precision, compiled)
+        if chosen == 'tensorrt':
+            from dgtl_core.runtime.tensorrt import open_tensorrt
+            try:
+                return open_tensorrt(path, device, threads, engine or EngineOptions(), precision)
+            except ModelError as error:
+                if backend != 'auto' or 'onnxruntime' not in able:
+                    raise
+                return _fallback(path, device, threads, precision, error)
+        from dgtl_core.runtime.onnx import OnnxBackend
+        return OnnxBackend(path, device, threads, precision)
+    except ImportError as error:
+        raise ModelError(
+            f'{path.name} cannot run on {chosen}: {error}; {_INSTALL[chosen]}') from None
+
+
+def _fallback(path: Path, device: str, threads: int, precision: str,
+              fault: ModelError) -> Backend:
+    """Let ONNX Runtime answer for an engine that there is not, on the CPU if it has to."""
+    from dgtl_core.runtime.onnx import gpu_build, OnnxBackend
+
+    _LOG.warning('%s runs on onnxruntime instead: %s', path.name, fault)
+    opened = OnnxBackend(path, device if gpu_build() else 'cpu', threads, precision)
+    opened.engine = EngineStatus('fallback', reason=str(fault))
     return opened
 
 

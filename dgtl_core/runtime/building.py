@@ -41,7 +41,7 @@ _LOG = logging.getLogger(__name__)
 _PLAIN = 8.0  # a picture whose colours vary less (standard deviation) says nothing
 _BUILDER = ('-m', 'dgtl_core.export.tensorrt')
 _JOIN_S = 1.5  # a node has to end within 2 s
-_FAULTS = (CudaError, EngineCacheError, ModelError, OSError)
+_PATIENCE_S = 60.0  # with a camera that shows nothing, after the engine is built
 
 
 def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> Backend:
@@ -63,12 +63,18 @@ def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> 
             raise ModelError(
                 f'an engine of {path.name} was built here and refused: '
                 f'{job.refusal.read_text(encoding="utf-8")} (rebuild tries again)')
-    except (CudaError, OSError) as error:
+    except (CudaError, EngineCacheError, OSError) as error:
         raise ModelError(f'TensorRT cannot run {path.name}: {error}') from error
     if options.build == 'never':
         raise ModelError(
             f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
             'and engine build is "never": allow "background" or "blocking"')
+    if onnx_metadata(path).precision == 'bf16':
+        raise ModelError(
+            f'{path.name} computes in bf16, and ONNX Runtime, with which an engine is compared, '
+            'does not on a CPU: build the engine with "python -m dgtl_core.export.tensorrt '
+            f'{path.name} {path.stem}.engine --pictures FOLDER --reference FP32.onnx" and run '
+            'that, or export in fp16')
     # On the CPU: the GPU is the builder's, which measures kernels on it.
     interim = OnnxBackend(path, device='cpu', threads=threads)
     if options.build == 'background':
@@ -89,10 +95,12 @@ class EngineJob:
     def __init__(self, onnx: Path, device: str, options: EngineOptions) -> None:
         trt = import_tensorrt()
         self.onnx = onnx
-        self.cache = EngineCache(options.cache_dir)
+        self.cache = EngineCache(options.cache_dir, int(options.cache_gib * 2**30))
         self.max_batch = options.max_batch
         self._device, self._rebuild = device, options.rebuild
-        self._build_options = BuildOptions(max_batch=options.max_batch)
+        self._blocking_sync = options.blocking_sync
+        self._build_options = BuildOptions(
+            max_batch=options.max_batch, workspace_mib=options.workspace_mib)
         self._module = trt.__name__
         metadata = onnx_metadata(onnx)
         gpu = Gpu(device_index(device))
@@ -129,7 +137,7 @@ class EngineJob:
             if found is None:
                 return None
             try:
-                return TensorRTBackend(found, self._info, self._device)
+                return self._loaded(found, self._info)
             except GpuError:
                 raise  # another build would need even more memory
             except ModelError as error:
@@ -155,13 +163,16 @@ class EngineJob:
             if self._checked is not None:
                 self._checked.engine = self._checked.engine._replace(path=str(path))
                 return self._checked
-            return TensorRTBackend(path, self._info, self._device)  # another process built it
+            return self._loaded(path, self._info)  # another process built it
 
     def stop(self) -> None:
         """Give up; :meth:`run` raises soon."""
         self._stopped.set()
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()  # it writes to our folder alone, which we remove
+
+    def _loaded(self, engine: Path, info: EngineInfo) -> TensorRTBackend:
+        return TensorRTBackend(engine, info, self._device, self._blocking_sync)
 
     def _build(self, known: Callable[[], Sequence[Sample]]) -> bytes:
         folder = self.cache.workshop(self._key)
@@ -170,13 +181,11 @@ class EngineJob:
         try:
             engine = folder / 'model.engine'
             self._run_builder(engine)
-            backend = TensorRTBackend(engine, EngineInfo.beside(engine), self._device)
+            backend = self._loaded(engine, EngineInfo.beside(engine))
             try:
-                share = verify_engine(backend, known())
-            except BaseException as error:
+                share = self._verified(backend, known())
+            except BaseException:
                 backend.close()
-                if isinstance(error, ModelError) and not self._stopped.is_set():
-                    self.refusal.write_text(str(error), encoding='utf-8')
                 raise
             _LOG.info('the engine of %s labels %.2f %% of the pixels as its model does',
                       self.onnx.name, 100 * share)
@@ -187,11 +196,21 @@ class EngineJob:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _verified(self, backend: TensorRTBackend, known: Sequence[Sample]) -> float:
+        try:
+            return verify_engine(backend, known)
+        except ModelError as error:
+            self.refusal.write_text(str(error), encoding='utf-8')
+            raise
+
     def _run_builder(self, engine: Path) -> None:
         command = [
             *tied(), sys.executable, *_BUILDER, str(self.onnx), str(engine), '--unverified',
             '--module', self._module, '--device', self._device,
-            '--max-batch', str(self._build_options.max_batch)]
+            '--max-batch', str(self._build_options.max_batch),
+            '--workspace-mib', str(self._build_options.workspace_mib)]
+        if self._module == 'tensorrt':  # the next build, of whatever model, is quicker
+            command += ['--timing-cache', str(self.cache.root / 'timing.cache')]
         ours = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [ours, os.environ.get('PYTHONPATH')]))
         said: deque[str] = deque(maxlen=20)
@@ -201,7 +220,7 @@ class EngineJob:
                 env={**os.environ, 'PYTHONPATH': path}) as process:
             self._process = process
             if self._stopped.is_set():
-                process.terminate()
+                process.kill()
             assert process.stderr is not None
             try:
                 for line in process.stderr:
@@ -237,16 +256,22 @@ class BuildingBackend:
 
     def _work(self) -> None:
         try:
-            built = self._job.run(self._frames.wait)
+            built = self._job.run(self._known)
             if self._frames.closed:
                 built.close()
             else:
                 self._built = built
-        except _FAULTS as error:
+        except Exception as error:  # whatever it is, the node goes on, and says it
             if not self._frames.closed:
                 _LOG.error('no engine; ONNX Runtime goes on: %s', error)
                 self.name = f'{self._interim.name}, no engine ({error})'
                 self.engine = EngineStatus('fallback', reason=str(error))
+
+    def _known(self) -> list[Sample]:
+        seen = self._frames.wait(_PATIENCE_S)
+        if not seen:
+            _LOG.info('the camera shows nothing; the engine is compared on generated pictures')
+        return seen or samples(self._interim, _generated_pictures())
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
@@ -294,12 +319,17 @@ class Frames:
                     self._change.notify_all()
                 self._last = now
 
-    def wait(self) -> list[Sample]:
-        """Return the pictures once there are enough; :raises ModelError: closed before that."""
+    def wait(self, patience_s: float) -> list[Sample]:
+        """
+        Return the pictures once there are enough, or those that there are when patience ends.
+
+        :raises ModelError: closed before that.
+        """
         with self._change:
             if len(self._kept) < self._wanted:
                 _LOG.info('the engine is built and waits for pictures to be compared on')
-            self._change.wait_for(lambda: self.closed or len(self._kept) >= self._wanted)
+            self._change.wait_for(
+                lambda: self.closed or len(self._kept) >= self._wanted, patience_s)
             if self.closed:
                 raise ModelError('the build of the engine was stopped')
             return list(self._kept)

@@ -35,8 +35,15 @@ class CudaError(RuntimeError):
 
 
 def device_index(device: str) -> int:
-    """Return the number of the GPU that ``auto``, ``cuda`` or ``cuda:N`` means."""
-    return int(device.partition(':')[2] or 0)
+    """
+    Return the number of the GPU that ``auto``, ``cuda`` or ``cuda:N`` means.
+
+    :raises ValueError: it is none of these.
+    """
+    found = re.fullmatch(r'auto|cuda(?::(\d+))?', device)
+    if found is None:
+        raise ValueError(f'the device of an engine is auto, cuda or cuda:N, got {device!r}')
+    return int(found.group(1) or 0)
 
 
 def cuda_fault(device: str = 'auto') -> str:
@@ -129,7 +136,7 @@ class Gpu:
             self._stream = self._call(
                 'cuStreamCreate', int(self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING))
         except CudaError:
-            self._call('cuDevicePrimaryCtxRelease', self._device)
+            self._release()
             raise
         self._staging: list[Staging] = []
         self._launchables: list[Any] = []  # what was captured
@@ -181,7 +188,9 @@ class Gpu:
             enqueue()
         except BaseException:
             # Leave the capturing state; that this fails too is part of it.
-            self._cuda.cuStreamEndCapture(self._stream)
+            _, graph = self._cuda.cuStreamEndCapture(self._stream)
+            if graph is not None:
+                self._cuda.cuGraphDestroy(graph)
             raise
         graph = self._call('cuStreamEndCapture', self._stream)
         try:
@@ -194,6 +203,11 @@ class Gpu:
         """Enqueue what was recorded."""
         self._call('cuGraphLaunch', launchable, self._stream)
 
+    def discard(self, launchable: Any) -> None:
+        """Free what was recorded, before what it runs is freed."""
+        self._launchables.remove(launchable)
+        self._free('cuGraphExecDestroy', launchable)
+
     def close(self) -> None:
         """
         Free everything; the arrays of the staging memory must not be touched afterwards.
@@ -205,12 +219,19 @@ class Gpu:
         for staging in self._staging:
             calls += [('cuMemFree', staging.device), ('cuMemFreeHost', staging.host)]
         self._launchables, self._staging = [], []
-        calls += [('cuStreamDestroy', self._stream), ('cuDevicePrimaryCtxRelease', self._device)]
-        for name, argument in calls:
-            try:
-                self._call(name, argument)
-            except CudaError as error:
-                _LOG.warning('while the GPU is closed: %s', error)
+        for name, argument in (*calls, ('cuStreamDestroy', self._stream)):
+            self._free(name, argument)
+        self._release()
+
+    def _release(self) -> None:
+        self._free('cuCtxSetCurrent', None)  # a released context must not stay the current one
+        self._free('cuDevicePrimaryCtxRelease', self._device)
+
+    def _free(self, name: str, argument: Any) -> None:
+        try:
+            self._call(name, argument)
+        except CudaError as error:
+            _LOG.warning('while the GPU is closed: %s', error)
 
     def _attribute(self, name: str) -> int:
         key = getattr(self._cuda.CUdevice_attribute, f'CU_DEVICE_ATTRIBUTE_{name}')

@@ -29,9 +29,9 @@ FORMAT = 1
 _LOG = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between two looks at a lock that another process holds
 _CHUNK = 1 << 22
-# Blobs and half-written files; anything else in the folder is not ours to touch.
-_WORKSHOP = '-build'
+# Blobs, half-written files and builders' folders; nothing else in the folder is ours to touch.
 _OURS = re.compile(r'[0-9a-f]{64}(-[0-9a-f]{16}\.engine|(-[0-9a-f]{16})?\.tmp)')
+_WORKSHOP = re.compile(r'([0-9a-f]{64})-build')
 
 
 class EngineCacheError(RuntimeError):
@@ -71,12 +71,17 @@ class EngineCache:
     :param root: the folder; made if missing.
     :param max_bytes: above it the engines that were not used for the longest time are removed,
         never one that a process has in use.
+    :raises EngineCacheError: ``~`` stands for no folder here.
     """
 
     def __init__(self, root: str | Path, max_bytes: int = 8 << 30) -> None:
         if max_bytes <= 0:
             raise ValueError(f'max_bytes must be above 0, got {max_bytes}')
-        self.root = Path(root).expanduser()
+        try:
+            self.root = Path(root).expanduser()
+        except RuntimeError as error:  # a user that there is not, or without a home
+            raise EngineCacheError(
+                f'{root} is no folder for engines: {error} Write it in full.') from None
         self.max_bytes = max_bytes
         self._in_use: dict[str, BinaryIO] = {}
 
@@ -122,7 +127,7 @@ class EngineCache:
 
         What a builder that was killed leaves there is removed after the next build of any key.
         """
-        return self.root / f'{key.digest()}{_WORKSHOP}'
+        return self.root / f'{key.digest()}-build'
 
     def close(self) -> None:
         """Let others evict what this cache returned."""
@@ -273,8 +278,9 @@ class EngineCache:
 
     def _evict(self) -> None:
         """Remove the engines with the oldest use until the rest is small enough."""
-        for folder in self.root.glob(f'*{_WORKSHOP}'):
-            lock = self._try_lock(folder.name.removesuffix(_WORKSHOP))
+        for folder in self.root.iterdir():
+            found = _WORKSHOP.fullmatch(folder.name)
+            lock = None if found is None else self._try_lock(found.group(1))
             if lock is not None:  # its builder was killed
                 with lock:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -57,10 +57,16 @@ class EngineInfo:
                 raise ModelError(f'{path} has another format than {FORMAT}; {BUILD_ONE}')
             metadata = ModelMetadata.from_json(json.dumps(data.pop('metadata')), str(path))
             info = cls(metadata=metadata, **data)
+            texts = {f.name: getattr(info, f.name) for f in fields(cls) if f.type == 'str'}
+            wrong = [name for name, value in texts.items() if not isinstance(value, str)]
+            if wrong or not isinstance(info.options, dict):
+                raise TypeError(f'{", ".join(wrong) or "options"} of another type')
         except FileNotFoundError:
             raise ModelError(
                 f'{engine} has no {path.name} beside it, so its classes and its GPU are unknown; '
                 f'copy both, or {BUILD_ONE}') from None
+        except OSError as error:
+            raise ModelError(f'{path} cannot be read: {error.strerror}') from None
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError,
                 json.JSONDecodeError) as error:
             raise ModelError(

@@ -110,8 +110,6 @@ class _Bound:
         self._session, self._device, self._index = session, device, index
         self._binding = session.io_binding()
         self._picture: ort.OrtValue | None = None
-        for name in _OUTPUTS:
-            self._binding.bind_output(name, 'cpu')
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = np.ascontiguousarray(images)
@@ -119,6 +117,8 @@ class _Bound:
             self._picture = ort.OrtValue.ortvalue_from_shape_and_type(
                 list(images.shape), np.uint8, self._device, self._index)
             self._binding.bind_ortvalue_input(_INPUT, self._picture)
+            for name in _OUTPUTS:  # anew: what the last batch size has allocated is used again
+                self._binding.bind_output(name, 'cpu')
         self._picture.update_inplace(images)
         self._session.run_with_iobinding(self._binding)
         labels, confidence = self._binding.copy_outputs_to_cpu()
@@ -127,6 +127,11 @@ class _Bound:
 
 def _index(device: str) -> int:
     return int(device.partition(':')[2] or 0)
+
+
+def gpu_build() -> bool:
+    """Whether this ONNX Runtime knows CUDA."""
+    return _CUDA in ort.get_available_providers()
 
 
 def _providers(device: str, engine_folder: Path | None) -> _Providers:
@@ -144,7 +149,7 @@ def _providers(device: str, engine_folder: Path | None) -> _Providers:
     if _TENSORRT not in there:
         raise ModelError(f'this ONNX Runtime has no TensorRT provider, it offers {there}')
     return [(_TENSORRT, {
-        'device_id': index, 'trt_engine_cache_enable': '1',
+        'device_id': index, 'trt_engine_cache_enable': 'True',
         'trt_engine_cache_path': str(engine_folder)}), *chosen]
 
 

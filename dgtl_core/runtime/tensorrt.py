@@ -15,6 +15,7 @@ import importlib.util
 import logging
 import mmap
 from pathlib import Path
+import traceback
 from typing import Any
 
 from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions, EngineStatus
@@ -110,9 +111,10 @@ class TensorRTBackend:
             self._gpu = gpu = Gpu(device_index(device), blocking_sync)
             try:
                 _check_gpu(path, info, gpu)
-                self._runtime = trt.Runtime(self._logger)
+                self._runtime = started(trt, trt.Runtime, self._logger)
                 self._load(trt, path, info)
-            except BaseException:
+            except BaseException as error:
+                traceback.clear_frames(error.__traceback__)  # they may hold the engine
                 self.close()
                 raise
         except CudaError as error:
@@ -198,6 +200,8 @@ class TensorRTBackend:
         """Free the engine and its memory."""
         with contextlib.suppress(CudaError):  # after a fatal one nothing can be freed in order
             self._gpu.activate()
+        if self._recorded is not None:
+            self._gpu.discard(self._recorded)
         self._context = self._engine = self._runtime = self._recorded = None
         self._gpu.close()
 
@@ -217,6 +221,21 @@ def make_logger(trt: Any) -> Any:
                 _LOG.warning('TensorRT: %s', message.strip())
 
     return Logger()
+
+
+def started(trt: Any, factory: Any, logger: Any) -> Any:
+    """
+    Return TensorRT's runtime or builder.
+
+    :raises GpuError: CUDA does not start for it; the bindings tell that by a TypeError.
+    """
+    try:
+        return factory(logger)
+    except TypeError as error:
+        raise GpuError(
+            f'{trt.__name__} {trt.__version__} does not start on this GPU ({logger.last_error}; '
+            f'{error}): its driver may be too old for this TensorRT, or its memory full'
+        ) from None
 
 
 def _check_version(path: Path, info: EngineInfo, trt: Any) -> None:
