@@ -2,16 +2,20 @@
 import json
 import mmap
 
+from dgtl_core.predictor import default_model
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
 from fake_robot import fake_robot
 import pytest
 from tiny_onnx import write_tiny_onnx
+from tiny_segmenter_onnx import write_tiny_segmenter
 import torch
 from training.benchmark import main
 from training.contenders import Contender, parse, Spec
 from training.latency import measure
 from training.machine import choose_device
+from training.onnx_work import count_onnx
+from training.roofline import count, label_network
 
 MINI = ('dgtl-mini', '--size', '64', '128', '--threads', '1', '--device', 'cpu')
 
@@ -48,7 +52,7 @@ def test_json_of_two_files(tmp_path, capsys):
     quick = write_tiny_onnx(tmp_path / 'quick.onnx', batch='batch')
     slow = write_tiny_onnx(tmp_path / 'slow.onnx', slow=1)
     assert main([str(quick), str(slow), '--json', '--runs', '3', '--batch', '1', '4',
-                 '--device', 'cpu']) == 0
+                 '--device', 'cpu', '--no-roofline']) == 0
     data = json.loads(capsys.readouterr().out)
     assert [row['batch'] for row in data['rows']] == [1, 1, 4]
     first, second, four = data['rows']
@@ -56,6 +60,24 @@ def test_json_of_two_files(tmp_path, capsys):
     assert four['pictures_per_s'] == pytest.approx(4e3 / four['p50_ms'])
     assert first['peak_mib'] > 10 and data['models'][0]['input_size'] == [32, 64]
     assert first['gflop'] is None and not data['peaks']
+
+
+def test_the_work_of_a_model_file_is_that_of_its_network(capsys):
+    size = (256, 512)
+    network = label_network('dgtl-mini', size)
+    assert count_onnx(default_model()).flops == count(network, size).flops
+    assert main([str(default_model()), '--runs', '1', '--device', 'cpu', '--json']) == 0
+    data = json.loads(capsys.readouterr().out)
+    row = data['rows'][0]
+    assert set(data['peaks']) == {'bytes_per_s', 'fp32'} and row['gflop'] == pytest.approx(11, 0.1)
+    assert row['roof_ms'] == pytest.approx(row['gflop'] * 1e12 / data['peaks']['fp32'])
+    assert 5 < row['of_roof_percent'] < 110
+
+
+def test_work_of_an_open_batch(tmp_path):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch', sampling='')
+    one, four = (count_onnx(path, batch) for batch in (1, 4))
+    assert four.flops == 4 * one.flops > 0 and four.weights == one.weights
 
 
 def test_forms_of_a_preset_against_the_released_one(capsys):

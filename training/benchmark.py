@@ -33,6 +33,7 @@ from training.contenders import (
 )
 from training.latency import measure, noise, Row, table
 from training.machine import choose_device, machine
+from training.onnx_work import count_onnx
 from training.roofline import bandwidth, count, count_by_part, peak_flops
 
 EXAMPLES = f"""
@@ -49,18 +50,27 @@ A preset or checkpoint runs folded in float32 unless a word or an option says ot
 """
 
 
+def has_roof(contender: Contender, device: torch.device) -> bool:
+    """Whether a roof can be given: its work is known, and PyTorch knows the device it runs on."""
+    if contender.graph is None or contender.spec is None:
+        return contender.network is not None
+    on_cpu = 'CPU' in contender.name
+    return on_cpu == (device.type == 'cpu') and contender.spec.precision in (
+        ('fp32',) if on_cpu else ('fp32', 'fp16', 'bf16'))
+
+
 def measured_peaks(contenders: Sequence[Contender], device: torch.device) -> dict[str, float]:
     """Return the device's FLOP/s by precision, of those that are needed, and bytes per second."""
     types = {str(c.spec.precision): c.spec.dtype
-             for c in contenders if c.spec is not None and c.network is not None}
+             for c in contenders if c.spec is not None and has_roof(c, device)}
     peaks = {precision: peak_flops(device, dtype) for precision, dtype in types.items()}
     return {**peaks, 'bytes_per_s': bandwidth(device)} if peaks else {}
 
 
 def with_roofline(rows: Sequence[Row], contenders: Sequence[Contender],
-                  peaks: dict[str, float]) -> list[Row]:
+                  peaks: dict[str, float], device: torch.device) -> list[Row]:
     """
-    Add to each row of a torch network its own work and how near it comes to what is possible.
+    Add to each row its own work and how near it comes to what is possible; not of an engine file.
 
     The roof is the time of its arithmetic at the peak of its precision, or of one reading of its
     weights; the best call is compared with it.
@@ -69,14 +79,18 @@ def with_roofline(rows: Sequence[Row], contenders: Sequence[Contender],
     found = []
     for row in rows:
         contender = by_name[row.name]
-        if contender.network is None or contender.spec is None:
+        if contender.spec is None or not has_roof(contender, device):
             found.append(row)
             continue
-        work = count(contender.network, contender.input_size, row.batch)
+        if contender.network is not None:
+            work = count(contender.network, contender.input_size, row.batch)
+        else:
+            assert contender.graph is not None
+            work = count_onnx(contender.graph, row.batch)
         roof = 1e3 * work.seconds(
             peaks[contender.spec.precision], peaks['bytes_per_s'], contender.spec.dtype.itemsize)
         found.append(replace(
-            row, gflop=work.flops / 1e9, traffic_mb=work.traffic / 1e6, roof_ms=roof,
+            row, gflop=work.flops / 1e9, traffic_mb=work.traffic / 1e6 or None, roof_ms=roof,
             of_roof_percent=100 * roof / (row.gpu_ms or row.best_ms)))
     return found
 
@@ -141,7 +155,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if peaks:  # again, lest another program was in the way
         again = measured_peaks(contenders, device)
         peaks = {key: max(value, again[key]) for key, value in peaks.items()}
-        rows = with_roofline(rows, contenders, peaks)
+        rows = with_roofline(rows, contenders, peaks, device)
     text = [table(rows)]
     if peaks:
         text.append('measured peaks: ' + ', '.join(

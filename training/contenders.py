@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import difflib
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, cast
 
 from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.export.fold import fold
@@ -109,6 +109,7 @@ class Contender:
     spec: Spec | None = None
     network: nn.Module | None = None  # torch: uint8 (B, H, W, 3) -> labels
     device: torch.device = torch.device('cpu')
+    graph: Path | None = None  # the .onnx file that is run as it is
     times: dict[int, list[float]] = field(default_factory=dict)  # batch -> seconds of each call
     cpu: dict[int, list[float]] = field(default_factory=dict)
     gpu: dict[int, list[float]] = field(default_factory=dict)  # of the network alone
@@ -204,9 +205,12 @@ def open_contender(
             raise ValueError(
                 f'{spec.model} takes pictures of {_text(runner.metadata.input_size)}, and --size '
                 f'asks for {_text(size)}: export it for that size, or leave --size out')
+        file = Path(spec.model)
         return Contender(
             f'{spec.name}: {runner.name}', runner, runner.metadata.input_size, runner.max_batch,
-            time.perf_counter() - start, spec)
+            time.perf_counter() - start,
+            replace(spec, precision=cast(Precision, runner.metadata.precision)),
+            graph=file if file.suffix == '.onnx' else None)
     where = choose_device(device)
     segmenter, config = open_model(spec.model, cache)
     size = size or config.input_size
