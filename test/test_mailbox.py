@@ -148,6 +148,17 @@ def test_worker_keeps_the_interval_and_takes_what_is_newest_then():
     assert len(seen) + superseded >= number - 1
 
 
+def test_worker_leaves_items_where_newer_ones_supersede_them_until_the_interval_is_over():
+    done = threading.Event()
+    worker = Worker(lambda items: done.set(), lambda: 60.0)
+    worker.mailbox.put(1)
+    assert done.wait(20)
+    worker.mailbox.put(2)
+    time.sleep(0.1)
+    assert worker.mailbox.put(3), 'the item before it was taken too early'
+    assert worker.stop(20)
+
+
 def test_worker_stops_in_the_middle_of_a_long_interval():
     worker = Worker(lambda items: None, lambda: 60.0)
     worker.mailbox.put(1)
