@@ -30,10 +30,11 @@ def tidy_on_signals() -> None:
     Let SIGTERM and SIGHUP (a closed terminal) end this program by SystemExit, as Ctrl-C raises.
 
     So that what tidies up after half-written files still runs. The exit code is 128 and the
-    signal's number, as a shell reports it.
+    signal's number, as a shell reports it. What is ignored (nohup) stays so.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 @contextmanager

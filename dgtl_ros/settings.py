@@ -37,7 +37,7 @@ class Settings:
         EngineOptions.workspace_mib, 'Most memory, MiB, of one layer while an engine runs; with '
         'a limit its build needs less, too; 0: no limit', low=0, high=1 << 20)
     engine_cache_gib: float = option(
-        EngineOptions.cache_gib, 'Size of the folder of engines, GiB; above it those that were '
+        EngineOptions.cache_gib, 'Size of all engines there, GiB; above it those that were '
         'not used for the longest time are removed', low=0.1, high=1000.0)
     build_only: bool = option(
         False, 'Build the engine, wait for it and end; exit code 1 where there is none')

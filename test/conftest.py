@@ -3,8 +3,18 @@
 
 import os
 from pathlib import Path
+import signal
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """Give signals back their meaning: a program that is called in this process changes them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='module')

@@ -71,13 +71,31 @@ def test_the_work_of_a_model_file_is_that_of_its_network(capsys):
     row = data['rows'][0]
     assert set(data['peaks']) == {'bytes_per_s', 'fp32'} and row['gflop'] == pytest.approx(11, 0.1)
     assert row['roof_ms'] == pytest.approx(row['gflop'] * 1e12 / data['peaks']['fp32'])
-    assert 5 < row['of_roof_percent'] < 110
+    assert row['of_roof_percent'] == pytest.approx(100 * row['roof_ms'] / row['best_ms'])
 
 
 def test_work_of_an_open_batch(tmp_path):
     path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch', sampling='')
     one, four = (count_onnx(path, batch) for batch in (1, 4))
     assert four.flops == 4 * one.flops > 0 and four.weights == one.weights
+
+
+def test_work_that_cannot_be_counted_costs_no_measurement(tmp_path, capsys):
+    path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch')  # its sampling is of batch 1
+    with pytest.raises(ValueError, match='m.onnx do not follow from its input'):
+        count_onnx(path, 4)
+    assert main([str(path), '--runs', '1', '--batch', '1', '--device', 'cpu', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['rows'][0]['gflop'] > 0
+
+
+@pytest.mark.parametrize('device, current', [
+    ('auto', []), ('cuda', []), ('cuda:0', [0]), ('cuda:1', [1])])
+def test_the_device_with_a_number_becomes_the_current_one(monkeypatch, device, current):
+    found = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda chosen: found.append(chosen.index))
+    assert choose_device(device).type == 'cuda' and found == current
 
 
 def test_forms_of_a_preset_against_the_released_one(capsys):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import inspect
 import re
+import sys
 
 from dgtl_core.runtime import cuda
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, driver_version, Gpu
@@ -160,6 +161,13 @@ def test_the_fake_has_the_calls_of_the_real_one():
     for kind in ('CUctx_flags', 'CUstream_flags', 'CUstreamCaptureMode', 'CUdevice_attribute'):
         for member in getattr(FakeDriver, kind):
             assert int(getattr(getattr(real, kind), member.name)) == int(member), member
+
+
+def test_bindings_that_cannot_be_imported_are_a_cuda_error(monkeypatch):
+    for module in ('cuda', 'cuda.bindings'):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(CudaError, match='cuda-python cannot be imported .*pip install'):
+        Gpu()
 
 
 def test_page_locked_memory_is_seen_as_uint8(driver):

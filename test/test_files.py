@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from functools import partial
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
 from dgtl_core.files import destination, placing, write_atomically
 import pytest
 
@@ -34,3 +40,24 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(OSError):
         destination(tmp_path / 'file' / 'model.onnx', '.onnx')
+
+
+@pytest.mark.parametrize('number, before, code', [
+    (signal.SIGTERM, signal.SIG_DFL, 143), (signal.SIGHUP, signal.SIG_DFL, 129),
+    (signal.SIGHUP, signal.SIG_IGN, 0)])  # under nohup
+def test_a_signal_lets_a_program_tidy_up(tmp_path, number, before, code):
+    script = """
+import os, sys
+from pathlib import Path
+from dgtl_core.files import placing, tidy_on_signals
+tidy_on_signals()
+with placing(Path(sys.argv[1])) as temporary:
+    temporary.touch()
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+    path = tmp_path / 'model'
+    done = subprocess.run(
+        [sys.executable, '-c', script, str(path), str(int(number))], timeout=60,
+        cwd=Path(__file__).resolve().parents[1],
+        preexec_fn=partial(signal.signal, number, before))
+    assert done.returncode == code and [p.name for p in tmp_path.iterdir()] == ['model'][code:]

@@ -226,8 +226,8 @@ def test_a_signal_stops_the_command_and_leaves_the_old_engine(
              '--unverified', '--module', 'tensorrt_rtx'],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=Path(__file__).resolve().parents[1],
-            # a test run in the background ignores SIGINT, and hands that down
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL)) as process:
+            # a test run in the background ignores SIGINT, under nohup SIGHUP; that is handed down
+            preexec_fn=partial(signal.signal, number, signal.SIG_DFL)) as process:
         assert 'building the engine' in process.stderr.readline()
         process.send_signal(number)
         said = process.stderr.read()

@@ -28,11 +28,10 @@ ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 @pytest.fixture(autouse=True)
 def one_thread():
     """More threads than free cores wait for each other, and a step here is tiny."""
-    before, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(recipe: Path, out: Path, *extra: str) -> int:

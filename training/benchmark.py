@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+import importlib.util
 import json
+from pathlib import Path
 import sys
 from typing import Any
 
@@ -33,8 +35,7 @@ from training.contenders import (
 )
 from training.latency import measure, noise, Row, table
 from training.machine import choose_device, machine
-from training.onnx_work import count_onnx
-from training.roofline import bandwidth, count, count_by_part, peak_flops
+from training.roofline import bandwidth, count, count_by_part, peak_flops, Work
 
 EXAMPLES = f"""
 MODEL[:WORD]... is a preset (random weights), a .safetensors checkpoint, an .onnx or an engine; the
@@ -52,11 +53,12 @@ A preset or checkpoint runs folded in float32 unless a word or an option says ot
 
 def has_roof(contender: Contender, device: torch.device) -> bool:
     """Whether a roof can be given: its work is known, and PyTorch knows the device it runs on."""
-    if contender.graph is None or contender.spec is None:
+    if contender.network is not None or contender.spec is None:
         return contender.network is not None
-    on_cpu = 'CPU' in contender.name
-    return on_cpu == (device.type == 'cpu') and contender.spec.precision in (
-        ('fp32',) if on_cpu else ('fp32', 'fp16', 'bf16'))
+    return (Path(contender.spec.model).suffix == '.onnx' and
+            importlib.util.find_spec('onnx') is not None and
+            contender.on_cpu == (device.type == 'cpu') and
+            contender.spec.precision in (('fp32',) if contender.on_cpu else PRECISIONS))
 
 
 def measured_peaks(contenders: Sequence[Contender], device: torch.device) -> dict[str, float]:
@@ -82,17 +84,26 @@ def with_roofline(rows: Sequence[Row], contenders: Sequence[Contender],
         if contender.spec is None or not has_roof(contender, device):
             found.append(row)
             continue
-        if contender.network is not None:
-            work = count(contender.network, contender.input_size, row.batch)
-        else:
-            assert contender.graph is not None
-            work = count_onnx(contender.graph, row.batch)
+        try:
+            work = _work(contender, row.batch)
+        except ValueError as error:
+            print(f'no roofline: {error}', file=sys.stderr)
+            found.append(row)
+            continue
         roof = 1e3 * work.seconds(
             peaks[contender.spec.precision], peaks['bytes_per_s'], contender.spec.dtype.itemsize)
         found.append(replace(
             row, gflop=work.flops / 1e9, traffic_mb=work.traffic / 1e6 or None, roof_ms=roof,
             of_roof_percent=100 * roof / (row.gpu_ms or row.best_ms)))
     return found
+
+
+def _work(contender: Contender, batch: int) -> Work:
+    if contender.network is not None:
+        return count(contender.network, contender.input_size, batch)
+    from training.onnx_work import count_onnx  # a robot that times an engine has no onnx
+    assert contender.spec is not None
+    return count_onnx(Path(contender.spec.model), batch)
 
 
 def parts_of(contender: Contender, runs: int) -> list[parts.Part]:
@@ -133,7 +144,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     size = None if options.size is None else tuple(options.size)
     # PyTorch need not know the GPU where only model files run.
     by_torch = any(not spec.is_file for spec in specs)
-    device = choose_device(options.device if by_torch or options.train else 'auto')
+    device = choose_device(
+        options.device if by_torch or options.train or options.device == 'cpu' else 'auto')
     result: dict[str, Any] = {
         'machine': machine(device), 'device': str(device) if by_torch else options.device,
         'threads': options.threads}

@@ -109,7 +109,7 @@ class Contender:
     spec: Spec | None = None
     network: nn.Module | None = None  # torch: uint8 (B, H, W, 3) -> labels
     device: torch.device = torch.device('cpu')
-    graph: Path | None = None  # the .onnx file that is run as it is
+    on_cpu: bool = True  # of a model file, whose device PyTorch need not know
     times: dict[int, list[float]] = field(default_factory=dict)  # batch -> seconds of each call
     cpu: dict[int, list[float]] = field(default_factory=dict)
     gpu: dict[int, list[float]] = field(default_factory=dict)  # of the network alone
@@ -205,12 +205,11 @@ def open_contender(
             raise ValueError(
                 f'{spec.model} takes pictures of {_text(runner.metadata.input_size)}, and --size '
                 f'asks for {_text(size)}: export it for that size, or leave --size out')
-        file = Path(spec.model)
         return Contender(
             f'{spec.name}: {runner.name}', runner, runner.metadata.input_size, runner.max_batch,
             time.perf_counter() - start,
             replace(spec, precision=cast(Precision, runner.metadata.precision)),
-            graph=file if file.suffix == '.onnx' else None)
+            on_cpu='CPU' in runner.name)
     where = choose_device(device)
     segmenter, config = open_model(spec.model, cache)
     size = size or config.input_size

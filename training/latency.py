@@ -35,7 +35,7 @@ class Row:
     ratio: float
     ratio_of_best: float
     peak_mib: float  # of its first call; on a CPU with everything that the process holds
-    gflop: float | None = None  # what follows only for torch networks
+    gflop: float | None = None  # what follows only where the work is known
     traffic_mb: float | None = None
     roof_ms: float | None = None
     of_roof_percent: float | None = None

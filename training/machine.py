@@ -17,7 +17,7 @@ _CLEAR, _STATUS = Path('/proc/self/clear_refs'), Path('/proc/self/status')
 
 def choose_device(device: str) -> torch.device:
     """
-    Return the device, from now on the current one; 'auto' is a GPU where there is one.
+    Return the device, 'auto' a GPU where there is one; one with a number becomes the current one.
 
     :raises ValueError: there is no such device.
     """
@@ -35,7 +35,7 @@ def choose_device(device: str) -> torch.device:
             f'device {device!r} was asked for, but PyTorch {torch.__version__} sees {there} CUDA '
             'devices; check the driver and that this PyTorch is a CUDA build, or take '
             '--device cpu')
-    if chosen.type == 'cuda':
+    if chosen.index is not None and chosen.type == 'cuda':
         torch.cuda.set_device(chosen)  # events and streams are those of the current one
     return chosen
 

@@ -26,7 +26,10 @@ def count_onnx(path: Path, batch: int = 1) -> Work:
         first.dim_value = batch
     for value in model.graph.output:
         value.type.tensor_type.ClearField('shape')
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise ValueError(f'the shapes of {path} do not follow from its input: {error}') from None
     shapes: dict[str, Shape] = {i.name: tuple(i.dims) for i in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
@@ -43,6 +46,7 @@ def count_onnx(path: Path, batch: int = 1) -> Work:
 
 # Multiply-adds from the shapes of both inputs and the output.
 _RULES = {
+    'Gemm': lambda a, b, out: math.prod(a) * out[-1],
     'MatMul': lambda a, b, out: math.prod(out) * a[-1],
     'Conv': lambda x, kernel, out: math.prod(out) * math.prod(kernel[1:]),
     'ConvTranspose': lambda x, kernel, out: math.prod(x) * math.prod(kernel[1:])}

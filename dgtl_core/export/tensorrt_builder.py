@@ -244,7 +244,11 @@ def _configured(trt: Any, builder: Any, network: Any, options: BuildOptions) -> 
 
 def _load_timing_cache(config: Any, path: Path) -> None:
     """Use the measured times of a file; of another GPU or TensorRT, or none: begin anew."""
-    known = path.read_bytes() if path.is_file() else b''
+    try:
+        known = path.read_bytes() if path.is_file() else b''
+    except OSError as error:
+        _LOG.warning('the timing cache cannot be read, times are measured anew: %s', error)
+        known = b''
     cache = config.create_timing_cache(known)
     if cache is None or not config.set_timing_cache(cache, False):
         _LOG.warning('%s has times of another GPU or TensorRT; they are measured anew', path)

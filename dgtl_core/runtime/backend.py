@@ -41,7 +41,7 @@ class EngineOptions:
     rebuild: bool = False      # build it again although there is one
     max_batch: int = 1         # pictures in one call, for a model with a dynamic batch
     workspace_mib: int = 0     # most memory of one layer while it runs; 0: no limit
-    cache_gib: float = 8.0     # of all engines in cache_dir; above it the oldest in use go
+    cache_gib: float = 8.0     # of all engines in cache_dir; above it the least recently used go
     blocking_sync: bool | None = None  # sleep while the GPU works; None: where it shares a chip
 
     def __post_init__(self) -> None:
@@ -150,10 +150,16 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
 def _fallback(path: Path, device: str, threads: int, precision: str,
               fault: ModelError) -> Backend:
     """Let ONNX Runtime answer for an engine that there is not, on the CPU if it has to."""
-    from dgtl_core.runtime.onnx import gpu_build, OnnxBackend
+    from dgtl_core.runtime.onnx import OnnxBackend
 
     _LOG.warning('%s runs on onnxruntime instead: %s', path.name, fault)
-    opened = OnnxBackend(path, device if gpu_build() else 'cpu', threads, precision)
+    try:
+        try:
+            opened = OnnxBackend(path, device, threads, precision)
+        except ModelError:
+            opened = OnnxBackend(path, 'cpu', threads, precision)
+    except ModelError as error:
+        raise ModelError(f'{fault}; and {error}') from None
     opened.engine = EngineStatus('fallback', reason=str(fault))
     return opened
 

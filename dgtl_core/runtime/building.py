@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+import contextlib
 from dataclasses import asdict
 import logging
 import os
@@ -41,6 +42,7 @@ _LOG = logging.getLogger(__name__)
 _PLAIN = 8.0  # a picture whose colours vary less (standard deviation) says nothing
 _BUILDER = ('-m', 'dgtl_core.export.tensorrt')
 _JOIN_S = 1.5  # a node has to end within 2 s
+_FAULTS = (CudaError, EngineCacheError, ModelError, OSError)  # anything else is a mistake of ours
 _PATIENCE_S = 60.0  # with a camera that shows nothing, after the engine is built
 
 
@@ -65,16 +67,16 @@ def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> 
                 f'{job.refusal.read_text(encoding="utf-8")} (rebuild tries again)')
     except (CudaError, EngineCacheError, OSError) as error:
         raise ModelError(f'TensorRT cannot run {path.name}: {error}') from error
-    if options.build == 'never':
-        raise ModelError(
-            f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
-            'and engine build is "never": allow "background" or "blocking"')
     if onnx_metadata(path).precision == 'bf16':
         raise ModelError(
             f'{path.name} computes in bf16, and ONNX Runtime, with which an engine is compared, '
             'does not on a CPU: build the engine with "python -m dgtl_core.export.tensorrt '
             f'{path.name} {path.stem}.engine --pictures FOLDER --reference FP32.onnx" and run '
             'that, or export in fp16')
+    if options.build == 'never':
+        raise ModelError(
+            f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
+            'and engine build is "never": allow "background" or "blocking"')
     # On the CPU: the GPU is the builder's, which measures kernels on it.
     interim = OnnxBackend(path, device='cpu', threads=threads)
     if options.build == 'background':
@@ -95,7 +97,7 @@ class EngineJob:
     def __init__(self, onnx: Path, device: str, options: EngineOptions) -> None:
         trt = import_tensorrt()
         self.onnx = onnx
-        self.cache = EngineCache(options.cache_dir, int(options.cache_gib * 2**30))
+        self.cache = EngineCache(options.cache_dir, options.cache_gib * 2**30)
         self.max_batch = options.max_batch
         self._device, self._rebuild = device, options.rebuild
         self._blocking_sync = options.blocking_sync
@@ -103,7 +105,7 @@ class EngineJob:
             max_batch=options.max_batch, workspace_mib=options.workspace_mib)
         self._module = trt.__name__
         metadata = onnx_metadata(onnx)
-        gpu = Gpu(device_index(device))
+        gpu = Gpu(device_index(device), options.blocking_sync)
         gpu.close()
         self._key = EngineKey(
             model_sha256=file_sha256(onnx), gpu=gpu.name,
@@ -169,7 +171,7 @@ class EngineJob:
         """Give up; :meth:`run` raises soon."""
         self._stopped.set()
         if self._process is not None:
-            self._process.kill()  # it writes to our folder alone, which we remove
+            self._process.kill()  # it writes to our folder, which we remove
 
     def _loaded(self, engine: Path, info: EngineInfo) -> TensorRTBackend:
         return TensorRTBackend(engine, info, self._device, self._blocking_sync)
@@ -204,13 +206,25 @@ class EngineJob:
             raise
 
     def _run_builder(self, engine: Path) -> None:
+        # With measured times the next build, of whatever model, is quicker.
+        kept, times = self.cache.root / 'timing.cache', engine.with_name('timing.cache')
+        with contextlib.suppress(OSError):
+            shutil.copyfile(kept, times)
+        self._run(self._command(engine, times))
+        with contextlib.suppress(OSError):
+            os.replace(times, kept)
+
+    def _command(self, engine: Path, times: Path) -> list[str]:
         command = [
             *tied(), sys.executable, *_BUILDER, str(self.onnx), str(engine), '--unverified',
             '--module', self._module, '--device', self._device,
             '--max-batch', str(self._build_options.max_batch),
             '--workspace-mib', str(self._build_options.workspace_mib)]
-        if self._module == 'tensorrt':  # the next build, of whatever model, is quicker
-            command += ['--timing-cache', str(self.cache.root / 'timing.cache')]
+        if self._module == 'tensorrt':
+            command += ['--timing-cache', str(times)]
+        return command
+
+    def _run(self, command: list[str]) -> None:
         ours = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [ours, os.environ.get('PYTHONPATH')]))
         said: deque[str] = deque(maxlen=20)
@@ -263,7 +277,8 @@ class BuildingBackend:
                 self._built = built
         except Exception as error:  # whatever it is, the node goes on, and says it
             if not self._frames.closed:
-                _LOG.error('no engine; ONNX Runtime goes on: %s', error)
+                _LOG.error('no engine; ONNX Runtime goes on: %s', error,
+                           exc_info=not isinstance(error, _FAULTS))
                 self.name = f'{self._interim.name}, no engine ({error})'
                 self.engine = EngineStatus('fallback', reason=str(error))
 

@@ -258,5 +258,8 @@ def _bindings() -> Any:
     try:
         from cuda.bindings import driver
     except ImportError:
-        from cuda import cuda as driver  # cuda-python before 12.6
+        try:
+            from cuda import cuda as driver  # cuda-python before 12.6
+        except ImportError as error:
+            raise CudaError(f'cuda-python cannot be imported ({error}); {_INSTALL}') from None
     return driver

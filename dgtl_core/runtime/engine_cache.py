@@ -74,7 +74,7 @@ class EngineCache:
     :raises EngineCacheError: ``~`` stands for no folder here.
     """
 
-    def __init__(self, root: str | Path, max_bytes: int = 8 << 30) -> None:
+    def __init__(self, root: str | Path, max_bytes: float = 8 << 30) -> None:
         if max_bytes <= 0:
             raise ValueError(f'max_bytes must be above 0, got {max_bytes}')
         try:

@@ -129,11 +129,6 @@ def _index(device: str) -> int:
     return int(device.partition(':')[2] or 0)
 
 
-def gpu_build() -> bool:
-    """Whether this ONNX Runtime knows CUDA."""
-    return _CUDA in ort.get_available_providers()
-
-
 def _providers(device: str, engine_folder: Path | None) -> _Providers:
     there = ort.get_available_providers()
     if device == 'cpu' or (device == 'auto' and _CUDA not in there):

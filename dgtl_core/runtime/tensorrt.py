@@ -71,7 +71,7 @@ def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions,
     if path.suffix != '.onnx':
         info = EngineInfo.beside(path)
         check_precision(path, info.metadata, precision)
-        return TensorRTBackend(path, info, device)
+        return TensorRTBackend(path, info, device, options.blocking_sync)
     check_precision(path, onnx_metadata(path), precision)
     from dgtl_core.runtime.building import open_onnx
     return open_onnx(path, device, threads, options)
