@@ -62,7 +62,7 @@ lint: $(DEVELOPMENT)  ## ruff and mypy
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (about an hour on 2 cores)
+train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (75 minutes on 2 cores)
 	$(BIN)/python -m training.export $(MINI)_full/model.safetensors models/dgtl_mini.onnx \
 	    --weights float16
 
@@ -75,10 +75,14 @@ $(MINI)/backbone.safetensors: | $(DEVELOPMENT)
 	    --steps 1500 --batch 32 --out $@
 
 $(MINI)/model.safetensors: $(TEXTS) $(MINI)/backbone.safetensors
-$(MINI)_full/model.safetensors: $(MINI)/model.safetensors
+$(MINI)_full/model.safetensors: $(MINI)/model.safetensors | $(MINI)_full/cache
 $(MINI)/model.safetensors $(MINI)_full/model.safetensors:
 	$(BIN)/python -m training.train training/recipes/$(notdir $(@D)).yaml --out $(@D) \
 	    $$(test ! -e $(@D)/last.safetensors || echo --resume)
+
+$(MINI)_full/cache:  # the same pictures
+	mkdir -p $(@D)
+	ln -sfn ../$(notdir $(MINI))/cache $@
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

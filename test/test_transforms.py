@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What augmentation may change and what it must keep."""
 
-from dgtl_core.data.transforms import photometric, transform, TransformConfig
+from dgtl_core.data.transforms import another_camera, photometric, transform, TransformConfig
 from dgtl_core.processing import GREY
 import numpy as np
 import pytest
@@ -109,6 +109,24 @@ def test_scale_covers_its_range():
     assert min(widths) < 60 and max(widths) > 90
 
 
+def test_another_camera_changes_light_and_never_the_labels():
+    image, _ = sample(64, 96)
+    for seed in range(3):
+        (plain, truth), (seen, same) = apply({}, seed), apply({'camera': 1.0}, seed)
+        assert seen.shape == plain.shape and torch.equal(same, truth)
+    found = np.stack([another_camera(image, np.random.default_rng(s)) for s in range(200)])
+    assert found.dtype == np.uint8 and found.shape[1:] == image.shape
+    means = found.mean((1, 2, 3)) / image.mean()
+    assert means.min() < 0.4 and means.max() > 1.25, 'little light, and too much'
+    spreads = found.std((1, 2)).mean(1) / image.std((0, 1)).mean()
+    assert spreads.min() < 0.3, 'a veil'
+    left, right = (half.mean((1, 2, 3)) / plain.mean() for plain, half in (
+        (image[:, :48], found[:, :, :48]), (image[:, 48:], found[:, :, 48:])))
+    assert np.ptp(np.log(left / right)) > 0.5, 'uneven light'
+    unchanged = (found == image).all((1, 2, 3)).mean()
+    assert 0 < unchanged < 0.2, 'each change has probability one half'
+
+
 def test_photometric_keeps_the_shape_and_stays_near():
     picture = torch.randint(0, 256, (3, 16, 16), generator=torch.Generator().manual_seed(0))
     picture = picture.to(torch.uint8)
@@ -140,7 +158,7 @@ def test_corruption_changes_pixels_and_no_label():
     ({'scale': (0.0, 1.0)}, 'must be positive'), ({'resize': (0, 5)}, r'two of them or \[0, 0\]'),
     ({'resize': (-5, 5)}, r'two of them or \[0, 0\]'),
     ({'short_edge': (0, 5)}, 'must hold positive lengths'),
-    ({'photometric': -1.0}, 'at least 0')])
+    ({'photometric': -1.0}, 'at least 0'), ({'camera': 1.5}, 'camera is a chance in 0..1')])
 def test_impossible_values_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         TransformConfig(**wrong)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS
+from dgtl_core.data.weather import photon_noise
 from dgtl_core.processing import GREY
 import numpy as np
 import torch
@@ -30,6 +32,9 @@ class TransformConfig:
     max_share: float = 0.75  # a crop where one class has a greater share is drawn again
     flip: bool = True
     photometric: float = 1.0  # strength of brightness, contrast, saturation and hue; 0: off
+    # Chance of another camera and light (another_camera), far beyond photometric. No weather is
+    # drawn, but low light and haze look much like it.
+    camera: float = 0.0
     # Chance of one of ImageNet-C's corruptions at severity 1..3. Scores under these corruptions
     # no longer tell how a model takes the unknown.
     corruption: float = 0.0
@@ -46,9 +51,10 @@ class TransformConfig:
                 f'or [0, 0], got {list(self.short_edge)} and {list(self.resize)}')
         if self.photometric < 0:
             raise ValueError(f'transforms.photometric must be at least 0, got {self.photometric}')
-        if not 0 <= self.corruption <= 1:
-            raise ValueError(
-                f'transforms.corruption is a chance in 0..1, got {self.corruption}')
+        for name in ('camera', 'corruption'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f'transforms.{name} is a chance in 0..1, got {getattr(self, name)}')
 
 
 def transform(
@@ -71,17 +77,26 @@ def transform(
         picture, mask = picture.flip(-1), mask.flip(-1)
     if config.photometric:
         picture = photometric(picture, config.photometric, generator)
+    if config.camera and generator.random() < config.camera:
+        picture = _planes(another_camera(_pixels(picture), generator))
     if config.corruption and generator.random() < config.corruption:
         family = CORRUPTIONS[int(generator.integers(len(CORRUPTIONS)))]
-        pixels = np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
-        pixels = corrupt(pixels, family, int(generator.integers(1, 4)),
-                         seed=int(generator.integers(2**31)))
-        picture = torch.from_numpy(pixels).permute(2, 0, 1)
+        picture = _planes(corrupt(
+            _pixels(picture), family, int(generator.integers(1, 4)),
+            seed=int(generator.integers(2**31))))
     images = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
     truth = torch.full((height, width), IGNORE_INDEX, dtype=torch.uint8)
     images[:, :picture.shape[1], :picture.shape[2]] = picture
     truth[:mask.shape[1], :mask.shape[2]] = mask[0]
     return images, truth
+
+
+def _pixels(picture: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+
+
+def _planes(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _scale(picture: Tensor, mask: Tensor, config: TransformConfig,
@@ -147,3 +162,40 @@ def photometric(picture: Tensor, strength: float, generator: np.random.Generator
 
 def _contrast(picture: Tensor, factor: float) -> Tensor:
     return (picture.float() * factor).clamp_(0, 255).to(torch.uint8)
+
+
+def another_camera(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """
+    Return the picture as another camera would take it in another light.
+
+    Exposure is -4..+1 stops in linear light (gamma 2.2) with a white balance of +-20 % per
+    channel; a veil takes contrast, which shrinks to 0.15..1 around a random tone; both may fall
+    unevenly over the picture; the lens blurs by up to 0.6 % of the height; the sensor adds noise.
+    Each comes with probability one half.
+
+    Shape: (H, W, 3) uint8 RGB -> (H, W, 3) uint8.
+    """
+    def chance() -> bool:
+        return generator.random() < 0.5
+
+    height, width = image.shape[:2]
+    levels = np.repeat(np.arange(256)[:, None] / 255, 3, 1)
+    if chance():
+        balance = np.exp(generator.uniform(-0.2, 0.2, 3))
+        exposed = levels ** 2.2 * 2 ** generator.uniform(-4, 1) * balance
+        levels = np.minimum(exposed, 1) ** (1 / 2.2)
+    if chance():
+        tone = generator.uniform(0.2, 0.9)
+        levels = tone + (levels - tone) * generator.uniform(0.15, 1)
+    out = cv2.LUT(image, np.round(255 * levels).astype(np.uint8)[None])
+    if chance():
+        share = generator.uniform(-0.5, 1.5, (3, 3)).astype(np.float32).clip(0, 1)
+        share = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
+        out = cv2.blendLinear(out, image, share, 1 - share)
+    if chance():
+        sigma = generator.uniform(0.0005, 0.006) * height
+        out = cv2.GaussianBlur(out, (0, 0), sigma)
+    if chance():
+        read, shot = generator.uniform(0, 8), generator.uniform(0, 1.6)
+        out = photon_noise(out, read, shot, int(generator.integers(2**31)))
+    return out
