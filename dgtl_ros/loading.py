@@ -37,7 +37,7 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         EngineOptions(
             build='blocking' if settings.build_only else settings.engine_build,
             cache_dir=settings.engine_cache_dir, rebuild=rebuild,
-            max_batch=settings.max_batch_size, workspace_mib=settings.engine_workspace_mib,
+            max_batch=_most(settings), workspace_mib=settings.engine_workspace_mib,
             cache_gib=settings.engine_cache_gib),
         settings.precision)
     try:
@@ -57,9 +57,13 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         load_s=time.monotonic() - start, embedded=not settings.model_path)
 
 
+def _most(settings: Settings) -> int:
+    return min(settings.max_batch_size, len(settings.camera_names))
+
+
 def batch_of(predict: Predictor, settings: Settings) -> int:
     """Return the most pictures of one call: what is allowed, possible and of use."""
-    return min(settings.max_batch_size, predict.max_batch, len(settings.camera_names))
+    return min(_most(settings), predict.max_batch)
 
 
 def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
@@ -68,7 +72,7 @@ def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
     if model.embedded:
         lines.append(
             'no model_path is set: the embedded model is for demonstration, not for driving')
-    wanted = min(settings.max_batch_size, len(settings.camera_names))
+    wanted = _most(settings)
     if predict.max_batch < wanted:
         lines.append(
             f'{model.name} takes {predict.max_batch} picture(s) in one call and max_batch_size '

@@ -5,6 +5,7 @@ import mmap
 from dgtl_core.predictor import default_model
 from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+from fake_gpu import engine_bytes
 from fake_robot import fake_robot
 import pytest
 from tiny_onnx import write_tiny_onnx
@@ -204,6 +205,18 @@ def test_an_engine_is_built_before_it_is_timed(tmp_path, monkeypatch, capsys):
         assert main([str(robot.model), '--runs', '2', '--backend', 'tensorrt', '--json']) == 0
         data = json.loads(capsys.readouterr().out)
         assert data['rows'][0]['name'].startswith('tiny.onnx: tensorrt 10.3.0')
+
+
+def test_the_engine_of_an_open_batch_takes_all_batches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with fake_robot(tmp_path, monkeypatch) as robot:
+        write_tiny_onnx(robot.model, batch='pictures')
+        robot.builds_give(engine_bytes(batch=-1, most=4))
+        assert main([str(robot.model), '--runs', '2', '--backend', 'tensorrt', '--json',
+                     '--batch', '1', '4']) == 0
+        assert '--max-batch 4 ' in robot.builds[0]
+        data = json.loads(capsys.readouterr().out)
+        assert [row['batch'] for row in data['rows']] == [1, 4]
 
 
 def test_table_and_file_of_another_size(tmp_path, capsys):

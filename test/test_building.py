@@ -61,6 +61,14 @@ def test_onnx_runtime_answers_until_the_engine_does(world):
     assert world.trt.alive == 0 and not world.driver.memory
 
 
+@pytest.mark.parametrize('batch, asked, built', [(1, 4, 1), (4, 1, 4), ('pictures', 4, 4)])
+def test_only_an_open_batch_takes_another_size(world, batch, asked, built):
+    write_tiny_onnx(world.model, batch=batch)
+    world.load(build='blocking', max_batch=asked).close()
+    assert f'--max-batch {built} ' in world.builds[0]
+    world.load(build='never', max_batch=asked).close()
+
+
 def test_the_second_start_finds_the_engine(world):
     first = world.load(build='blocking')
     assert first.backend_name.startswith('tensorrt')
@@ -78,6 +86,7 @@ def test_the_second_start_finds_the_engine(world):
 
 @pytest.mark.parametrize('change', ['gpu', 'version', 'model', 'batch'])
 def test_an_engine_of_something_else_is_not_used(world, monkeypatch, change):
+    write_tiny_onnx(world.model, batch='pictures')
     world.load(build='blocking').close()
     options = {}
     if change == 'gpu':
@@ -87,7 +96,7 @@ def test_an_engine_of_something_else_is_not_used(world, monkeypatch, change):
     elif change == 'version':
         world.trt.__version__ = '10.4.0'
     elif change == 'model':
-        write_tiny_onnx(world.model, slow=1)
+        write_tiny_onnx(world.model, batch='pictures', slow=1)
     else:
         options = {'max_batch': 2}
     with pytest.raises(ModelError, match='no engine of tiny.onnx for this GPU and TensorRT'):

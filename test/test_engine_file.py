@@ -2,7 +2,7 @@
 import json
 
 from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_batch, onnx_metadata, side_file
 from dgtl_core.runtime.metadata import ModelError
 import pytest
 
@@ -62,6 +62,11 @@ def test_metadata_come_out_of_an_onnx_file(tmp_path, slow):
     assert onnx_metadata(path).to_json() == METADATA.to_json()
 
 
+@pytest.mark.parametrize('batch, found', [(1, 1), (4, 4), (300, 300), ('pictures', None)])
+def test_the_batch_comes_out_of_an_onnx_file(tmp_path, batch, found):
+    assert onnx_batch(write_tiny_onnx(tmp_path / 'm.onnx', batch=batch)) == found
+
+
 def test_metadata_among_others(tmp_path):
     import onnx
     path = write_tiny_onnx(tmp_path / 'm.onnx')
@@ -79,8 +84,9 @@ def test_metadata_among_others(tmp_path):
 def test_no_onnx_file(tmp_path, content, message):
     path = tmp_path / 'm.onnx'
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=message):
-        onnx_metadata(path)
+    for read in (onnx_metadata, onnx_batch):
+        with pytest.raises(ModelError, match=message):
+            read(path)
 
 
 def test_every_cut_of_an_onnx_file_is_noticed(tmp_path):

@@ -6,6 +6,7 @@ pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_ros.loading import advice, batch_of, load_model
 from dgtl_ros.settings import Settings
+from fake_robot import fake_robot
 from tiny_onnx import write_tiny_onnx
 
 pytestmark = pytest.mark.ros
@@ -57,6 +58,15 @@ def test_batch(tmp_path, axis, cameras, allowed, batch, lines):
     said = advice(predict, model, settings)
     assert len(said) == lines and all('--dynamic-batch' in line for line in said)
     predict.close()
+
+
+def test_an_engine_is_built_for_as_many_pictures_as_there_are_cameras(tmp_path, monkeypatch):
+    with fake_robot(tmp_path, monkeypatch) as robot:
+        write_tiny_onnx(robot.model, batch='pictures')
+        load_model(Settings(
+            model_path=str(robot.model), build_only=True, engine_cache_dir=str(robot.cache),
+            cameras=('a', 'b'), max_batch_size=4))[0].close()
+        assert '--max-batch 2 ' in robot.builds[0]
 
 
 def test_the_embedded_model_comes_with_a_warning():

@@ -159,7 +159,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     contenders = []
     for spec in specs:
         contenders.append(open_contender(
-            spec, size, options.device, options.threads, options.backend, cache))
+            spec, size, options.device, options.threads, options.backend, cache,
+            max(options.batch)))
         print(f'{contenders[-1].name}: ready in {contenders[-1].load_s:.1f} s', file=sys.stderr)
     cache.clear()
     peaks = measured_peaks(contenders, device) if options.roofline else {}

@@ -188,10 +188,11 @@ def open_model(name: str, cache: dict[str, Segmenter]) -> tuple[Segmenter, Segme
 
 def open_contender(
         spec: Spec, size: Size | None, device: str, threads: int, backend: str,
-        cache: dict[str, Segmenter]) -> Contender:
+        cache: dict[str, Segmenter], batch: int = 1) -> Contender:
     """
     Load a model and bring it into its form.
 
+    :param batch: the most pictures that it will get in one call.
     :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. A model file needs no PyTorch that
         knows the GPU.
     :raises ValueError: a model that is none, or a size that it does not take.
@@ -200,7 +201,7 @@ def open_contender(
     if spec.is_file:
         # An engine that is built in the background would be another contender half-way.
         runner = open_backend(
-            spec.model, backend, device, threads, EngineOptions(build='blocking'))
+            spec.model, backend, device, threads, EngineOptions(build='blocking', max_batch=batch))
         if size is not None and runner.metadata.input_size != size:
             raise ValueError(
                 f'{spec.model} takes pictures of {_text(runner.metadata.input_size)}, and --size '

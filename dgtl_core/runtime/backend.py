@@ -39,7 +39,7 @@ class EngineOptions:
     build: str = 'background'  # ONNX Runtime answers meanwhile; 'blocking': wait; 'never': don't
     cache_dir: str = '~/.cache/dgtl_ros/engines'
     rebuild: bool = False      # build it again although there is one
-    max_batch: int = 1         # pictures in one call, for a model with a dynamic batch
+    max_batch: int = 1         # pictures in one call; a model with a fixed batch keeps its own
     workspace_mib: int = 0     # most memory of one layer while it runs; 0: no limit
     cache_gib: float = 8.0     # of all engines in cache_dir; above it the least recently used go
     blocking_sync: bool | None = None  # sleep while the GPU works; None: where it shares a chip

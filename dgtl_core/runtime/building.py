@@ -27,7 +27,7 @@ from dgtl_core.runtime.backend import Backend, EngineOptions, EngineStatus
 from dgtl_core.runtime.child import tied
 from dgtl_core.runtime.cuda import CudaError, device_index, driver_version, Gpu
 from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError, EngineKey, file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata
+from dgtl_core.runtime.engine_file import EngineInfo, onnx_batch, onnx_metadata
 from dgtl_core.runtime.metadata import ModelError
 from dgtl_core.runtime.onnx import OnnxBackend
 from dgtl_core.runtime.tensorrt import (
@@ -98,11 +98,11 @@ class EngineJob:
         trt = import_tensorrt()
         self.onnx = onnx
         self.cache = EngineCache(options.cache_dir, options.cache_gib * 2**30)
-        self.max_batch = options.max_batch
+        self.max_batch = onnx_batch(onnx) or options.max_batch
         self._device, self._rebuild = device, options.rebuild
         self._blocking_sync = options.blocking_sync
         self._build_options = BuildOptions(
-            max_batch=options.max_batch, workspace_mib=options.workspace_mib)
+            max_batch=self.max_batch, workspace_mib=options.workspace_mib)
         self._module = trt.__name__
         metadata = onnx_metadata(onnx)
         gpu = Gpu(device_index(device), options.blocking_sync)
@@ -112,7 +112,7 @@ class EngineJob:
             compute_capability=gpu.compute_capability,
             tensorrt=f'{trt.__name__} {trt.__version__}', cuda=gpu.cuda_version,
             driver=driver_version(), precision=metadata.precision,
-            shape=(options.max_batch, *metadata.input_size, 3),
+            shape=(self.max_batch, *metadata.input_size, 3),
             options=asdict(self._build_options))
         self._info = EngineInfo(
             metadata=metadata, module=trt.__name__, version=trt.__version__, gpu=gpu.name,

@@ -9,6 +9,7 @@ fails there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+import contextlib
 from dataclasses import dataclass, field, fields
 import json
 import mmap
@@ -92,26 +93,48 @@ def onnx_metadata(path: Path) -> ModelMetadata:
 
     :raises ModelError: the file is not ONNX, or has no metadata of ours.
     """
-    if path.stat().st_size == 0:
-        raise ModelError(f'{path} is empty; copy it again, or {MAKE_ONE}')
     text = None
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            for number, entry in _fields(data, 0, len(data)):
-                if number == 14:
-                    pair = {n: data[part].decode() for n, part in _fields(data, entry.start,
-                                                                          entry.stop)}
-                    if pair.get(1) == KEY:
-                        text = pair.get(2)
-        except (IndexError, ValueError):
-            raise ModelError(
-                f'{path} is not an ONNX file, or is cut short; copy it again, or {MAKE_ONE}'
-            ) from None
+    with _model(path) as (data, whole):
+        for number, entry in _fields(data, whole):
+            if number == 14:
+                pair = {n: data[part].decode() for n, part in _fields(data, entry)}
+                if pair.get(1) == KEY:
+                    text = pair.get(2)
     return ModelMetadata.from_json(text, str(path))
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, slice]]:
+def onnx_batch(path: Path) -> int | None:
+    """
+    Return how many pictures an ONNX file takes in one call; None: any number.
+
+    It is the first dimension of the first input, graph.input[0].type.tensor_type.shape.dim[0].
+
+    :raises ModelError: the file is not ONNX.
+    """
+    with _model(path) as (data, place):
+        for number in (7, 11, 2, 1, 2, 1):
+            place = next(part for n, part in _fields(data, place) if n == number)
+        if data[place][:1] != b'\x08':  # dim_value; else it has a name, or is not known
+            return None
+        return _varint(data, place.start + 1)[0]
+
+
+@contextlib.contextmanager
+def _model(path: Path) -> Iterator[tuple[mmap.mmap, slice]]:
+    if path.stat().st_size == 0:
+        raise ModelError(f'{path} is empty; copy it again, or {MAKE_ONE}')
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            yield data, slice(0, len(data))
+        except (IndexError, StopIteration, ValueError):
+            raise ModelError(
+                f'{path} is not an ONNX file, or is cut short; copy it again, or {MAKE_ONE}'
+            ) from None
+
+
+def _fields(data: mmap.mmap, message: slice) -> Iterator[tuple[int, slice]]:
     """Yield number and place of the fields of one protobuf message that have a length."""
+    at, end = message.start, message.stop
     while at < end:
         key, at = _varint(data, at)
         kind = key & 7
