@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
 import signal
@@ -32,9 +32,14 @@ def tidy_on_signals() -> None:
     So that what tidies up after half-written files still runs. The exit code is 128 and the
     signal's number, as a shell reports it. What is ignored (nohup) stays so.
     """
+    def end(number: int, frame: object) -> None:
+        with suppress(OSError):  # a closed terminal; print() may not be used in here
+            os.write(2, f'\nstopped by {signal.Signals(number).name}\n'.encode())
+        sys.exit(128 + number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, frame: sys.exit(128 + number))
+            signal.signal(number, end)
 
 
 @contextmanager

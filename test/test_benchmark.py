@@ -13,7 +13,7 @@ from tiny_segmenter_onnx import write_tiny_segmenter
 import torch
 from training.benchmark import main
 from training.contenders import Contender, parse, Spec
-from training.latency import measure
+from training.latency import check_batches, measure
 from training.machine import choose_device
 from training.onnx_work import count_onnx
 from training.roofline import count, label_network
@@ -36,7 +36,8 @@ def test_ratio_is_of_the_same_run(tmp_path):
     assert rows[0].ratio == 1 and rows[1].ratio == pytest.approx(rows[1].p50_ms / rows[0].p50_ms)
     assert rows[1].ratio_of_best == pytest.approx(rows[1].best_ms / rows[0].best_ms)
     with pytest.raises(ValueError, match='batch 4 is more than any'):
-        measure(contenders, [4], runs=1)
+        check_batches(contenders, [2, 4])
+    check_batches(contenders, [1, 2])
 
 
 def test_peak_memory_is_of_the_call():
@@ -157,6 +158,8 @@ def test_words_after_a_model():
 @pytest.mark.parametrize('arguments, message', [
     (['dgtl-dinov2-x'], "unknown preset 'dgtl-dinov2-x'; did you mean dgtl-dinov2"),
     (['no.onnx'], 'no model file'),
+    ([300 * 'a' + '.onnx'], 'no model file'),
+    ([300 * 'a' + '.safetensors'], 'too long'),
     (['no.safetensors'], 'there is no file'),
     (['dgtl-mini', '--size', '100', '128'], 'multiples of the patch'),
     (['dgtl-mini:unfolded', '--size', '100', '128'], 'multiples of the patch'),
@@ -173,6 +176,22 @@ def test_words_after_a_model():
 def test_clear_errors(arguments, message, capsys):
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_batch_that_nothing_takes_is_said_before_the_first_call(tmp_path, capsys, monkeypatch):
+    model = write_tiny_onnx(tmp_path / 'm.onnx')
+    monkeypatch.setattr('training.benchmark.measured_peaks', None)
+    assert main([str(model), '--device', 'cpu', '--batch', '1', '99']) == 2
+    assert 'batch 99 is more than any of these models takes (at most 1)' in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_in_a_line(monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('training.benchmark.open_contender', stop)
+    assert main([*MINI]) == 130
+    assert capsys.readouterr().err == 'benchmark: stopped\n'
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -131,6 +131,8 @@ def test_start_from_another_model_as_far_as_it_fits(config, tmp_path):
 def test_wrong_files_are_refused_in_words(config, tmp_path):
     with pytest.raises(ModelError, match='there is no file'):
         read_header(tmp_path / 'none.safetensors')
+    with pytest.raises(ModelError, match='is a folder, not a checkpoint'):
+        read_header(tmp_path)
     (tmp_path / 'text.safetensors').write_text('hello')
     with pytest.raises(ModelError, match='is not a .safetensors file, or is cut short .*copy it'):
         read_header(tmp_path / 'text.safetensors')
@@ -143,8 +145,18 @@ def test_wrong_files_are_refused_in_words(config, tmp_path):
     tensors = load_file(tmp_path / 'a.safetensors')
     del tensors['model.adapter.scale']
     save_file(tensors, tmp_path / 'b.safetensors', {KEY: json.dumps(header)})
-    with pytest.raises(ModelError, match='(?s)does not fit its configuration.*adapter.scale'):
+    with pytest.raises(ModelError, match='not fit its configuration.*missing: adapter.scale$'):
         load_segmenter(tmp_path / 'b.safetensors')
+    save_file({'model.x': torch.zeros(1), 'model.adapter.scale': torch.zeros(7)},
+              tmp_path / 'b.safetensors', {KEY: json.dumps(header)})
+    with pytest.raises(ModelError, match=(
+            r'missing: .* and \d+ more; unknown: x; of another shape: adapter.scale$')) as caught:
+        load_segmenter(tmp_path / 'b.safetensors')
+    assert len(str(caught.value)) < 500
+    for key, value in (('input_size', [32, 32]), ('classes', header['classes'][:-1])):
+        save_file(tensors, tmp_path / 'd.safetensors', {KEY: json.dumps({**header, key: value})})
+        with pytest.raises(ModelError, match='says two things of its input size or classes'):
+            load_segmenter(tmp_path / 'd.safetensors')
     header['config']['head']['num_querys'] = 3
     save_file(tensors, tmp_path / 'c.safetensors', {KEY: json.dumps(header)})
     with pytest.raises(ModelError, match='did you mean num_queries'):

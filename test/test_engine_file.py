@@ -34,10 +34,10 @@ def test_what_is_written_is_read(engine):
 
 
 @pytest.mark.parametrize('spoil, message', [
-    (lambda e: side_file(e).unlink(), 'x.engine has no x.json beside it'),
-    (lambda e: side_file(e).write_text('{'), 'x.json does not describe an engine'),
-    (lambda e: side_file(e).write_bytes(b'\x85\xff'), 'x.json does not describe an engine'),
-    (lambda e: side_file(e).write_text('[]'), 'x.json does not describe an engine'),
+    (lambda e: side_file(e).unlink(), 'x.engine has no x.engine.json beside it'),
+    (lambda e: side_file(e).write_text('{'), 'x.engine.json does not describe an engine'),
+    (lambda e: side_file(e).write_bytes(b'\x85\xff'), 'x.engine.json does not describe an engine'),
+    (lambda e: side_file(e).write_text('[]'), 'x.engine.json does not describe an engine'),
     (lambda e: side_file(e).write_text('{}'), "does not describe an engine .*'format'"),
     (lambda e: side_file(e).write_text(side_file(e).read_text().replace('"gpu"', '"cpu"')),
      'does not describe an engine .*cpu'),
@@ -47,9 +47,9 @@ def test_what_is_written_is_read(engine):
      'broken "dgtl" metadata'),
     (lambda e: change(e, version=10), 'does not describe an engine .*version of another type'),
     (lambda e: change(e, options=None), 'does not describe an engine .*options of another type'),
-    (lambda e: (side_file(e).unlink(), side_file(e).mkdir()), 'x.json cannot be read: Is a dir'),
-    (lambda e: e.write_bytes(b'engin'), 'x.engine is not the engine that x.json describes'),
-    (lambda e: e.write_bytes(b'enginE'), 'x.engine is not the engine that x.json describes')])
+    (lambda e: (side_file(e).unlink(), side_file(e).mkdir()), 'x.engine.json cannot be read: Is'),
+    (lambda e: e.write_bytes(b'engin'), 'x.engine is not the engine that x.engine.json describes'),
+    (lambda e: e.write_bytes(b'enginE'), 'x.engine is not the engine that')])
 def test_what_does_not_belong_together_is_refused(engine, spoil, message):
     spoil(engine)
     with pytest.raises(ModelError, match=message):

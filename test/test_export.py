@@ -55,7 +55,7 @@ def test_the_embedded_model_labels_as_its_checkpoint_does(camvid):
     size, truths = config.input_size, [picture.labels for picture in camvid]
     pictures = sized(camvid, size)
     network = LabelNetwork(fold(segmenter, size), size).eval()
-    trained = _trained(segmenter, network, pictures)
+    trained = _trained(segmenter, network, size, pictures)
     folded = agreement(run_torch(network, pictures), trained, len(config.classes), truths)
     shipped = agreement(run_file(default_model(), pictures), trained, len(config.classes), truths)
     print(f'\nfolded: {folded}\nembedded: {shipped}')

@@ -59,5 +59,6 @@ with placing(Path(sys.argv[1])) as temporary:
     done = subprocess.run(
         [sys.executable, '-c', script, str(path), str(int(number))], timeout=60,
         cwd=Path(__file__).resolve().parents[1],
-        preexec_fn=partial(signal.signal, number, before))
+        preexec_fn=partial(signal.signal, number, before), stderr=subprocess.PIPE, text=True)
+    assert done.stderr == (f'\nstopped by {number.name}\n' if code else '')
     assert done.returncode == code and [p.name for p in tmp_path.iterdir()] == ['model'][code:]

@@ -4,6 +4,8 @@ import json
 import re
 from types import SimpleNamespace
 
+import cv2
+from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.export.fold import fold
 from dgtl_core.export.labels import LabelNetwork
@@ -31,7 +33,7 @@ import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street
 from tiny_onnx import write_tiny_onnx
 import torch
-from training.export import main
+from training.export import _labelled, _pictures, main
 
 
 def metadata(config, size=None):
@@ -276,11 +278,21 @@ def test_the_least_agreement(tmp_path, monkeypatch, options, wanted):
     said = []
     config = small_config('rein-dinov2-s')
     monkeypatch.setattr('training.export._network', lambda _: (
-        None, SimpleNamespace(picture_size=(64, 96)), metadata(config)))
+        None, SimpleNamespace(picture_size=(64, 96)), None, metadata(config)))
     monkeypatch.setattr('training.export._trained', lambda *_: [])
     monkeypatch.setattr('training.export.export_onnx', keep)
     main(['a.safetensors', str(tmp_path / 'm.onnx'), '--count', '1', *options])
     assert said == [wanted]
+
+
+def test_every_picture_is_compared_once(tmp_path):
+    for number in range(5):
+        cv2.imwrite(str(tmp_path / f'{number}.png'), np.full((8, 8, 3), number, np.uint8))
+    for count, seen in ((8, [0, 1, 2, 3, 4]), (5, [0, 1, 2, 3, 4]), (2, [0, 2])):
+        assert [p.max() for p in _pictures(tmp_path, count, (4, 4))] == seen
+    data, classes = 'streetworld:clear,height=32,width=64,count=2', CITYSCAPES
+    pictures, truths = _labelled(data, 5, (32, 64), classes)
+    assert len(pictures) == len(truths) == 2 and not np.array_equal(*pictures)
 
 
 def test_labels_of_no_size_are_refused():
@@ -323,6 +335,14 @@ def test_agreement_counts():
     assert agreement([(labels, sure)], [(other, sure - 4)], 2, [large]) == found
 
 
+def onnx_batches(path):
+    """The pictures that the network sees in one call: those of its first convolution."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    first = next(node for node in graph.node if node.op_type in ('Conv', 'Gemm', 'MatMul'))
+    shape = {v.name: v.type.tensor_type.shape for v in graph.value_info}[first.output[0]]
+    return shape.dim[0].dim_value
+
+
 def test_command(tmp_path, capsys):
     config = small_config('rein-dinov2-s')
     model = small_segmenter(config, street(config.input_size))
@@ -343,6 +363,12 @@ def test_command(tmp_path, capsys):
     assert f'mIoU {matrix.mean_iou():.4f} (reference ' in printed
     size = predict._backend(np.zeros((1, *predict.input_size, 3), np.uint8))[0].shape
     assert size == (1, 200, 300)
+    # A window that is smaller than the configuration's stride.
+    small = [*arguments[:4], '--size', '32', '48', '--slide', '64', '96']
+    for stride, windows in (([], 4), (['--stride', '16', '48'], 6)):
+        assert main([*small, *stride]) == 0
+        assert onnx_batches(out) == windows
+    capsys.readouterr()
     assert main([*arguments[:-3], '--truth', 'streetworld:fgo']) == 1
     assert "no condition 'fgo'" in capsys.readouterr().err
     assert main([str(tmp_path / 'none.safetensors'), str(out)]) == 1

@@ -154,6 +154,11 @@ def test_what_is_not_a_picture_is_refused(model, image):
     (json.dumps({'format': 1}), 'broken "dgtl" metadata'),
     (METADATA.to_json().replace('"format": 1', '"format": 9'), 'format 9, this version reads 1'),
     (METADATA.to_json().replace('[32, 64]', '[64, 64]'), 'must take "image" uint8'),
+    (METADATA.to_json().replace('[32, 64]', '[1e999, 64]'), 'broken .*input_size'),
+    (METADATA.to_json().replace('[32, 64]', '[32.5, 64]'), 'broken .*input_size'),
+    (METADATA.to_json().replace('[32, 64]', '[0, 64]'), 'broken .*input_size'),
+    (replace(METADATA, precision='fp12').to_json(), "broken .*precision 'fp12', known are"),
+    (100_000 * '[', 'broken "dgtl" metadata .Recursion'),
 ])
 def test_a_model_without_our_metadata_is_refused(tmp_path, metadata, message):
     path = write_tiny_onnx(tmp_path / 'x.onnx', metadata=metadata)
@@ -164,6 +169,8 @@ def test_a_model_without_our_metadata_is_refused(tmp_path, metadata, message):
 def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match='no model file at'):
         Predictor.load(tmp_path / 'none.onnx')
+    with pytest.raises(ModelError, match='no model file at'):
+        Predictor.load(tmp_path / (300 * 'a' + '.onnx'))
     with monkeypatch.context() as patch:  # root may read everything
         patch.setattr('os.access', lambda *_: False)
         with pytest.raises(ModelError, match='may not be read by this user'):
@@ -188,7 +195,9 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     ({'backend': 'tflite'}, 'backend must be one of'),
     ({'backend': 'torch'}, 'cannot run tiny.onnx: use one of'),
     ({'device': 'gpu'}, 'device must be auto, cpu, cuda or cuda:N'),
-    ({'device': 'cuda:x'}, 'device must be'),
+    ({'device': 'cuda:x'}, 'device must be'), ({'device': 'cuda:²'}, 'device must be'),
+    ({'device': 'cuda:01'}, 'device must be'), ({'device': 'cuda:9999'}, 'device must be'),
+    ({'device': None}, 'device must be'),
     ({'threads': -1}, 'threads must be 0'), ({'threads': 100_000}, 'to 256, got 100000'),
     ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),

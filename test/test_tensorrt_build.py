@@ -209,13 +209,17 @@ def test_the_command_writes_an_engine_and_its_side_file(tmp_path, no_gpu, capsys
     assert info.metadata.input_size == (64, 128) and info.labels_equal is None
     with pytest.raises(ModelError, match='m.engine needs a GPU'):
         Predictor.load(out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['m.engine', 'm.json', 'm.onnx']
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        'm.engine', 'm.engine.json', 'm.onnx']
+    plan = tmp_path / 'm.plan'  # both can be had
+    assert main([str(path), str(plan), '--unverified', '--module', 'tensorrt_rtx']) == 0
+    assert EngineInfo.beside(plan) and EngineInfo.beside(out) == info
 
 
 @rtx
 @pytest.mark.parametrize('number, code, message', [
-    (signal.SIGINT, 130, 'stopped; {out} is as it was'), (signal.SIGTERM, 143, ''),
-    (signal.SIGHUP, 129, '')])
+    (signal.SIGINT, 130, 'stopped; {out} is as it was'),
+    (signal.SIGTERM, 143, 'stopped by SIGTERM'), (signal.SIGHUP, 129, 'stopped by SIGHUP')])
 def test_a_signal_stops_the_command_and_leaves_the_old_engine(
         tmp_path, no_gpu, number, code, message):
     path = write_tiny_segmenter(tmp_path / 'm.onnx')
@@ -245,7 +249,8 @@ def test_flags_are_found_by_name(members, flags):
 
 @pytest.mark.parametrize('options, message', [
     ({'optimization_level': 6}, 'must be 0..5, got 6'), ({'hardware': 'any'}, "got 'any'"),
-    ({'max_batch': 0}, 'max_batch 1 or more'), ({'workspace_mib': -1}, 'workspace_mib must be')])
+    ({'max_batch': 0}, 'max_batch 1 or more'), ({'workspace_mib': -1}, 'workspace_mib must be'),
+    ({'workspace_mib': 2**40}, r'must be in 0\.\.1048576 .* got 1099511627776')])
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         BuildOptions(**options)
@@ -324,15 +329,40 @@ def test_the_builder_gets_the_gpu_that_was_asked_for(robot, monkeypatch):
 
 @pytest.mark.parametrize('name, message', [
     ('m.onnx', 'ends in one of .*engine.* got'), ('m.json', 'ends in one of'),
-    ('missing/m.engine', 'No such file or directory')])
+    ('m.onnx/m.engine', 'm.onnx'), ('folder.engine', 'must be a file .* got .*folder.engine'),
+    ('held.engine', 'must be a file .* got .*held.engine.json')])
 def test_a_place_for_no_engine_is_refused_before_the_build(
         robot, monkeypatch, name, message, capsys):
     before = robot.model.read_bytes()
+    for folder in ('folder.engine', 'held.engine.json'):
+        (robot.model.parent / folder).mkdir()
     monkeypatch.setattr(command, 'build', None)
     robot.command[1] = str(robot.model.parent / name)
     assert main(robot.command) == 1
     assert re.search(message, capsys.readouterr().err)
     assert robot.model.read_bytes() == before
+
+
+@pytest.mark.parametrize('options', [
+    ['--threshold', '7'], ['--threshold', 'nan'], ['--device', 'cuda:9']])
+def test_what_can_never_hold_is_refused_before_the_build(robot, monkeypatch, options, capsys):
+    monkeypatch.setattr(command, 'build', None)
+    assert main([*robot.command, *options]) == 1
+    assert re.search(r'in 0\.\.1, got|number of GPUs is 1', capsys.readouterr().err)
+
+
+def test_a_device_that_is_not_there_is_said_without_pictures_too(tmp_path, no_gpu, capsys):
+    path = write_tiny_onnx(tmp_path / 'm.onnx')
+    pytest.importorskip('tensorrt_rtx')
+    assert main([str(path), str(tmp_path / 'm.engine'), '--unverified', '--module',
+                 'tensorrt_rtx', '--device', 'cuda']) == 1
+    assert 'on the GPU that will run it, but' in capsys.readouterr().err
+
+
+def test_a_reference_without_pictures_is_a_mistake(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(['m.onnx', 'm.engine', '--unverified', '--reference', 'other.onnx'])
+    assert 'what --pictures are compared with' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -419,7 +449,7 @@ def test_both_files_are_on_the_disk_before_they_have_their_names(robot, monkeypa
 def test_a_place_that_cannot_be_written_is_left_clean(robot, capsys):
     robot.out.mkdir()
     assert main(robot.command) == 1
-    assert 'directory' in capsys.readouterr().err.lower()
+    assert 'must be a file' in capsys.readouterr().err
     assert [p.name for p in robot.out.parent.iterdir()] == ['m.engine']
 
 

@@ -230,7 +230,7 @@ def test_the_predictor_runs_an_engine_file(trt, tmp_path):
 
 def test_a_cut_engine_is_refused_before_anything_runs(trt, driver, engine):
     engine.write_bytes(engine.read_bytes()[:-1])
-    with pytest.raises(ModelError, match='is not the engine that model.json describes'):
+    with pytest.raises(ModelError, match='is not the engine that model.engine.json describes'):
         open_backend(engine)
     assert not driver.calls
 

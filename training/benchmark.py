@@ -33,7 +33,7 @@ from training.contenders import (
     Spec,
     WORDS,
 )
-from training.latency import measure, noise, Row, table
+from training.latency import check_batches, check_numbers, measure, noise, Row, table
 from training.machine import choose_device, machine
 from training.roofline import bandwidth, count, count_by_part, peak_flops, Work
 
@@ -138,6 +138,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not 0 <= options.threads <= MAX_THREADS:
         raise ValueError(
             f'threads must be 0 (automatic) to {MAX_THREADS}, got {options.threads}')
+    check_numbers(options.batch, runs=options.runs, warmup=options.warmup)
     if options.threads:
         torch.set_num_threads(options.threads)
     specs = _specs(options)
@@ -163,6 +164,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             max(options.batch)))
         print(f'{contenders[-1].name}: ready in {contenders[-1].load_s:.1f} s', file=sys.stderr)
     cache.clear()
+    check_batches(contenders, options.batch)
     peaks = measured_peaks(contenders, device) if options.roofline else {}
     rows = measure(contenders, options.batch, runs=options.runs, warmup=options.warmup)
     if peaks:  # again, lest another program was in the way
@@ -215,7 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     try:
         result = run(options)
-    except (CudaError, ModelError, ValueError, torch.OutOfMemoryError) as error:
+    except KeyboardInterrupt:
+        print('benchmark: stopped', file=sys.stderr)
+        return 130
+    except (CudaError, ModelError, OSError, ValueError, torch.OutOfMemoryError) as error:
         print(f'benchmark: {error}', file=sys.stderr)
         return 2
     text = result.pop('text')

@@ -38,6 +38,12 @@ Size = tuple[int, int]
 MIN_AGREEMENT = {'fp32': 0.999, 'fp16': 0.995, 'bf16': 0.995, 'quarter': 0.95}
 
 
+def _spread(total: int, count: int) -> list[int]:
+    """Return ``count`` numbers below ``total``, evenly spread; all of them if it has fewer."""
+    count = min(total, count)
+    return [i * total // count for i in range(count)]
+
+
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
     """Real pictures of a folder, evenly spread over it, or generated ones, at ``size``."""
     if folder is None:
@@ -47,8 +53,7 @@ def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png'))
     if not files:
         raise ExportError(f'no .jpg or .png pictures in {folder}')
-    chosen = [files[i * len(files) // count] for i in range(min(count, len(files)))]
-    images = [read_image(path) for path in chosen]
+    images = [read_image(files[i]) for i in _spread(len(files), count)]
     return [to_input(image, place(image.shape[:2], size, 'stretch')) for image in images]
 
 
@@ -60,14 +65,14 @@ def _labelled(spec: str, count: int, size: Size, classes: ClassSet) -> tuple[
         raise ExportError(
             f'{data.name} has the classes {list(data.classes.names)}, the model '
             f'{list(classes.names)}; they must be equal')
-    chosen = [data[i * len(data) // count] for i in range(min(count, len(data)))]
+    chosen = [data[i] for i in _spread(len(data), count)]
     images = [np.ascontiguousarray(to_input(c.image, place(c.labels.shape, size, 'stretch')))
               for c in chosen]
     return images, [c.labels for c in chosen]
 
 
 @torch.inference_mode()
-def _trained(segmenter: Segmenter, network: LabelNetwork,
+def _trained(segmenter: Segmenter, network: LabelNetwork, stride: Size,
              pictures: Sequence[np.ndarray]) -> list[Output]:
     """Labels and confidence as training and evaluation compute them: nothing folded, float32."""
     config, window = segmenter.config, network.network.size
@@ -76,7 +81,7 @@ def _trained(segmenter: Segmenter, network: LabelNetwork,
     for picture in pictures:
         images = ((torch.from_numpy(picture).permute(2, 0, 1) - mean) / std)[None]
         scores = segmenter.scores(images) if len(network.windows) == 1 else slide(
-            segmenter.scores, images, window, config.window_stride)
+            segmenter.scores, images, window, stride)
         if network.output_size != network.picture_size:
             scores = F.interpolate(
                 scores, network.output_size, mode='bilinear', align_corners=False)
@@ -86,17 +91,20 @@ def _trained(segmenter: Segmenter, network: LabelNetwork,
     return results
 
 
-def _network(options: argparse.Namespace) -> tuple[Segmenter, LabelNetwork, ModelMetadata]:
+def _network(options: argparse.Namespace) -> tuple[
+        Segmenter, LabelNetwork, Size, ModelMetadata]:
     segmenter, config = load_segmenter(options.checkpoint)
     window = tuple(options.size or config.input_size)
+    height, width = options.stride or config.window_stride
+    stride = min(height, window[0]), min(width, window[1])
     picture = tuple(options.slide or window)
     network = LabelNetwork(
         fold(segmenter, window, options.sampling), picture,
-        config.window_stride if options.slide else None, options.output_size and
+        stride if options.slide else None, options.output_size and
         tuple(options.output_size), 'quarter' if options.quarter else 'exact')
     header = read_header(options.checkpoint)
     metadata = ModelMetadata.from_json(json.dumps(header), str(options.checkpoint))
-    return segmenter.eval(), network.eval(), replace(metadata, input_size=picture)
+    return segmenter.eval(), network.eval(), stride, replace(metadata, input_size=picture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('out', type=Path, help='.onnx')
     parser.add_argument('--size', **size, help="of the network; default: the configuration's")
     parser.add_argument('--slide', **size, help='of the picture, seen through sliding windows')
+    parser.add_argument('--stride', **size, help=(
+        "of the windows; default: the configuration's, and never more than --size"))
     parser.add_argument('--output-size', **size, help="of the labels; default: the picture's")
     parser.add_argument('--sampling', default='grid_sample', choices=('grid_sample', 'gather'),
                         help='how deformable attention samples: gather where an engine is wrong '
@@ -118,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--weights', default='float32', choices=('float32', 'float16'),
                         help='how weights are stored (%(default)s); float16 halves the file')
     parser.add_argument('--dynamic-batch', action='store_true',
-                        help='any number of pictures in one call; without it, one')
+                        help='several pictures in one call (Predictor: up to 16); without it, one')
     parser.add_argument('--quarter', action='store_true',
                         help='fast and not exact: bring up the scores of the mask grid')
     shown = parser.add_mutually_exclusive_group()
@@ -141,14 +151,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         if not 0 <= wanted <= 1:
             raise ExportError(f'--min-agreement must be in 0..1, got {wanted}')
-        segmenter, network, metadata = _network(options)
+        segmenter, network, stride, metadata = _network(options)
         truths = None
         if options.truth:
             pictures, truths = _labelled(
                 options.truth, options.count, network.picture_size, metadata.classes)
         else:
             pictures = _pictures(options.pictures, options.count, network.picture_size)
-        trained = _trained(segmenter, network, pictures)
+        trained = _trained(segmenter, network, stride, pictures)
         del segmenter
         same, kept = export_onnx(
             network, options.out, metadata, pictures, truths, trained=trained,

@@ -41,24 +41,28 @@ class Row:
     of_roof_percent: float | None = None
 
 
-def measure(contenders: Sequence[Contender], batches: Sequence[int], *, runs: int,
-            warmup: int = 2) -> list[Row]:
-    """
-    Time every contender at every batch size that it can take, in turn.
-
-    :raises ValueError: not a number of calls or pictures, or a batch fits no contender.
-    """
+def check_numbers(batches: Sequence[int], *, runs: int, warmup: int) -> None:
+    """Find out before anything is loaded; :raises ValueError: no number of calls or pictures."""
     if runs < 1 or warmup < 0 or min(batches) < 1:
         raise ValueError(
             'runs and batch must be at least 1 and warmup 0, got '
             f'{runs}, {min(batches)} and {warmup}')
+
+
+def check_batches(contenders: Sequence[Contender], batches: Sequence[int]) -> None:
+    """Find out before anything is timed; :raises ValueError: a batch fits no contender."""
+    most = max(c.max_batch for c in contenders)
+    if max(batches) > most:
+        raise ValueError(
+            f'batch {max(batches)} is more than any of these models takes (at most {most})')
+
+
+def measure(contenders: Sequence[Contender], batches: Sequence[int], *, runs: int,
+            warmup: int = 2) -> list[Row]:
+    """Time every contender at every batch size that it can take, in turn."""
     rows = []
     for batch in batches:
         able = [c for c in contenders if batch <= c.max_batch]
-        if not able:
-            raise ValueError(
-                f'batch {batch} is more than any of these models takes '
-                f'(at most {max(c.max_batch for c in contenders)})')
         pictures = {c.input_size: noise(batch, c.input_size) for c in able}
         begin = time.perf_counter()
         for number in range(warmup + runs):

@@ -40,10 +40,11 @@ def count_onnx(path: Path, batch: int = 1) -> Work:
             if not all(math.prod(shape) and shape for shape in known):
                 raise ValueError(f'the shapes at {node.name} of {path} are unknown: {known}')
             flops += 2 * _RULES[node.op_type](*known)
-    weights = sum(math.prod(i.dims) for i in graph.initializer)
+    weights = sum(math.prod(i.dims) for i in graph.initializer if i.data_type in _NUMBERS)
     return Work(float(flops), float(weights))
 
 
+_NUMBERS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 # Multiply-adds from the shapes of both inputs and the output.
 _RULES = {
     'Gemm': lambda a, b, out: math.prod(a) * out[-1],

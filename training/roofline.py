@@ -55,7 +55,7 @@ class Work:
     """What one call of a network costs."""
 
     flops: float
-    weights: float  # how many numbers
+    weights: float  # how many numbers, constants that folding made included
     traffic: float = 0.0  # bytes that its operations read and write one by one, none fused
 
     def pictures_per_s(self, board: Board) -> float:
@@ -105,7 +105,8 @@ def count(network: nn.Module, size: Size, batch: int = 1) -> Work:
         pictures = torch.zeros((batch, *size, 3), dtype=torch.uint8, device=device)
         with _Traffic() as traffic:
             network(pictures)
-    weights = sum(p.numel() for p in network.parameters())
+    weights = sum(t.numel() for t in (*network.parameters(), *network.buffers())
+                  if t.is_floating_point())
     return Work(flops, float(weights), float(traffic.bytes))
 
 

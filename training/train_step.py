@@ -57,9 +57,6 @@ def measure(
         if spec.is_file or spec.form == 'released-eager' or spec.compiled:
             raise ValueError(
                 f'--train times presets and checkpoints in eager mode, got {spec.name}')
-    if runs < 1 or warmup < 0 or batch < 1:
-        raise ValueError(
-            f'runs and batch must be at least 1 and warmup 0, got {runs}, {batch} and {warmup}')
     steps: list[Step] = []
     for spec in specs:
         model, config = open_model(spec.model, cache)

@@ -22,7 +22,7 @@ import sys
 
 from dgtl_core.export.progress import Progress
 from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, HARDWARE
-from dgtl_core.files import tidy_on_signals
+from dgtl_core.files import destination, tidy_on_signals
 from dgtl_core.runtime.agreement import Sample, samples, THRESHOLD, verify_engine
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.engine_cache import file_sha256
@@ -59,11 +59,15 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     options = BuildOptions() if options is None else options
     if out.suffix not in SUFFIXES:
         raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
+    for path in (out, side_file(out)):  # said before the build, not after it
+        destination(path, path.suffix)
+    if not 0 <= threshold <= 1:
+        raise ModelError(f'the threshold is a share of pixels in 0..1, got {threshold}')
     metadata = onnx_metadata(onnx)
     device_index(device)  # is it one?
     fault = cuda_fault(device)
     trt = import_tensorrt(module)
-    if fault and (trt.__name__ != 'tensorrt_rtx' or pictures):
+    if fault and (trt.__name__ != 'tensorrt_rtx' or pictures or device != 'auto'):
         raise ModelError(
             f'an engine is built and compared on the GPU that will run it, but {fault}. Without '
             'a GPU, tensorrt-rtx can check that the model parses and builds: --module '
@@ -71,7 +75,6 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
     try:
         known = _known(metadata, reference or onnx, pictures) if pictures else []
-        staged.touch()  # a folder that cannot be written is said before the build, not after it
         gpu = None if fault else Gpu(device_index(device))
         try:
             activate = (lambda: None) if gpu is None else gpu.activate
@@ -182,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.most < 1:
         parser.error(f'--most must be 1 or more, got {args.most}')
+    if args.reference and args.unverified:
+        parser.error('--reference is what --pictures are compared with; give some')
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
     tidy_on_signals()
     try:

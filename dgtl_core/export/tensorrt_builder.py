@@ -22,6 +22,7 @@ from dgtl_core.files import write_atomically
 from dgtl_core.runtime.metadata import ModelError
 from dgtl_core.runtime.tensorrt import INPUT, started
 
+MAX_WORKSPACE_MIB = 2**20
 HARDWARE = ('this', 'same_capability', 'ampere_plus')
 USE_GATHER = (
     'export the model again with "--sampling gather" (several versions of TensorRT compute '
@@ -45,9 +46,9 @@ class BuildOptions:
             raise ValueError(f'optimization_level must be 0..5, got {self.optimization_level}')
         if self.hardware not in HARDWARE:
             raise ValueError(f'hardware must be one of {list(HARDWARE)}, got {self.hardware!r}')
-        if self.workspace_mib < 0 or self.max_batch < 1:
+        if not 0 <= self.workspace_mib <= MAX_WORKSPACE_MIB or self.max_batch < 1:
             raise ValueError(
-                'workspace_mib must be 0 or more and max_batch 1 or more, got '
+                f'workspace_mib must be in 0..{MAX_WORKSPACE_MIB} and max_batch 1 or more, got '
                 f'{self.workspace_mib} and {self.max_batch}')
 
 

@@ -77,6 +77,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
     :raises ModelError: it is no checkpoint of ours; the message says what to do.
     """
+    if path.is_dir():
+        raise ModelError(f'{path} is a folder, not a checkpoint; name the file in it')
     try:
         with safe_open(path, 'pt') as file:
             text = (file.metadata() or {}).get(KEY)
@@ -102,7 +104,13 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterConfig]:
     :raises ModelError: no checkpoint of ours, or its weights do not fit its configuration.
     """
     try:
-        config = from_dict(SegmenterConfig, read_header(path)['config'])
+        header = read_header(path)
+        config = from_dict(SegmenterConfig, header['config'])
+        said = ModelMetadata.from_json(json.dumps(header), str(path))
+        if (said.input_size, said.classes.names) != (config.input_size, config.classes.names):
+            raise ModelError(
+                f'{path} says two things of its input size or classes, in its header and in its '
+                f'configuration; {_MAKE_ONE}')
         model = Segmenter(config)
         load_weights(path, model)
     except ModelError:
@@ -114,13 +122,20 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterConfig]:
 
 def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
     """Load the weights below ``prefix`` strictly; :raises ModelError: they do not fit."""
+    own = model.state_dict()
     with safe_open(path, 'pt') as file:
         state = {key.removeprefix(prefix): file.get_tensor(key)
                  for key in file.keys() if key.startswith(prefix)}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f'{path} does not fit its configuration: {error}') from None
+    common = own.keys() & state.keys()
+    faults = {
+        'missing': own.keys() - state.keys(), 'unknown': state.keys() - own.keys(),
+        'of another shape': {key for key in common if own[key].shape != state[key].shape}}
+    if any(faults.values()):
+        raise ModelError(f'{path} does not fit its configuration; tensors ' + '; '.join(
+            f'{what}: {", ".join(sorted(keys)[:3])}'
+            + f' and {len(keys) - 3} more' * (len(keys) > 3)
+            for what, keys in faults.items() if keys))
+    model.load_state_dict(state)
 
 
 def load_matching(path: Path, model: nn.Module) -> list[str]:

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import logging
 import os
 from pathlib import Path
+import re
 from typing import NamedTuple, Protocol
 
-from dgtl_core.runtime.metadata import MAKE_ONE, ModelError, ModelMetadata
+from dgtl_core.runtime.metadata import FILE_PRECISIONS, MAKE_ONE, ModelError, ModelMetadata
 import numpy as np
 
 BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
 SUFFIXES = {
     '.onnx': ('onnxruntime', 'tensorrt'), '.engine': ('tensorrt',), '.plan': ('tensorrt',),
     '.safetensors': ('torch',)}
-PRECISIONS = ('auto', 'fp32', 'fp16', 'bf16', 'int8')
+PRECISIONS = ('auto', *FILE_PRECISIONS)
 MAX_THREADS = 256  # thousands of them stop the computer
 ENGINE_BUILDS = ('background', 'blocking', 'never')
 _INSTALL = {
@@ -48,8 +49,9 @@ class EngineOptions:
         if self.build not in ENGINE_BUILDS:
             raise ModelError(
                 f'engine build must be one of {list(ENGINE_BUILDS)}, got {self.build!r}')
-        if self.max_batch < 1:
-            raise ModelError(f'engine max_batch must be 1 or more, got {self.max_batch}')
+        whole = isinstance(self.max_batch, int) and isinstance(self.workspace_mib, int)
+        if not whole or self.max_batch < 1:
+            raise ModelError(f'engine max_batch must be 1 or more, got {self.max_batch!r}')
         if self.workspace_mib < 0 or not self.cache_gib > 0:
             raise ModelError(
                 'engine workspace_mib must be 0 or more and cache_gib more than 0, got '
@@ -112,7 +114,7 @@ def open_backend(path: str | Path, backend: str = 'auto', device: str = 'auto',
         raise ModelError(
             f'cannot run {str(path)!r}: expected a file that ends in one of '
             f'{sorted(SUFFIXES)} ({MAKE_ONE})')
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where no name may be so long
         raise ModelError(f'no model file at {str(path)!r}; {MAKE_ONE}')
     if precision not in PRECISIONS:
         raise ModelError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
@@ -179,8 +181,8 @@ def check_precision(path: Path, metadata: ModelMetadata, wanted: str) -> None:
 
 
 def _known(device: str) -> bool:
-    kind, _, index = device.partition(':')
-    return device in ('auto', 'cpu', 'cuda') or (kind == 'cuda' and index.isdigit())
+    return isinstance(device, str) and bool(
+        re.fullmatch(r'auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?', device))
 
 
 def _choose(able: tuple[str, ...], device: str) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What lies beside a TensorRT engine: ``X.json`` next to ``X.engine``.
+What lies beside a TensorRT engine: ``X.engine.json`` next to ``X.engine``.
 
 An engine has no room for the class names, and does not say for which GPU it was made before it
 fails there.
@@ -68,7 +68,7 @@ class EngineInfo:
                 f'copy both, or {BUILD_ONE}') from None
         except OSError as error:
             raise ModelError(f'{path} cannot be read: {error.strerror}') from None
-        except (AttributeError, KeyError, TypeError, UnicodeDecodeError,
+        except (AttributeError, KeyError, RecursionError, TypeError, UnicodeDecodeError,
                 json.JSONDecodeError) as error:
             raise ModelError(
                 f'{path} does not describe an engine ({type(error).__name__}: {error}); '
@@ -82,7 +82,7 @@ class EngineInfo:
 
 def side_file(engine: Path) -> Path:
     """Return where the description of an engine lies."""
-    return engine.with_suffix('.json')
+    return engine.with_name(f'{engine.name}.json')
 
 
 def onnx_metadata(path: Path) -> ModelMetadata:

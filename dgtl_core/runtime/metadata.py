@@ -11,6 +11,7 @@ from dgtl_core.classes import ClassSet
 
 KEY = 'dgtl'
 FORMAT = 1
+FILE_PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')  # of the products in a file
 MAKE_ONE = 'make one with "python -m training.export CHECKPOINT OUT.onnx"'
 
 
@@ -58,14 +59,19 @@ class ModelMetadata:
                     f'{where} has metadata format {data["format"]!r}, this version reads '
                     f'{FORMAT}; {MAKE_ONE}')
             height, width = data['input_size']
+            if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+                raise ValueError(f'input_size {data["input_size"]}')
+            precision = data.get('precision', 'fp32')
+            if precision not in FILE_PRECISIONS:
+                raise ValueError(f'precision {precision!r}, known are {list(FILE_PRECISIONS)}')
             return cls(
                 name=str(data['name']), classes=ClassSet.from_list(data['name'], data['classes']),
-                input_size=(int(height), int(width)), method=str(data['method']),
+                input_size=(height, width), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
-                source=str(data.get('source', '')), precision=str(data.get('precision', 'fp32')))
+                source=str(data.get('source', '')), precision=precision)
         except ModelError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
                 f'{where} has broken "{KEY}" metadata ({type(error).__name__}: {error}); '
                 f'{MAKE_ONE}') from None

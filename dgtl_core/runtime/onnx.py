@@ -54,7 +54,8 @@ class OnnxBackend:
             # The fused kernel of ONNX Runtime 1.31 takes five times as long as its two parts.
             self._session = ort.InferenceSession(
                 str(path), options, providers=providers,
-                disabled_optimizers=['SkipLayerNormFusion'])
+                disabled_optimizers=['SkipLayerNormFusion'],
+                enable_fallback=int(len(providers) > 1))  # prints; there is nothing else anyway
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
