@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+import difflib
 from pathlib import Path
 
 IGNORE_INDEX = 255  # a label that means "no label"; never a class
@@ -94,7 +95,7 @@ class ClassSet:
             unknown, missing = set(entry) - allowed, {'id', 'name', 'color'} - set(entry)
             if unknown or missing:
                 raise ValueError(
-                    f'class {position} of {name!r}: unknown keys {sorted(unknown)}, missing keys '
+                    f'class {position} of {name!r}: {_unlike(unknown, allowed)}missing keys '
                     f'{sorted(missing)}; allowed are {sorted(allowed)}')
             result.append(SegmentationClass(**entry))  # type: ignore[arg-type]
         return cls(name, tuple(sorted(result, key=lambda e: e.id)))
@@ -110,12 +111,25 @@ class ClassSet:
 
         try:
             data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        except yaml.YAMLError as error:
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f'{path} is not valid YAML: {error}') from None
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
             raise ValueError(
                 f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
+        unknown = data.keys() - {'name', 'classes'}
+        if unknown:
+            raise ValueError(
+                f'{path}: {_unlike(unknown, ("name", "classes"))}allowed are name and classes')
         return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'])
+
+
+def _unlike(unknown: Iterable[object], allowed: Iterable[str]) -> str:
+    """Name unknown keys, each with the nearest one that is allowed."""
+    text = ''
+    for key in sorted(map(str, unknown)):
+        close = difflib.get_close_matches(key, allowed, 1)
+        text += f'unknown key {key}' + (f' (did you mean {close[0]}?)' if close else '') + ', '
+    return text
 
 
 def _cityscapes() -> ClassSet:

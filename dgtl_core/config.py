@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 import difflib
+import math
 from pathlib import Path
 import types
 from typing import Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
@@ -189,6 +190,8 @@ class SegmenterConfig:
                 f'each way, got {list(self.input_size)}')
         if min(self.std) <= 0:
             raise ValueError(f'std must be positive, got {list(self.std)}')
+        if min(self.window_stride) <= 0:
+            raise ValueError(f'window_stride must be positive, got {list(self.window_stride)}')
         if adapter.text_link != 'off' and self.text.width <= 0:
             raise ValueError(
                 f'adapter.text_link {adapter.text_link!r} needs text.width, the width of one text '
@@ -315,6 +318,9 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any]) -> T:
 
 def override(config: T, changes: Mapping[str, Any]) -> T:
     """Return ``config`` with the differences ``changes`` (nested mappings) laid over it."""
+    if not isinstance(changes, Mapping):
+        raise ValueError(f'the changes must be a mapping, got {changes!r}')
+
     def merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
         merged = dict(base)
         for key, value in extra.items():
@@ -408,9 +414,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
                 for key, item in value.items()}
     if hint is float and not isinstance(value, bool):
         try:  # YAML 1.1 reads 1e-4 as a string
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            pass
+            raise ValueError(f'{where} must be float, got {value!r}') from None
+        if not math.isfinite(number):
+            raise ValueError(f'{where} must be a finite number, got {value!r}')
+        return number
     if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     raise ValueError(f'{where} must be {hint.__name__}, got {value!r}')

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 import time
 from typing import NamedTuple
@@ -17,12 +17,13 @@ from dgtl_core.runtime.backend import (
     MAX_THREADS,
     open_backend,
 )
+from dgtl_core.runtime.engine_cache import file_sha256
 from dgtl_core.runtime.engine_file import onnx_metadata
 from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'EngineStatus', 'MAX_THREADS', 'ModelError',
+    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'MAX_THREADS', 'ModelError',
     'ModelMetadata', 'onnx_metadata', 'Predictor', 'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
@@ -135,7 +136,7 @@ class Predictor:
         results, timing = self.timed_many([image])
         return results[0], timing
 
-    def many(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
+    def many(self, images: Iterable[np.ndarray]) -> list[Segmentation]:
         """
         Label several pictures, in as few calls of the network as its batch size allows.
 
@@ -143,7 +144,7 @@ class Predictor:
         """
         return self.timed_many(images)[0]
 
-    def timed_many(self, images: Sequence[np.ndarray]) -> tuple[list[Segmentation], Timing]:
+    def timed_many(self, images: Iterable[np.ndarray]) -> tuple[list[Segmentation], Timing]:
         """
         Label several pictures and say where the time went, of all of them together.
 
@@ -151,6 +152,7 @@ class Predictor:
         """
         if self._closed:
             raise ModelError('this model was closed and cannot label pictures; load it again')
+        images = list(images)
         placements = [place(_size(image), self.input_size, self._mode) for image in images]
         results: list[Segmentation] = []
         preprocess = infer = postprocess = 0.0

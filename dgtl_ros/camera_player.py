@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ import traceback
 from dgtl_ros.frame_source import Frame, Frames, open_files, ReadAhead, resized
 from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.measures import Rate
-from dgtl_ros.parameters import declare, option, ParameterError, parameters_of
+from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
 from dgtl_ros.process import run
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -149,10 +148,11 @@ def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Fram
     :raises ParameterError: it cannot be opened, or a condition is not known.
     """
     if settings.source != STREETWORLD:
-        return open_files(Path(settings.source).expanduser(), settings.loop, warn)
+        return open_files(expanded('source', settings.source), settings.loop, warn)
     if settings.rate:
         return Frames(_street(settings, settings.rate), settings.rate)
-    trial, start = _street(settings, _DEFAULT_RATE), time.monotonic()
+    endless = replace(settings, loop=True)
+    trial, start = _street(endless, _DEFAULT_RATE), time.monotonic()
     for _ in range(_TRIAL):
         next(trial)
     able = _TRIAL / (time.monotonic() - start)

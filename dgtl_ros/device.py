@@ -10,6 +10,7 @@ bindings, files and library were stand-ins.
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 import re
 
@@ -39,7 +40,7 @@ class Device:
             self._board = board
             self._events = self._over_current()
         else:
-            self._open(int(name.partition(':')[2] or 0))
+            self._open(_visible(int(name.partition(':')[2] or 0)))
 
     def read(self) -> dict[str, object]:
         """Return the figures there are; nothing where the model has no GPU."""
@@ -100,6 +101,12 @@ class Device:
         """Call a function of the library; return whether it exists and did what it should."""
         function = getattr(self._library, name, None)
         return function is not None and function(*arguments) == 0
+
+
+def _visible(index: int) -> int:
+    """Return NVML's number of CUDA's GPU; NVML knows nothing of CUDA_VISIBLE_DEVICES."""
+    shown = os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')
+    return int(shown[index]) if index < len(shown) and shown[index].strip().isdecimal() else index
 
 
 def _text(path: Path) -> str:

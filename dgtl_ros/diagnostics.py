@@ -14,13 +14,14 @@ import time
 from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.predictor import EngineStatus
-from dgtl_ros.health import Camera, Health, STAGES
+from dgtl_ros.health import Camera, Health, RECENT_S, STAGES
 from dgtl_ros.settings import Settings
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
 
 OK, WARN, ERROR = 0, 1, 2
+_LATELY = f' in the last {RECENT_S:.0f} s'
 _MANY_DROPPED = 0.1  # share of the pictures whose loss is worth a warning
 
 
@@ -81,7 +82,9 @@ def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
     if snap.state != 'active':
         return result
     for camera in snap.cameras:
-        found = [_input(snap, camera, now), _inference(snap, camera), _output(camera)]
+        recent = camera.health.recent(now)
+        found = [_input(snap, camera, now, recent), _inference(snap, camera),
+                 _output(camera, recent)]
         if snap.settings.domain_enabled:
             found.append(_domain(camera))
         result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
@@ -113,7 +116,8 @@ def _model(snap: Snapshot) -> Status:
     return Status('model', OK, f'{model.name} on {snap.backend}', values)
 
 
-def _input(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
+def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
+           recent: Mapping[str, int]) -> Status:
     health, camera, settings = seen.health, seen.camera, snap.settings
     counts = health.counts()
     # While the node was inactive nobody listened.
@@ -129,22 +133,22 @@ def _input(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
             'lost_middleware', 'decode_errors', 'header_stamp_zero', 'out_of_order')}}
     if silent > settings.input_timeout:
         return Status('input', ERROR, starvation(camera, silent), values)
-    if counts['decode_errors'] and counts['decode_errors'] >= counts['received']:
+    if recent['decode_errors'] and recent['decode_errors'] >= recent['received']:
         return Status('input', ERROR, 'no picture could be read; see the log', values)
-    if counts['dropped_stale'] > _MANY_DROPPED * counts['received']:
+    if recent['dropped_stale'] > _MANY_DROPPED * recent['received']:
         return Status('input', WARN, (
-            f'{counts["dropped_stale"]} of {counts["received"]} pictures were older than '
+            f'{recent["dropped_stale"]} of {recent["received"]} pictures{_LATELY} were older than '
             f'max_image_age ({settings.max_image_age:g} s): when playing a bag use --clock and '
             'use_sim_time, when the cameras are on another machine synchronise the clocks, or '
             'set max_image_age to 0'), values)
-    lost = counts['dropped_superseded'] + counts['lost_middleware']
-    if lost > _MANY_DROPPED * counts['received'] and not settings.max_rate:
+    lost = recent['dropped_superseded'] + recent['lost_middleware']
+    if lost > _MANY_DROPPED * recent['received'] and not settings.max_rate:
         return Status('input', WARN, (
-            f'{lost} of {counts["received"]} pictures were skipped: the camera is faster than '
-            'the model'), values)
-    if counts['decode_errors']:
-        return Status('input', WARN, f'{counts["decode_errors"]} pictures could not be read',
-                      values)
+            f'{lost} of {recent["received"]} pictures{_LATELY} were skipped: the camera is faster '
+            'than the model'), values)
+    if recent['decode_errors']:
+        return Status('input', WARN, (
+            f'{recent["decode_errors"]} pictures could not be read{_LATELY}'), values)
     return Status('input', OK, f'{values["rate_hz"]:.1f} Hz', values)
 
 
@@ -192,16 +196,16 @@ def _inference(snap: Snapshot, seen: CameraSnapshot) -> Status:
     return Status('inference', OK, f'{p50:.0f} ms for one picture', values)
 
 
-def _output(seen: CameraSnapshot) -> Status:
+def _output(seen: CameraSnapshot, recent: Mapping[str, int]) -> Status:
     health, counts = seen.health, seen.health.counts()
     values = {
         'rate_hz': health.output_rate.hz(), 'published': counts['published'],
         'publish_errors': counts['publish_errors'], 'subscribers': seen.subscribers,
         'pipeline_latency_ms': health.pipeline.percentile(50),
         'pipeline_latency_ms_p95': health.pipeline.percentile(95)}
-    if counts['publish_errors']:
-        return Status(
-            'output', WARN, f'{counts["publish_errors"]} pictures could not be published', values)
+    if recent['publish_errors']:
+        return Status('output', WARN, (
+            f'{recent["publish_errors"]} pictures could not be published{_LATELY}'), values)
     return Status('output', OK, f'{values["rate_hz"]:.1f} Hz to {seen.subscribers} subscriber(s)',
                   values)
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 import threading
 
 from dgtl_ros.measures import Durations, Rate
 
+RECENT_S = 60.0  # what the diagnostics judge; the counters go on
 STAGES = ('wait', 'decode', 'preprocess', 'infer', 'postprocess', 'publish', 'total')
 
 
@@ -44,6 +46,7 @@ class Health:
                 'received', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
                 'lost_middleware', 'decode_errors', 'header_stamp_zero', 'out_of_order',
                 'errors_total', 'publish_errors', 'published'), 0)
+            self._past: deque[tuple[float, dict[str, int]]] = deque()
             self.consecutive_errors = 0
             self.last_error = ''
         self.input_rate, self.output_rate = Rate(), Rate()
@@ -59,6 +62,20 @@ class Health:
         """Return all counters."""
         with self._lock:
             return dict(self._counts)
+
+    def recent(self, now: float) -> dict[str, int]:
+        """
+        Return what the counters grew by in the last RECENT_S seconds, or since they began.
+
+        It remembers the counters of each call, so it has to be called now and then.
+        """
+        with self._lock:
+            self._past.append((now, dict(self._counts)))
+            while len(self._past) > 1 and self._past[1][0] <= now - RECENT_S:
+                self._past.popleft()
+            then, start = self._past[0]
+            before = start if then <= now - RECENT_S else {}
+            return {name: value - before.get(name, 0) for name, value in self._counts.items()}
 
     def image(self, encoding: str, stamp: int, now: float) -> None:
         """Note a picture that arrived; ``stamp`` in nanoseconds, ``now`` by the steady clock."""

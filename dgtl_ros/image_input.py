@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 try:
@@ -77,16 +78,20 @@ class ImageInput:
     def _subscribe(self) -> None:
         self.close()
         qos = QoSProfile(depth=self._settings.image_depth, reliability=_POLICIES[self._asked])
+        # The reliability is ours: it follows the camera (qos.image.reliability).
+        overrides = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
         events = SubscriptionEventCallbacks(
             message_lost=lambda event: self._on_lost(event.total_count_change))
         raw = self._settings.raw_subscription
         callback = self._on_bytes if raw else self._on_image
         try:
             self._subscription = self._node.create_subscription(
-                self._type, self._topic, callback, qos, event_callbacks=events, raw=raw)
+                self._type, self._topic, callback, qos, event_callbacks=events, raw=raw,
+                qos_overriding_options=overrides)
         except UnsupportedEventTypeError:  # not every middleware can tell
             self._subscription = self._node.create_subscription(
-                self._type, self._topic, callback, qos, raw=raw)
+                self._type, self._topic, callback, qos, raw=raw,
+                qos_overriding_options=overrides)
 
     def _on_bytes(self, message: bytes) -> None:
         try:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 import time
@@ -11,6 +10,7 @@ import time
 from dgtl_core.predictor import (
     default_model,
     EngineOptions,
+    file_sha256,
     ModelError,
     ModelMetadata,
     onnx_metadata,
@@ -50,7 +50,7 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         predict.close()
         raise
     return predict, Model(
-        name=predict.metadata.name, path=str(path), sha256=_sha256(path),
+        name=predict.metadata.name, path=str(path), sha256=file_sha256(path),
         num_classes=len(predict.classes), input_size=predict.input_size,
         precision=(predict.metadata.precision if settings.precision == 'auto'
                    else settings.precision),
@@ -96,11 +96,3 @@ def _check_engine(predict: Predictor, settings: Settings) -> None:
         why = predict.engine.reason if predict.engine else 'TensorRT does not run it'
         raise ModelError(
             f'build_only: there is no engine, {predict.backend_name} runs the model ({why})')
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

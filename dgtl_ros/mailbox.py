@@ -9,6 +9,7 @@ import time
 from typing import Generic, TypeVar
 
 T = TypeVar('T')
+_LONGEST_S = 0.2  # of one rest between two calls
 
 
 class Mailbox(Generic[T]):
@@ -97,9 +98,10 @@ class Worker(Generic[T]):
     def _run(self) -> None:
         started = float('-inf')
         while not self.mailbox.closed:
-            rest = started + self._interval() - time.monotonic()
-            if rest > 0:
-                self.mailbox.pause(rest)
+            while (rest := started + self._interval() - time.monotonic()) > 0:
+                if self.mailbox.closed:
+                    return
+                self.mailbox.pause(min(rest, _LONGEST_S))  # the interval may change meanwhile
             items = self.mailbox.take(most=self._most)
             if items:
                 started = time.monotonic()

@@ -34,14 +34,16 @@ class Rate:
             self._forget(now)
             if len(self._times) < 2:
                 return 0.0
+            if now - self._times[-1] > max(self._window, 2 * (self._times[-1] - self._times[-2])):
+                return 0.0
             span = self._times[-1] - self._times[0]
             # A gap longer than the usual one already means a lower rate.
             span += max(now - self._times[-1] - span / (len(self._times) - 1), 0.0)
             return (len(self._times) - 1) / span if span > 0 else 0.0
 
     def _forget(self, now: float) -> None:
-        while self._times and self._times[0] < now - self._window:
-            self._times.popleft()
+        while len(self._times) > 2 and self._times[0] < now - self._window:
+            self._times.popleft()  # two stay, for rates below that of the window
 
 
 class Durations:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import dataclasses
 from dataclasses import Field, field
 import difflib
+from pathlib import Path
 from typing import Any, TYPE_CHECKING, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -65,6 +66,15 @@ def declare(node: Node, kind: type[S]) -> S:
                 f'{_ros(entry.default)!r}') from None
         values[entry.name] = _checked(name, entry, value)
     return kind(**values)
+
+
+def expanded(name: str, path: str) -> Path:
+    """Return a path with ``~`` replaced; :raises ParameterError: there is no such home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ParameterError(
+            f'parameter {name} is {path!r}, and there is no such home folder here') from None
 
 
 def unknown_parameters(node: Node, names: Iterable[str]) -> list[str]:

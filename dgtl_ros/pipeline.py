@@ -128,12 +128,13 @@ class Pipeline:
         age = (self._clock.now().nanoseconds - stamp_ns) / 1e9
         if age <= settings.max_image_age:
             return False
-        stream.health.count('dropped_stale')
+        drop = settings.on_stale == 'drop'
+        stream.health.count('dropped_stale', drop)
         self._logger.warning(
             f'picture is {age:.2f} s old, more than max_image_age ({settings.max_image_age:g} s); '
             'for bags use --clock and use_sim_time, between machines synchronise the clocks, or '
             'set max_image_age to 0', throttle_duration_sec=_THROTTLE)
-        return settings.on_stale == 'drop'
+        return drop
 
     def _failed(self, streams: list[Stream], error: Exception, settings: Settings) -> None:
         if self.stopped:

@@ -95,7 +95,10 @@ class _Spinner:
         self._done = True
         self._executor.create_task(lambda: None)  # a task ends the wait on every distribution
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._executor.shutdown()  # before rclpy's: later it would print a traceback
+        return True
 
     def _run(self) -> None:
         while not self._done and rclpy.ok():

@@ -8,7 +8,7 @@ import re
 
 from dgtl_core.predictor import EngineOptions, MAX_THREADS
 from dgtl_ros.image_codec import ENCODINGS
-from dgtl_ros.parameters import option, ParameterError
+from dgtl_ros.parameters import expanded, option, ParameterError
 
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
 _LEAST_SIDE = 64
@@ -114,7 +114,8 @@ class Settings:
         'continue', 'What happens after max_consecutive_errors',
         choices=('continue', 'deactivate'))
     max_consecutive_errors: int = option(
-        10, 'Failed inferences in a row after which on_inference_error applies', low=1, high=1000)
+        10, 'Failed inferences in a row after which on_inference_error applies', low=1, high=1000,
+        dynamic=True)
     snapshot_dir: str = option(
         '~/.ros/dgtl_ros', 'Where ~/snapshot writes picture, labels and statistics', dynamic=True)
     domain_enabled: bool = option(
@@ -140,6 +141,8 @@ class Settings:
         name='domain.window')
 
     def __post_init__(self) -> None:
+        for name in ('model_path', 'snapshot_dir', 'engine_cache_dir'):
+            expanded(name, getattr(self, name))
         if self.output_size == 'network' and self.resize_mode != 'stretch':
             raise ParameterError(
                 f'output_size network shows the whole picture, which resize_mode '
@@ -154,7 +157,7 @@ class Settings:
                 raise ParameterError(
                     f'parameter cameras must be names of topics, such as front or left/color '
                     f'(letters, digits and _, none starts with a digit), got {name!r}')
-        if len(set(self.camera_names)) < len(self.camera_names):
+        if len({name.lstrip('/') for name in self.camera_names}) < len(self.camera_names):
             raise ParameterError(
                 f'parameter cameras names one twice: {list(self.cameras)}; each once')
         if self.image_transport == 'compressed':

@@ -16,6 +16,7 @@ from launch.actions import (
 )
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchDescription
 
@@ -97,6 +98,8 @@ def start(context):
     values = {
         parameter: converted(name, given[name], kind)
         for name, (parameter, kind, _, _) in PARAMETERS.items() if given[name]}
+    if given['play'] and not bag and given['image_transport'] == 'compressed':
+        raise ValueError('play gives raw pictures: leave image_transport out, or play a bag')
     parameters = [given['config'], *filter(None, [given['params_file'], values])]
     topics = image_topics(given['image_topic'], values.get('cameras', []))
     actions = dds_profile(given['dds_profile'])
@@ -117,7 +120,7 @@ def start(context):
         actions += [Node(
             package='dgtl_ros', executable='camera_player', name=f'camera_player{number or ""}',
             namespace=space, output='screen', emulate_tty=True, remappings=[('image', topic)],
-            parameters=[{'source': given['play'], 'loop': True}])
+            parameters=[{'source': string(given['play']), 'loop': True}])
             for number, topic in enumerate(topics.values())]
     name, topic = next(iter(topics.items()))  # of several cameras the first is shown
     labels = name.removesuffix('image') + 'segmentation'
@@ -136,12 +139,19 @@ def start(context):
     return actions
 
 
+def string(text):
+    """Return a value that stays a string: launch_ros would read 2024 as a number."""
+    return ParameterValue(text, value_type=str)
+
+
 def converted(name, text, kind):
     """Return the value that the text of an argument stands for."""
     if kind is list:
         return [name.strip() for name in text.split(',') if name.strip()]
     if kind is bool:
         return text == 'true'
+    if kind is str:
+        return string(text)
     try:
         return kind(text)
     except ValueError:

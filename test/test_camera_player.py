@@ -141,6 +141,10 @@ def test_street_with_labels_and_conditions():
     assert [f.condition for f in frames] == ['clear'] * 2 + ['night'] * 2
     assert all(f.image.shape == (64, 128, 3) and f.labels.shape == (64, 128) for f in frames)
     assert open_source(PlayerSettings(height=64, width=128), ignore).rate <= 10
+    short = PlayerSettings(height=64, width=128, seconds_per_condition=0.2, conditions='clear')
+    assert open_source(short, ignore).rate > 0
+    with pytest.raises(ParameterError, match='source .* no such home folder'):
+        open_source(PlayerSettings(source='~nouser/pictures'), ignore)
     with pytest.raises(ParameterError, match="unknown condition 'mud'; allowed are"):
         open_source(PlayerSettings(conditions='clear,mud', rate=1.0), ignore)
 

@@ -36,7 +36,8 @@ def test_list_round_trip():
 
 
 @pytest.mark.parametrize('entries, message', [
-    ([{'id': 0, 'name': 'a', 'colour': [0, 0, 0]}], r"unknown keys \['colour'\]"),
+    ([{'id': 0, 'name': 'a', 'colour': [0, 0, 0]}],
+     r'unknown key colour \(did you mean color\?\), missing keys .*color'),
     ([{'id': 1, 'name': 'a', 'color': [0, 0, 0]}], 'without a gap'),
     ([{'id': 0, 'name': 'a', 'color': [0, 0, 300]}], r'each 0\.\.255'),
     ([{'id': 0, 'name': ' ', 'color': [0, 0, 0]}], 'needs a name'),
@@ -68,3 +69,14 @@ def test_a_class_is_frozen():
     entry = SegmentationClass(id=0, name='a', color=(1, 2, 3))
     with pytest.raises(AttributeError):
         entry.id = 1
+
+
+@pytest.mark.parametrize('text, message', [
+    (b'nmae: a\nclasses: [{id: 0, name: a, color: [0, 0, 0]}]',
+     r'unknown key nmae \(did you mean name'),
+    (b'classes: [{id: 0, name: a, color: [0, 0, 0]}]\nignore: 255', 'unknown key ignore, allowed'),
+    (b'name: caf\xe9', 'c.yaml is not valid YAML')])
+def test_a_class_file_with_other_keys_is_refused(tmp_path, text, message):
+    (tmp_path / 'c.yaml').write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        ClassSet.from_yaml(tmp_path / 'c.yaml')

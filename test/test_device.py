@@ -100,6 +100,15 @@ def test_gpu_of_a_computer(library, tmp_path):
     assert set(Device('auto', tmp_path).read()) == {'gpu', 'mem_used_mb', 'mem_total_mb'}
 
 
+@pytest.mark.parametrize('shown, name, gpu', [
+    ('1', 'cuda:0', 'GPU 41'), ('1,0', 'cuda:1', 'GPU 40'), ('', 'cuda:1', 'GPU 41'),
+    ('GPU-1a2b', 'cuda:0', 'GPU 40')])  # an identifier is not followed
+def test_the_gpu_that_cuda_shows(library, monkeypatch, tmp_path, shown, name, gpu):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', shown)
+    library(count=2)
+    assert Device(name, tmp_path).read()['gpu'] == gpu
+
+
 def test_no_such_gpu_and_no_driver(library, monkeypatch, tmp_path):
     library()
     assert Device('cuda:1', tmp_path).read() == {}

@@ -123,6 +123,34 @@ def test_input(counts, level, words):
     assert status.level == level and words in status.message
 
 
+def test_what_is_judged_is_the_last_minute_and_the_figures_are_totals():
+    health, now = fed(decode_errors=1, publish_errors=1), 10.0
+
+    def levels():
+        found = {s.task: s for s in statuses(
+            Snapshot('active', Settings(), MODEL, cameras=[seen(health)]), now)}
+        assert found['input'].values['decode_errors'] == 1
+        return found['input'].level, found['output'].level
+
+    def later(seconds, skipped=0):
+        nonlocal now
+        for _ in range(seconds):
+            now += 1
+            for _ in range(10):
+                health.image('rgb8', 1, now)
+            health.count('dropped_superseded', skipped)
+            levels()
+
+    assert levels() == (WARN, WARN)
+    later(50)
+    assert levels() == (WARN, WARN)
+    later(20)
+    assert levels() == (OK, OK), 'they are more than a minute ago'
+    later(3600)
+    later(15, skipped=5)
+    assert levels() == (WARN, OK), 'an hour without a loss hides nothing'
+
+
 def test_skipping_on_purpose_is_no_warning():
     status = look('input', health=fed(dropped_superseded=50), settings=Settings(max_rate=5.0))
     assert status.level == OK

@@ -302,3 +302,9 @@ def test_embedded_model_sees_the_street(capsys, tmp_path):
                     '--device', 'cpu', '--json', out) == 0
     domain = json.loads(out.read_text())['domains'][0]
     assert domain['iou'][0] > 0.7 and domain['iou'][10] > 0.7  # road and sky
+
+
+def test_a_number_of_pictures_below_zero_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        evaluate('m.onnx', 'camvid', '--limit', '-2')
+    assert '--limit must be 0 (all) or more, got -2' in capsys.readouterr().err

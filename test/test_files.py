@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from functools import partial
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -24,6 +25,14 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     with placing(path) as temporary:
         assert temporary.suffix == '.png'  # many writers go by it
         temporary.write_text('one')
+    umask = os.umask(0o022)
+    try:
+        with placing(path) as temporary:
+            temporary.touch(0o600)  # as safetensors does
+            temporary.write_text('one')
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o644
     with pytest.raises(OSError, match='disk'), placing(path) as temporary:
         temporary.write_text('tw')
         raise OSError('the disk is full')

@@ -270,7 +270,11 @@ def test_command_takes_texts_from_the_clip_inside(tmp_path):
     from test_text import clip_shapes
 
     head = {**HEAD, 'classes': 19}
-    state = {**dgtl_state(**head), **recipe.state_dict(clip_shapes(64, 1, 49408, DIM))}
+    clip = recipe.state_dict(clip_shapes(64, 1, 49408, DIM))
+    torch.save({'reins.scale': torch.ones(1), **clip}, tmp_path / 'headless.pth')
+    assert main(['--method', 'dgtl', '--adapter', str(tmp_path / 'headless.pth'),
+                 str(tmp_path / 'a.safetensors')]) == 1
+    state = {**dgtl_state(**head), **clip}
     torch.save(state, tmp_path / 'all.pth')
     out = tmp_path / 'model.safetensors'
     assert main(['--method', 'dgtl', '--adapter', str(tmp_path / 'all.pth'), str(out)]) == 0

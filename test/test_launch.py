@@ -38,7 +38,8 @@ def stand_in(monkeypatch):
                            'OpaqueFunction', 'SetEnvironmentVariable'],
         'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
         'launch.substitutions': ['LaunchConfiguration'],
-        'launch_ros': [], 'launch_ros.actions': ['Node']}
+        'launch_ros': [], 'launch_ros.actions': ['Node'],
+        'launch_ros.parameter_descriptions': ['ParameterValue']}
     for module, classes in names.items():
         made = types.ModuleType(module)
         for name in classes:
@@ -72,7 +73,12 @@ def actions(**given):
 
 
 def parameters_of(node):
-    return [p for p in node.given['parameters'] if isinstance(p, dict)]
+    found = [p for p in node.given['parameters'] if isinstance(p, dict)]
+    for value in (v for p in found for v in p.values()):  # a plain string is read as YAML
+        assert not isinstance(value, str) and (
+            not isinstance(value, Recorded) or value.given == {'value_type': str})
+    return [{name: value.args[0] if isinstance(value, Recorded) else value
+             for name, value in p.items()} for p in found]
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
@@ -109,7 +115,7 @@ def test_arguments_become_parameters_of_the_right_type(stand_in):
     node = actions(model_path='m.onnx', reliability='best_effort', autostart='false',
                    use_sim_time='true', params_file='mine.yaml', image_topic='/cam',
                    namespace='robot', respawn='true', respawn_delay='5')['segment_node']
-    assert node.given['parameters'][1:] == ['mine.yaml', {
+    assert node.given['parameters'][1] == 'mine.yaml' and parameters_of(node) == [{
         'model_path': 'm.onnx', 'qos.image.reliability': 'best_effort', 'autostart': False,
         'use_sim_time': True}]
     assert node.given['namespace'] == 'robot' and ('image', '/cam') in node.given['remappings']
@@ -198,12 +204,19 @@ def test_player_and_rviz_come_when_asked_for(stand_in):
     assert set(actions()) == {'segment_node', 'SetEnvironmentVariable'}
     found = actions(play='street.mp4', rviz='true', image_topic='/cam', rqt='true')
     assert found['rqt_image_view'].given['arguments'] == ['/segmentation/overlay']
-    assert found['camera_player'].given['parameters'] == [{'source': 'street.mp4', 'loop': True}]
+    assert parameters_of(found['camera_player']) == [{'source': 'street.mp4', 'loop': True}]
     assert found['camera_player'].given['remappings'] == [('image', '/cam')]
     config = Path(found['rviz2'].given['arguments'][1])
     displays = yaml.safe_load(config.read_text())['Visualization Manager']['Displays']
     assert {d['Topic']['Value'] for d in displays} == {
         'image', 'segmentation/overlay', 'segmentation/color'}
+
+
+def test_a_player_of_raw_pictures_is_none_for_compressed_ones(stand_in, tmp_path):
+    with pytest.raises(ValueError, match='play gives raw pictures'):
+        actions(play='street.mp4', image_transport='compressed')
+    (tmp_path / 'metadata.yaml').touch()
+    assert 'ExecuteProcess' in actions(play=str(tmp_path), image_transport='compressed')
 
 
 def test_demo_passes_on_only_what_segment_knows(stand_in):

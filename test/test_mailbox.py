@@ -167,6 +167,18 @@ def test_worker_stops_in_the_middle_of_a_long_interval():
     assert worker.stop(20)
 
 
+def test_a_shorter_interval_holds_at_once():
+    interval, again = [60.0], threading.Event()
+    worker = Worker(lambda items: items == [2] and again.set(), lambda: interval[0])
+    worker.mailbox.put(1)
+    time.sleep(0.05)
+    worker.mailbox.put(2)
+    time.sleep(0.05)
+    interval[0] = 0.0
+    assert again.wait(20)
+    assert worker.stop(20)
+
+
 def test_worker_says_when_it_does_not_end_in_time():
     busy, go = threading.Event(), threading.Event()
     worker = Worker(lambda items: busy.set() or go.wait(20), lambda: 0.0)

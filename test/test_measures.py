@@ -23,6 +23,17 @@ def test_rate_falls_as_soon_as_events_stop_and_then_to_zero():
     assert seen == sorted(seen, reverse=True) and seen[2] < 9 and seen[-1] == 0
 
 
+def test_a_rate_below_one_in_the_window():
+    rate = Rate(window=5)
+    for i in range(4):
+        rate.tick(6.0 * i)
+    assert rate.hz(18) == pytest.approx(1 / 6) and rate.hz(23) == pytest.approx(1 / 6)
+    assert 0 < rate.hz(29) < 1 / 6 and rate.hz(31) == 0
+    for i in range(60):
+        rate.tick(100 + i / 10)
+    assert rate.hz(105.9) == pytest.approx(10)
+
+
 def test_percentiles_are_of_the_recent_past():
     durations = Durations(size=100)
     assert math.isnan(durations.percentile(50))

@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_core.config import override, preset
+from dgtl_core.config import from_dict, override, preset
 from dgtl_core.learning.optim import (
     build_optimizer,
     learning_rate,
@@ -115,3 +115,11 @@ def test_every_group_gets_its_share_of_the_rate():
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(ValueError, match='must be positive'):
         OptimConfig(**wrong)
+
+
+@pytest.mark.parametrize('wrong', [
+    {'warmup': -3}, {'begin': -1}, {'power': -1.0}, {'eps': 0.0}, {'betas': [0.9, 1.0]},
+    {'betas': [2, 3]}, {'lr': 'nan'}, {'lr': float('inf')}])
+def test_what_would_ruin_a_run_in_silence_is_refused(wrong):
+    with pytest.raises(ValueError, match='not be negative|betas must be|finite number'):
+        from_dict(OptimConfig, wrong)

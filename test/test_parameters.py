@@ -100,6 +100,9 @@ def test_every_parameter_says_what_it_is_for(make_node):
     ({'cameras': ['front', '1st']}, "cameras must be names of topics.*got '1st'"),
     ({'cameras': ['front', 'rear cam']}, "got 'rear cam'"),
     ({'cameras': ['front', 'rear', 'front']}, 'cameras names one twice'),
+    ({'cameras': ['front', '/front']}, 'cameras names one twice'),
+    ({'snapshot_dir': '~nouser/x'}, "snapshot_dir is '~nouser/x', and there is no such home"),
+    ({'model_path': '~nouser/m.onnx'}, 'model_path is .* no such home'),
     ({'image_transport': 'compressed', 'raw_subscription': True}, 'raw_subscription is about raw'),
     ({'image_transport': 'compressed', 'input_encoding': 'bgr8'}, 'use image_transport raw'),
 ])

@@ -17,6 +17,7 @@ pytest.importorskip('onnx')
 from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.visualize import read_image
 from dgtl_ros.image_codec import mono8, rgb8, to_rgb
+from rcl_interfaces.srv import GetParameters
 from rclpy.serialization import serialize_message
 from ros_world import Link, PATIENCE, picture, plane, stamp_of
 from sensor_msgs.msg import CompressedImage, Image
@@ -53,6 +54,13 @@ def test_labels_have_header_size_and_place_of_the_picture(link, size):
     assert message.step == size[1] and message.is_bigendian == 0
     labels = plane(message)
     assert labels[0, 0] == labels[-1, 1] == 2 and labels[0, -1] == labels[-1, -2] == 13
+
+
+def test_the_depth_of_the_subscription_may_be_overridden(link):
+    name = 'qos_overrides./one/image.subscription.depth'
+    answer = link.world.call(
+        GetParameters, '/one/segmenter/get_parameters', GetParameters.Request(names=[name]))
+    assert answer.values[0].integer_value == 1
 
 
 def test_colour_order_of_the_camera_is_respected(link):

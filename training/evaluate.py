@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write a page with plots here (.html)')
     options = parser.parse_args(arguments)
+    if options.limit < 0:
+        parser.error(f'--limit must be 0 (all) or more, got {options.limit}')
     try:
         corruptions, severities = _corruptions(options.corrupt, options.severity)
         label, classes, runs_on = open_model(options.model, options.protocol, options.device)
@@ -112,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = {domain: score(
             label, pictures, options.limit, keep_worst=3 if options.report else 0, quiet=False)
             for domain, pictures in domains.items()}
+        for domain, found in scores.items():
+            if not found.matrix.counts.any():
+                raise ValueError(f'{domain}: no pixel of {found.pictures} pictures has a label')
         changed = [
             {'domain': domain, 'corruption': name, 'severity': severity,
              'miou': score(label, pictures, options.limit, change=_change(name, severity),

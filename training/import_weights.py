@@ -51,7 +51,7 @@ def merge_files(
         raise ValueError(
             f'{backbone} is no backbone file: it has no {" and no ".join(missing)}, but '
             f'{sorted(here)[:3]}, ...; take dinov2_vitl14_pretrain.pth or its conversion')
-    if here['patch_embed.proj.weight'].shape[-1] != PATCH:
+    if here['patch_embed.proj.weight'].shape[-1] != PATCH or image_size is not None:
         side = (image_size or 512) // PATCH
         if side < 1:
             raise ValueError(f'the image size must be a multiple of {PATCH}, got {image_size}')
@@ -99,7 +99,8 @@ def _texts_inside(state: dict[str, Tensor], classes: ClassSet | None) -> Tensor 
               'are left out; only training needs them', file=sys.stderr)
         return None
     names = [entry.name for entry in classes or CITYSCAPES]
-    if len(names) != len(state['decode_head.cls_embed.weight']) - 1:
+    head = state.get('decode_head.cls_embed.weight')
+    if head is None or len(names) != len(head) - 1:
         return None
     return encode_clip_text(clip_text_tensors(state), open_clip.tokenize(names))
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,6 @@ def save_checkpoint(
         with placing(path) as temporary:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
                       temporary, {KEY: json.dumps(header)})
-            with open(temporary, 'rb') as file:
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)  # safetensors makes it private
     except SafetensorError as error:
         raise OSError(f'cannot write {path}: {error}') from error
 

@@ -37,6 +37,12 @@ class OptimConfig:
             raise ValueError(
                 'optim.lr must be positive, weight_decay, backbone_lr and clip_norm not negative; '
                 f'got {self.lr}, {self.weight_decay}, {self.backbone_lr}, {self.clip_norm}')
+        if min(self.begin, self.warmup, self.power) < 0 or self.eps <= 0:
+            raise ValueError(
+                'optim.begin, warmup and power must not be negative and eps be positive; got '
+                f'{self.begin}, {self.warmup}, {self.power}, {self.eps}')
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f'optim.betas must be in 0..1, 1 excluded, got {list(self.betas)}')
 
 
 class Group(NamedTuple):

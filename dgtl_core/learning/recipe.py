@@ -96,7 +96,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
             raise ValueError(f'a change must be key=value, like optim.lr=1e-4; got {change!r}')
         try:
             nested: Any = yaml.safe_load(value) if value else ''
-        except yaml.YAMLError as error:
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f'the value of {change!r} is not YAML: {error}') from None
         for part in reversed(key.strip().split('.')):
             nested = {part: nested}
@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise ValueError(f'there is no recipe {path}') from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
     if not isinstance(content, dict):
         raise ValueError(f'{path} must be a mapping of keys to values, got {content!r}')

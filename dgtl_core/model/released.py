@@ -24,6 +24,7 @@ from dgtl_core.config import (
 from dgtl_core.model.backbone_weights import EVA_NAMES, match, tensors_of
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,7 +82,7 @@ def segmenter_from_released(
         state_dict: Mapping[str, Any], method: Literal['dgtl', 'rein', 'vltseg'],
         num_heads: int | None = None, out_indices: tuple[int, ...] | None = None,
         image_size: int | tuple[int, int] | None = None,
-        text: Tensor | None = None) -> Segmenter:
+        text: Tensor | np.ndarray | None = None) -> Segmenter:
     """
     Build a segmenter, in eval mode, from a published checkpoint's tensors.
 
@@ -102,6 +103,7 @@ def segmenter_from_released(
     """
     if method not in METHODS:
         raise ValueError(f'method must be one of {list(METHODS)}, got {method!r}')
+    text = None if text is None else torch.as_tensor(text)
     state = {key: value.float() if value.is_floating_point() else value
              for key, value in tensors_of(state_dict, 'the state dict').items()
              if not key.startswith(CLIP_PREFIX) and '.rope.freqs_' not in key}
