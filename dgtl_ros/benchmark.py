@@ -96,6 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
         except (ChildError, ModelError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print('benchmark: stopped', file=sys.stderr)
+            return 130
     print(json.dumps(result) if options.json else table(result))
     return 0
 

@@ -16,12 +16,11 @@ from dgtl_ros.frame_source import Frame, Frames, open_files, ReadAhead, resized
 from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.measures import Rate
 from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
-from dgtl_ros.process import run
+from dgtl_ros.process import own_arguments, run
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
 
@@ -196,7 +195,7 @@ def parse(args: list[str]) -> list[Parameter]:
 def main(args: list[str] | None = None) -> int:
     """Play until the end, SIGINT or SIGTERM; return the exit code."""
     args = sys.argv if args is None else args
-    overrides = parse(remove_ros_args(args)[1:])
+    overrides = parse(own_arguments(args))
     return run('camera_player', partial(CameraPlayer, overrides=overrides), args)
 
 

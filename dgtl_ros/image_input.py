@@ -45,7 +45,12 @@ class ImageInput:
         self._on_image, self._on_broken, self._on_lost = on_image, on_broken, on_lost
         compressed = settings.image_transport == 'compressed'
         self._type = CompressedImage if compressed else Image
-        self._topic = node.resolve_topic_name(topic + ('/compressed' if compressed else ''))
+        self._topic = node.resolve_topic_name(topic)
+        if compressed:  # follows what image is mapped to, unless it is mapped itself
+            name = f'{topic}/compressed'
+            own = node.resolve_topic_name(name)
+            mapped = own != node.resolve_topic_name(name, only_expand=True)
+            self._topic = own if mapped else f'{self._topic}/compressed'
         self._subscription: Subscription | None = None
         # What is compatible with every camera, until one is there to be asked.
         self._asked = 'best_effort'

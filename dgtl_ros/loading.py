@@ -32,8 +32,11 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
     path = Path(settings.model_path).expanduser() if settings.model_path else default_model()
     if path.suffix == '.onnx' and path.is_file() and os.access(path, os.R_OK):
         _check_size(onnx_metadata(path), settings)  # before minutes go into its engine
+    # An engine alone is wanted, so the reason why there is none has to be said.
+    backend = ('tensorrt' if settings.build_only and settings.backend == 'auto'
+               else settings.backend)
     predict = Predictor.load(
-        path, settings.backend, settings.device, settings.threads, settings.resize_mode,
+        path, backend, settings.device, settings.threads, settings.resize_mode,
         EngineOptions(
             build='blocking' if settings.build_only else settings.engine_build,
             cache_dir=settings.engine_cache_dir, rebuild=rebuild,

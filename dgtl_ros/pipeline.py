@@ -132,8 +132,9 @@ class Pipeline:
         stream.health.count('dropped_stale', drop)
         self._logger.warning(
             f'picture is {age:.2f} s old, more than max_image_age ({settings.max_image_age:g} s); '
-            'for bags use --clock and use_sim_time, between machines synchronise the clocks, or '
-            'set max_image_age to 0', throttle_duration_sec=_THROTTLE)
+            'for bags use --clock and use_sim_time, between machines synchronise the clocks; '
+            'max_rate makes pictures wait too; or set max_image_age to 0',
+            throttle_duration_sec=_THROTTLE)
         return drop
 
     def _failed(self, streams: list[Stream], error: Exception, settings: Settings) -> None:

@@ -25,6 +25,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 _GRACE = 0.7  # seconds that each thread gets to end; all of it must stay below 2 s
 # glibc gives large blocks back to the kernel and asks for them again for every picture; the page
@@ -78,6 +79,14 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
     if not ended:  # an inference that cannot be interrupted
         _leave(code)
     return code
+
+
+def own_arguments(args: list[str]) -> list[str]:
+    """Return the words of a command line that are not for ROS; what is wrong there, run says."""
+    try:
+        return list(remove_ros_args(args)[1:])
+    except RuntimeError:
+        return []
 
 
 class _Spinner:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
@@ -16,7 +17,7 @@ from dgtl_ros.loading import advice, batch_of, load_model
 from dgtl_ros.mailbox import Worker
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
 from dgtl_ros.pipeline import Pipeline
-from dgtl_ros.process import run, Ticker
+from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshot
 from dgtl_ros.stream import Arrival, Stream
@@ -127,6 +128,7 @@ class SegmentNode(LifecycleNode):
 
     def _load(self) -> None:
         settings = self._settings
+        self.get_logger().info(f'loading {settings.model_path or "the embedded model"}')
         self._predict, self._model = predict, model = load_model(settings)
         self._device = Device(settings.device)
         self._streams = [Stream(self, name, predict.classes, lambda: self._settings)
@@ -297,7 +299,13 @@ class SegmentNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
-    return run('segmenter', SegmentNode, sys.argv if args is None else args)
+    args = sys.argv if args is None else args
+    argparse.ArgumentParser(
+        prog='segment_node', description='Label the pictures on the topic "image". Everything is '
+        'a ROS parameter: --ros-args -p model_path:=/models/dgtl.onnx -r image:=/camera/image_raw '
+        '(docs/node.md and config/segment.yaml list them)',
+        usage='segment_node [--help] [--ros-args ...]').parse_args(own_arguments(args))
+    return run('segmenter', SegmentNode, args)
 
 
 if __name__ == '__main__':

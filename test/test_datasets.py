@@ -126,9 +126,13 @@ def test_id_outside_of_the_class_set_is_named_with_its_file(name, tmp_path):
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_missing_parts_are_named(name, tmp_path):
-    with pytest.raises(DataError, match=f'{name}: there is no folder .*nowhere.*DGTL_DATA'):
+def test_missing_parts_are_named(name, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=f'{name}: there is no folder .*nowhere.*Exp') as caught:
         open_pictures(f'{name}:{tmp_path}/nowhere')
+    assert 'DGTL_DATA' not in str(caught.value), 'it was not looked for there'
+    monkeypatch.setenv('DGTL_DATA', str(tmp_path / 'nowhere'))
+    with pytest.raises(DataError, match=f'{name}: there is no folder .*nowhere.*DGTL_DATA'):
+        open_pictures(name)
     spec = make(tmp_path, name)
     (tmp_path / LAYOUTS[name][2]).unlink()
     with pytest.raises(DataError, match='has no labels: there is no .*Expected: [^`]*$'):

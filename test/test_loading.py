@@ -32,7 +32,9 @@ def test_the_size_that_the_file_has_may_be_asked_for(tmp_path):
     ({'input_width': 128}, 'ask for 32x128'),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' was asked for"),
     ({'precision': 'int8'}, "computes in fp32 and precision 'int8' was asked for"),
-    ({'build_only': True}, 'build_only: there is no engine, onnxruntime .* runs the model'),
+    ({'build_only': True}, "TensorRT cannot run .*: device is 'cpu'"),
+    ({'build_only': True, 'backend': 'onnxruntime'},
+     'build_only: there is no engine, onnxruntime .* runs the model'),
 ])
 def test_what_the_model_cannot_do(tiny_model, parameters, message):
     with pytest.raises(ModelError, match=message):
@@ -43,7 +45,7 @@ def test_a_model_that_is_refused_is_freed(tiny_model, monkeypatch):
     closed = []
     monkeypatch.setattr('dgtl_core.runtime.onnx.OnnxBackend.close', lambda self: closed.append(1))
     with pytest.raises(ModelError):
-        load(tiny_model, build_only=True)
+        load(tiny_model, build_only=True, backend='onnxruntime')
     assert closed == [1]
 
 

@@ -106,7 +106,7 @@ def test_wrong_parameters_end_it_with_a_message(world, arguments, message):
 
 @pytest.mark.parametrize('parameters, message', [
     ({'device': 'cpu', 'build_only': True, 'autostart': False},
-     'build_only: there is no engine, onnxruntime (CPU) runs the model'),
+     "TensorRT cannot run tiny.onnx: device is 'cpu'"),
     ({'device': 'cuda:x'}, "device must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
 ])
 def test_what_it_cannot_do_ends_it_with_a_message(world, models, parameters, message):
@@ -114,6 +114,26 @@ def test_what_it_cannot_do_ends_it_with_a_message(world, models, parameters, mes
         'segment_node', 'cannot', model_path=models / 'tiny.onnx', **parameters).ends()
     assert code == 1 and 'Traceback' not in text
     assert f'cannot configure: {message}' in text
+
+
+@pytest.mark.parametrize('argument, code, message', [
+    ('--model_path', 2, 'unrecognized arguments: --model_path'),
+    ('--help', 0, 'config/segment.yaml list them')])
+def test_what_is_no_ros_argument_starts_no_node(world, argument, code, message):
+    ended, text = world.start('segment_node', 'words', argument).ends()
+    assert ended == code and message in text and 'Traceback' not in text, text
+
+
+def test_compressed_pictures_follow_the_mapping_of_image(world, models):
+    model = models / 'tiny.onnx'
+    for number, (rule, topic) in enumerate((
+            ('image:=/cam/raw', '/cam/raw/compressed'),
+            ('image/compressed:=/cam/jpeg', '/cam/jpeg'), ('image:=image', '/jpeg2/image'))):
+        space = f'jpeg{number}'
+        with world.start('segment_node', space, '--ros-args', '-r', rule, model_path=model,
+                         image_transport='compressed'):
+            expected = topic if number < 2 else f'/{space}/image/compressed'
+            world.task(space, 'input', lambda values, e=expected: values['topic'] == e)
 
 
 def test_log_folder_that_cannot_be_made(world, tmp_path):

@@ -182,3 +182,5 @@ def test_unknown_open_clip_weights_are_refused(tmp_path, capsys):
     assert main(['cityscapes', str(tmp_path / 't.npz'), '--model', 'RN50',
                  '--pretrained', 'nonsense']) == 1
     assert "no weights 'nonsense' for 'RN50'; it has ['openai'" in capsys.readouterr().err
+    assert main(['cityscapes', str(tmp_path / 't.npz'), '--model', 'VIT-B/16']) == 1
+    assert "knows no model 'VIT-B/16'; near to it are ['ViT-B-16'" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer as a user starts it: it learns, it resumes without loss, it says what went wrong."""
 
+from functools import partial
 import json
 import os
 from pathlib import Path
@@ -106,19 +107,21 @@ sys.exit(train.main())
 """
 
 
-@pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize('kind', [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_resume_after_a_signal_gives_the_same_weights_bit_by_bit(kind, whole, tmp_path):
     recipe, out = whole
     slow = ['--set', 'save_every=1', '--set', 'workers=1']
     process = subprocess.Popen(
         [sys.executable, '-c', UNHURRIED, str(recipe), '--out', str(tmp_path / 'out'), *slow],
-        env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.default_int_handler))
     deadline = time.monotonic() + 100
     while not (tmp_path / 'out' / LAST).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, kind)  # as a scheduler does: the workers get it too
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == (TERMINATED if kind == signal.SIGTERM else -kind), errors
+    assert process.returncode == (-kind if kind == signal.SIGKILL else 128 + kind), errors
+    assert 'Traceback' not in errors
     done = read_header(tmp_path / 'out' / LAST)['training']['step']
     assert 1 <= done < 8
     assert run(recipe, tmp_path / 'out', '--resume') == 0
@@ -144,6 +147,35 @@ def test_moving_average_that_a_resumed_run_is_the_first_to_have_starts_from_its_
     for key in (key for key in after if key.startswith('raw.')):
         name = f'model.{key[4:]}'  # one step, of which the average takes a half
         torch.testing.assert_close(after[name], (before[name] + after[key]) / 2)
+
+
+def test_what_a_resumed_run_did_not_begin_with_is_said(whole, tmp_path, capsys):
+    recipe, out = whole
+    shutil.copytree(out, tmp_path / 'out')
+    free = ['--set', 'steps=9', '--set', 'workers=0', '--set', 'evaluation.limit=1']
+    assert run(recipe, tmp_path / 'out', '--resume', *free) == 0
+    said = capsys.readouterr()
+    assert 'began with' not in said.err and f'the result is {tmp_path}' in said.out + said.err
+    assert run(recipe, tmp_path / 'out', '--resume', '--set', 'steps=10', '--set', 'seed=7',
+               '--set', 'optim.lr=1e-2', '--set', 'batch=1') == 0
+    said = capsys.readouterr().err
+    for change in ('seed 5, now it is 7', 'optim.lr 0.001, now it is 0.01', 'batch '):
+        assert f'this run began with {change}' in said
+    assert said.count('began with') == 3
+
+
+@pytest.mark.parametrize('changes, maker', [
+    (['init=none.safetensors'], 'training.train'),
+    (['model.backbone.weights=none.safetensors'], 'training.pretrain'),
+    (['model.text={file: none.npz, width: 8}', 'model.adapter.text_link=all'],
+     'training.embed_classes')])
+def test_a_file_to_start_from_is_missed_before_pictures_are_drawn(
+        tmp_path, capsys, monkeypatch, changes, maker):
+    monkeypatch.setattr('training.train._data', None)
+    given = [word for change in changes for word in ('--set', change)]
+    assert run(write_recipe(tmp_path), tmp_path / 'out', *given) == 1
+    said = capsys.readouterr().err
+    assert 'there is no file none' in said and f'python -m {maker} makes one' in said
 
 
 def test_run_that_is_further_than_the_recipe_is_refused(whole, capsys):

@@ -42,7 +42,8 @@ MODEL[:WORD]... is a preset (random weights), a .safetensors checkpoint, an .onn
 words choose how a preset or checkpoint runs: {", ".join(WORDS)}.
 A preset or checkpoint runs folded in float32 unless a word or an option says otherwise.
 
-  python -m training.benchmark models/dgtl_mini.onnx --batch 1 4
+  python -m training.benchmark models/dgtl_mini.onnx --threads 2
+  python -m training.benchmark dgtl-mini --batch 1 4
   python -m training.benchmark dgtl-dinov2-l:unfolded --threads 2 --parts --runs 5
   python -m training.benchmark dgtl-dinov2-l dgtl-dinov2-l:bf16 --against {RELEASED} --threads 2
   python -m training.benchmark model.safetensors model.onnx model.engine --device cuda --json

@@ -62,9 +62,13 @@ def embed_with_open_clip(
     pairs = open_clip.list_pretrained()
     known = [tag for name, tag in pairs if name == model_name]
     if not Path(pretrained).is_file() and pretrained not in known:
+        if not known:
+            raise ValueError(
+                f'open_clip knows no model {model_name!r}; near to it are '
+                f'{get_close_matches(model_name, dict(pairs), 5, 0)}')
         raise ValueError(
-            f'open_clip has no weights {pretrained!r} for {model_name!r}; it has '
-            f'{known or get_close_matches(model_name, dict(pairs), 9, 0)}, or give a file')
+            f'open_clip has no weights {pretrained!r} for {model_name!r}; it has {known}, or give '
+            'a file')
     # OpenAI's weights want another activation than the model of that name has; of a file one
     # cannot tell, there the name of the model says it
     quick = bool(open_clip.get_pretrained_cfg(model_name, pretrained).get('quick_gelu'))

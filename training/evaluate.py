@@ -139,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f'evaluate: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('evaluate: stopped', file=sys.stderr)
+        return 130
     return 0
 
 

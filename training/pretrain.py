@@ -77,6 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f'pretrain: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('pretrain: stopped', file=sys.stderr)
+        return 130
     return 0
 
 

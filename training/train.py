@@ -29,7 +29,7 @@ from dgtl_core.learning.matcher import NonFiniteError
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.optim import build_optimizer, learning_rate, set_learning_rate
 from dgtl_core.learning.points import RandomPoints
-from dgtl_core.learning.recipe import read_recipe, Recipe
+from dgtl_core.learning.recipe import changes, check_files, read_recipe, Recipe
 from dgtl_core.model.backbone_weights import load_backbone
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
@@ -43,9 +43,10 @@ from training.labelers import labeler_of_model
 from training.log import Log
 from training.machine import choose_device
 
+_ENDS = (signal.SIGINT, signal.SIGTERM)
 LAST = 'last.safetensors'  # everything that a resume needs
 FINAL = 'model.safetensors'  # the result: weights alone
-TERMINATED = 143  # exit code after SIGTERM, as a shell reports it
+TERMINATED = 143  # exit code after SIGTERM, as a shell reports it; 130 after Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'auto') -> int:
     """
-    Train from beginning to end; return 0, or TERMINATED where SIGTERM ended it early.
+    Train from beginning to end; return 0, or 128 + the signal where one ended it early.
 
     :raises ValueError: the recipe, its data or the output folder are not as they must be.
     :raises NonFiniteError: a loss is NaN or infinite.
@@ -93,9 +94,13 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
                          f'{last} exists; go on with --resume, or take another --out')
     out.mkdir(parents=True, exist_ok=True)
     # nothing to save yet; an exit and no death, so that no half-made cache stays behind
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    ends = [number for number in _ENDS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in ends:
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
     # what is learned from: the data say which classes there are
+    if not resume:
+        check_files(recipe)
     pictures, tests = _data(recipe, out)
     config = replace(recipe.segmenter(), classes=pictures.classes)
 
@@ -110,7 +115,10 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
     start = 0
     if resume:
         averaged = restore(last, model, optimizer)
-        start = int(read_header(last)['training']['step'])
+        began = read_header(last)['training']
+        start = int(began['step'])
+        for change in changes(began['recipe'], recipe):
+            tqdm.write(f'train: this run began with {change}', file=sys.stderr)
         if start > recipe.steps:
             raise ValueError(f'{last} is at step {start}, beyond the steps {recipe.steps}')
         if average is not None:  # it begins here where the run had none
@@ -140,7 +148,13 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         workers=recipe.workers, pin_memory=where.type == 'cuda')
     log = Log(out, start, recipe.steps, recipe.batch, rank)
     signals: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    def end(number: int, frame: object) -> None:  # the second one ends it at once
+        signals.append(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else
+                      signal.SIG_DFL)
+
+    for number in ends:
+        signal.signal(number, end)
     before: _Step | None = None
     model.train()
     for step in range(start, recipe.steps):
@@ -184,10 +198,12 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
             _stop_if_not_finite(before, last)
             save(last, done, resumable=True)
         if terminated:
-            log.say(f'stopped by SIGTERM after step {done}; go on with --resume')
+            how = signal.Signals(signals[0]).name if signals else 'another process'
+            log.say(f'stopped by {how} after step {done}; go on with --resume')
             log.close()
-            return TERMINATED
+            return 128 + signals[0] if signals else TERMINATED
     save(out / FINAL, recipe.steps, resumable=False)
+    log.say(f'the result is {out / FINAL}')
     log.close()
     return 0
 

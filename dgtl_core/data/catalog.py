@@ -225,8 +225,9 @@ def open_pictures(spec: str) -> Pictures:
     except DataError as error:
         expected = str(inspect.getdoc(function)).replace('``', '')  # not in a terminal
         raise DataError(
-            f'{name}: {error}. Expected: {expected} Name the folder with '
-            f'{name}:FOLDER, or put it at $DGTL_DATA/{name}') from None
+            f'{name}: {error}. Expected: {expected}' + ('' if place else (
+                f' Name the folder with {name}:FOLDER, or put it at $DGTL_DATA/{name}'))
+        ) from None
 
 
 def open_named(specs: Sequence[str]) -> dict[str, Pictures]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dgtl_core.config import from_dict, override, preset, SegmenterConfig
+from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
 from dgtl_core.data.transforms import TransformConfig
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.optim import OptimConfig
 import yaml
+
+_FREE = ('cache', 'evaluation', 'save_every', 'steps', 'workers')  # to change at a resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,44 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     return recipe
+
+
+def changes(before: Mapping[str, Any], recipe: Recipe) -> list[str]:
+    """Return what a run began with, by its header, and does not go on with; a line for each."""
+    return _differences(before, json.loads(json.dumps(to_dict(recipe))), '')
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> list[str]:
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if where + key in _FREE:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _differences(old, new, f'{where}{key}.')
+        elif old != new:
+            lines.append(f'{where}{key} {old!r}, now it is {new!r}')
+    return lines
+
+
+def check_files(recipe: Recipe) -> None:
+    """
+    Find out before pictures are drawn or decoded whether the files to start from are there.
+
+    :raises ValueError: one is not; the message says what makes it.
+    """
+    config = recipe.segmenter()
+    weights = config.backbone.weights
+    for path, key, maker in (
+            (recipe.init, 'init', 'training.train'),
+            ('' if weights == 'timm' or recipe.init else weights,  # init has them, mostly
+             'model.backbone.weights', 'training.pretrain'),
+            ('' if config.adapter.text_link == 'off' else config.text.file, 'model.text.file',
+             'training.embed_classes')):
+        if path and not Path(path).exists():
+            raise ValueError(
+                f'there is no file {path}, which {key} names; python -m {maker} makes one '
+                '(docs/train.md)')
 
 
 def _read(path: Path) -> dict[str, Any]:
