@@ -111,6 +111,7 @@ def test_a_finished_run_is_not_done_again(texts, tmp_path, capsys):
     assert main(command) == 0  # scored again, not trained again
     assert json.loads((run / 'scores.json').read_text()) == scores
     assert (run / 'model.safetensors').stat().st_mtime_ns == made
-    assert '| dgtl |' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '| dgtl |' in printed and 'mIoU in % of one seed' in printed and 'nan' not in printed
     assert main([*command, '--set', 'nonsense=1']) == 1
     assert 'unknown key nonsense' in capsys.readouterr().err

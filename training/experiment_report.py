@@ -44,12 +44,14 @@ def _table(source: str, methods: dict[str, Any]) -> str:
     found = statistics(methods)
     names = list(next(iter(found.values())))
     seeds = len(next(iter(methods.values())))
-    lines = [f'Source {source}: mIoU in %, mean ± deviation over {seeds} seeds', '',
+    over = f', mean ± deviation over {seeds} seeds' if seeds > 1 else ' of one seed'
+    lines = [f'Source {source}: mIoU in %{over}', '',
              '| method | ' + ' | '.join(f'{names[0]} (source)' if i == 0 else name
                                         for i, name in enumerate(names)) + ' |',
              '|---' * (len(names) + 1) + '|']
     for method, scores in found.items():
-        cells = [f'{mean:.1f} ± {deviation:.1f}' for mean, deviation in scores.values()]
+        cells = [f'{mean:.1f}' + (f' ± {deviation:.1f}' if seeds > 1 else '')
+                 for mean, deviation in scores.values()]
         lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -70,5 +72,5 @@ def _plot(results: dict[str, Any]) -> Figure:
         axes.set_ylabel('mIoU, %')
         axes.set_title(f'learned from {source}')
         axes.grid(axis='y', alpha=0.3)
-    axes.legend(ncols=len(found), fontsize=8)
+    axes.legend(ncols=len(found), fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.14))
     return figure
