@@ -51,12 +51,12 @@ def placing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # some writers make their files private
+        os.chmod(temporary, mode)  # some writers make their files private
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
     umask = os.umask(0o022)
     try:
         with placing(path) as temporary:
+            temporary.unlink()
             temporary.touch(0o600)  # as safetensors does
             temporary.write_text('one')
     finally:

@@ -117,7 +117,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         averaged = restore(last, model, optimizer)
         began = read_header(last)['training']
         start = int(began['step'])
-        for change in changes(began['recipe'], recipe):
+        for change in changes(began['recipe'], recipe) if rank == 0 else []:
             tqdm.write(f'train: this run began with {change}', file=sys.stderr)
         if start > recipe.steps:
             raise ValueError(f'{last} is at step {start}, beyond the steps {recipe.steps}')
@@ -148,6 +148,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, device: str = 'aut
         workers=recipe.workers, pin_memory=where.type == 'cuda')
     log = Log(out, start, recipe.steps, recipe.batch, rank)
     signals: list[int] = []
+
     def end(number: int, frame: object) -> None:  # the second one ends it at once
         signals.append(number)
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else

@@ -17,6 +17,7 @@ from typing import Any
 
 from dgtl_core.config import from_dict, SegmenterConfig, to_dict
 from dgtl_core.files import placing
+from dgtl_core.model.backbone_weights import match
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.metadata import KEY, ModelError, ModelMetadata
 from safetensors import safe_open, SafetensorError
@@ -116,20 +117,13 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterConfig]:
 
 def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
     """Load the weights below ``prefix`` strictly; :raises ModelError: they do not fit."""
-    own = model.state_dict()
     with safe_open(path, 'pt') as file:
         state = {key.removeprefix(prefix): file.get_tensor(key)
                  for key in file.keys() if key.startswith(prefix)}
-    common = own.keys() & state.keys()
-    faults = {
-        'missing': own.keys() - state.keys(), 'unknown': state.keys() - own.keys(),
-        'of another shape': {key for key in common if own[key].shape != state[key].shape}}
-    if any(faults.values()):
-        raise ModelError(f'{path} does not fit its configuration; tensors ' + '; '.join(
-            f'{what}: {", ".join(sorted(keys)[:3])}'
-            + f' and {len(keys) - 3} more' * (len(keys) > 3)
-            for what, keys in faults.items() if keys))
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(match(state, model.state_dict(), f'what {path} holds'))
+    except ValueError as error:
+        raise ModelError(str(error)) from None
 
 
 def load_matching(path: Path, model: nn.Module) -> list[str]:
