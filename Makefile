@@ -50,7 +50,7 @@ help:  ## list the targets
 	    while read -r target text; do printf '  make %-12s%s\n' "$$target" "$$text"; done
 
 demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [DURATION=60] [OUT=demo_output]
-	$(BIN)/python -m dgtl_ros.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
+	$(BIN)/python -m dgtl_ros.show.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
 
 test: $(DEVELOPMENT)  ## set up and run the tests
 	$(BIN)/python -m pytest $(PYTEST)

@@ -99,7 +99,7 @@ setup(
     entry_points={
         'console_scripts': [
             'segment_node = dgtl_ros.segment_node:main',
-            'camera_player = dgtl_ros.camera_player:main',
+            'camera_player = dgtl_ros.show.camera_player:main',
         ],
     },
 )

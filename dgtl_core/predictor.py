@@ -9,6 +9,9 @@ import time
 from typing import NamedTuple
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.engine.cache import file_sha256
+from dgtl_core.engine.info import onnx_metadata
+from dgtl_core.model_file import ModelError, ModelMetadata
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
 from dgtl_core.runtime.backend import (
     Backend,
@@ -17,9 +20,6 @@ from dgtl_core.runtime.backend import (
     MAX_THREADS,
     open_backend,
 )
-from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import onnx_metadata
-from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 import numpy as np
 
 __all__ = [

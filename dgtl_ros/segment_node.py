@@ -11,7 +11,7 @@ from functools import partial
 import sys
 
 from dgtl_core.predictor import ModelError, Predictor
-from dgtl_ros.device import Device
+from dgtl_core.runtime.board import Device
 from dgtl_ros.diagnostics import Model, Snapshot, statuses, to_message
 from dgtl_ros.loading import advice, batch_of, load_model
 from dgtl_ros.mailbox import Worker

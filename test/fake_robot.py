@@ -12,17 +12,18 @@ import sys
 import threading
 import time
 
+from dgtl_core.engine import job as building
+from dgtl_core.engine.job import Frames
 from dgtl_core.predictor import EngineOptions, Predictor
-from dgtl_core.runtime import building, cuda
-from dgtl_core.runtime.building import Frames
+from dgtl_core.runtime import cuda
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
 from tiny_onnx import write_tiny_onnx
 
 BUILDER = """
 import pathlib, sys, time
-from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
+from dgtl_core.engine.cache import file_sha256
+from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
 folder = pathlib.Path(__file__).parent
 with (folder / 'builds').open('a') as file:
     file.write(' '.join(sys.argv[1:]) + '\\n')

@@ -13,8 +13,8 @@ import threading
 import time
 
 from dgtl_core.predictor import Predictor
-from dgtl_ros.children import Child, end, isolated_environment
 from dgtl_ros.image_codec import rgb8
+from dgtl_ros.show.children import Child, end, isolated_environment
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-from dgtl_core.runtime.agreement import Sample, samples, verify_engine
-from dgtl_core.runtime.metadata import ModelError
+from dgtl_core.engine.agreement import Sample, samples, verify_engine
+from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import pytest

@@ -2,21 +2,21 @@
 import json
 import mmap
 
+from dgtl_core.engine.cache import file_sha256
+from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
 from dgtl_core.predictor import default_model
-from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_metadata, side_file
 from fake_gpu import engine_bytes
 from fake_robot import fake_robot
 import pytest
 from tiny_onnx import write_tiny_onnx
 from tiny_segmenter_onnx import write_tiny_segmenter
 import torch
+from training.bench.contenders import Contender, parse, Spec
+from training.bench.latency import check_batches, measure
+from training.bench.machine import choose_device
+from training.bench.onnx_work import count_onnx
+from training.bench.roofline import count, label_network
 from training.benchmark import main
-from training.contenders import Contender, parse, Spec
-from training.latency import check_batches, measure
-from training.machine import choose_device
-from training.onnx_work import count_onnx
-from training.roofline import count, label_network
 
 MINI = ('dgtl-mini', '--size', '64', '128', '--threads', '1', '--device', 'cpu')
 

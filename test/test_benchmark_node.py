@@ -4,7 +4,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from dgtl_ros.benchmark import STAGES, summary, table
+from dgtl_ros.show.benchmark import STAGES, summary, table
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def test_measured_in_a_live_node(tmp_path):
     from tiny_onnx import write_tiny_onnx
     model = write_tiny_onnx(tmp_path / 'tiny.onnx', (256, 512), divisor=16, slow=1)
     done = subprocess.run(
-        [sys.executable, '-m', 'dgtl_ros.benchmark', '--model', model, '--pictures', '15',
+        [sys.executable, '-m', 'dgtl_ros.show.benchmark', '--model', model, '--pictures', '15',
          '--rate', '10', '--json'], cwd=ROOT, capture_output=True, text=True, timeout=100,
         check=False)
     assert done.returncode == 0, done.stderr

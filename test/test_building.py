@@ -8,11 +8,12 @@ import signal
 import subprocess
 import time
 
+from dgtl_core.engine import job as building
+from dgtl_core.engine.cache import EngineCache, EngineCacheError
+from dgtl_core.engine.job import EngineJob, Frames
 from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError
-from dgtl_core.runtime import building, cuda
+from dgtl_core.runtime import cuda
 from dgtl_core.runtime.backend import open_backend
-from dgtl_core.runtime.building import EngineJob, Frames
-from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError
 from fake_gpu import engine_bytes, FakeDriver
 import numpy as np
 import onnxruntime
@@ -379,6 +380,6 @@ def test_frames_are_apart_and_show_something():
 
 
 def test_generated_pictures_show_streets():
-    from dgtl_core.runtime.building import _generated_pictures
+    from dgtl_core.engine.job import _generated_pictures
     pictures = _generated_pictures()
     assert len(pictures) > 3 and all(p.dtype == np.uint8 and p.std() > 20 for p in pictures)

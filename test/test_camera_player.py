@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
-from dgtl_ros.camera_player import open_source, parse, PlayerSettings
-from dgtl_ros.frame_source import Frame, open_files, ReadAhead, resized
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.parameters import ParameterError
+from dgtl_ros.show.camera_player import open_source, parse, PlayerSettings
+from dgtl_ros.show.frame_source import Frame, open_files, ReadAhead, resized
 from ros_world import plane, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import String

@@ -4,16 +4,16 @@
 import json
 
 from dgtl_core.config import override, preset
-from dgtl_core.learning.checkpoint import (
+from dgtl_core.learning.optim import build_optimizer, OptimConfig
+from dgtl_core.model.checkpoint import (
     load_matching,
     load_segmenter,
     read_header,
     restore,
     save_checkpoint,
 )
-from dgtl_core.learning.optim import build_optimizer, OptimConfig
 from dgtl_core.model.segmenter import Segmenter
-from dgtl_core.runtime.metadata import KEY, ModelError
+from dgtl_core.model_file import KEY, ModelError
 import pytest
 from safetensors.torch import load_file, save_file
 from small_recipe import MODEL

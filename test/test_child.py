@@ -5,14 +5,14 @@ import subprocess
 import sys
 import time
 
-from dgtl_core.runtime.child import tied
+from dgtl_core.engine.child import tied
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='the kernel must be Linux')
 ROOT = Path(__file__).resolve().parent.parent
 PARENT = """
 import subprocess, sys, time
-from dgtl_core.runtime.child import tied
+from dgtl_core.engine.child import tied
 child = subprocess.Popen([*tied(), '/bin/sleep', '100'])
 print(child.pid, flush=True)
 time.sleep(100)

@@ -3,7 +3,7 @@ import math
 
 from dgtl_core.data import weather
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
-from dgtl_core.data.streetworld import StreetWorld
+from dgtl_core.streetworld import StreetWorld
 import numpy as np
 import pytest
 

@@ -10,9 +10,9 @@ import sys
 
 import cv2
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.runtime.child import tied
+from dgtl_core.engine.child import tied
 from dgtl_core.visualize import read_image
-from dgtl_ros.demo import main, Recorder
+from dgtl_ros.show.demo import main, Recorder
 import numpy as np
 import psutil
 import pytest
@@ -148,7 +148,7 @@ def start(tmp_path):
     def start(*arguments):
         environment = {**os.environ, 'ROS_LOG_DIR': str(tmp_path / 'log')}
         running.append(subprocess.Popen(
-            [*tied(), sys.executable, '-m', 'dgtl_ros.demo', '--model', model,
+            [*tied(), sys.executable, '-m', 'dgtl_ros.show.demo', '--model', model,
              '--out', tmp_path / 'out', *arguments], cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         return running[-1]

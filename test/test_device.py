@@ -4,7 +4,7 @@
 import ctypes
 from pathlib import Path
 
-from dgtl_ros.device import Device
+from dgtl_core.runtime.board import Device
 import pytest
 
 FILES = {

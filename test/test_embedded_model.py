@@ -9,8 +9,8 @@ what torch makes of it: nothing folded, float32.
 from pathlib import Path
 import sys
 
-from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
 from dgtl_core.predictor import Predictor
+from dgtl_core.streetworld import CONDITIONS, StreetWorld
 import numpy as np
 
 RECORDED = Path(__file__).parent / 'golden' / 'dgtl_mini.npz'
@@ -32,7 +32,7 @@ def test_the_embedded_model_labels_as_torch_did():
 
 
 def record(checkpoint: Path) -> None:
-    from dgtl_core.learning.checkpoint import load_segmenter
+    from dgtl_core.model.checkpoint import load_segmenter
     from small_segmenter import normalised
     import torch
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError, EngineKey, file_sha256
+from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey, file_sha256
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ OLD, NEW = b'old engine ' * 1000, b'new engine ' * 2000
 # What every script below starts with; the arguments are the folder and what the script likes.
 PRELUDE = f"""
 import logging, os, pathlib, signal, sys, time
-from dgtl_core.runtime.engine_cache import EngineCache, EngineCacheError, EngineKey
+from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey
 logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')
 KEY = {KEY!r}
 cache = EngineCache(sys.argv[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
-from dgtl_core.runtime.engine_cache import file_sha256
-from dgtl_core.runtime.engine_file import EngineInfo, onnx_batch, onnx_metadata, side_file
-from dgtl_core.runtime.metadata import ModelError
+from dgtl_core.engine.cache import file_sha256
+from dgtl_core.engine.info import EngineInfo, onnx_batch, onnx_metadata, side_file
+from dgtl_core.model_file import ModelError
 import pytest
 
 pytest.importorskip('onnx')

@@ -9,7 +9,8 @@ import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
 from dgtl_core.data.datasets import LabelledPicture
-from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.evaluation.protocols import fitted, labeler_of_file, labeler_of_model
+from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.predictor import Segmentation
 import numpy as np
@@ -17,7 +18,6 @@ import pytest
 from small_recipe import COLORS, MODEL, write_pictures
 import torch
 from training.evaluate import main, score, summary, table
-from training.labelers import fitted, labeler_of_file, labeler_of_model
 import yaml
 
 

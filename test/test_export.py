@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.export.fold import fold
-from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import agreement, export_onnx, run_file, run_torch
-from dgtl_core.learning.checkpoint import load_segmenter
+from dgtl_core.folding.fold import fold
+from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.model.checkpoint import load_segmenter
+from dgtl_core.model_file import ModelMetadata
 from dgtl_core.predictor import default_model
 from dgtl_core.processing import place, to_input
-from dgtl_core.runtime.metadata import ModelMetadata
 import numpy as np
 import pytest
 from small_segmenter import small_config, small_segmenter

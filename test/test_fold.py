@@ -2,7 +2,7 @@
 from dataclasses import replace
 
 import cv2
-from dgtl_core.export.fold import fold
+from dgtl_core.folding.fold import fold
 from dgtl_core.model.mask_decoder import semantic_scores
 import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street

@@ -4,13 +4,13 @@
 from pathlib import Path
 
 from dgtl_core.config import BackboneConfig
-from dgtl_core.learning.checkpoint import load_segmenter
 from dgtl_core.model.backbone_weights import (
     backbone_state,
     convert_patch,
     convert_positions,
     load_backbone,
 )
+from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.released import default_out_indices, segmenter_from_released
 from dgtl_core.model.vit import Backbone, timm_name
 import golden_weights as recipe

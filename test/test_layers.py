@@ -151,9 +151,9 @@ def test_training_knows_no_ros(tree):
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {'dgtl_core.predictor', 'dgtl_core.classes', 'dgtl_core.visualize'}
     beyond = {  # test material: the player plays it, the demo scores it
-        'dgtl_ros.camera_player': {'dgtl_core.data.streetworld'},
-        'dgtl_ros.children': {'dgtl_core.runtime.child'},
-        'dgtl_ros.demo': {'dgtl_core.data.streetworld', 'dgtl_core.metrics'},
+        'dgtl_ros.show.camera_player': {'dgtl_core.streetworld'},
+        'dgtl_ros.show.children': {'dgtl_core.engine.child'},
+        'dgtl_ros.show.demo': {'dgtl_core.streetworld', 'dgtl_core.metrics'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
              for name in tree.below('dgtl_ros') for i in tree.imports[name]
@@ -171,8 +171,8 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.visualize', {'numpy', 'cv2'}),
     ('dgtl_core.predictor', {'numpy', 'cv2'}),
     ('dgtl_core.runtime.backend', {'numpy', 'cv2'}),
-    ('dgtl_core.runtime.engine_cache', set()),
-    ('dgtl_core.data.streetworld', {'numpy', 'cv2'}),
+    ('dgtl_core.engine.cache', set()),
+    ('dgtl_core.streetworld', {'numpy', 'cv2'}),
 ])
 def test_light_modules_load_only(tree, module, allowed):
     extra = tree.foreign(module) - allowed - {'yaml'}
@@ -181,18 +181,20 @@ def test_light_modules_load_only(tree, module, allowed):
 
 def test_engine_libraries_stay_in_the_backends(tree):
     rest = [n for n in tree.below('dgtl_core')
-            if not n.startswith(('dgtl_core.runtime.', 'dgtl_core.export.'))]
+            if not n.startswith(('dgtl_core.runtime.', 'dgtl_core.engine.', 'dgtl_core.export.', 'dgtl_core.evaluation.'))]
     assert not tree.forbidden(rest, 'onnxruntime', *TENSORRT)
 
 
 def test_model_stands_alone(tree):
     assert not tree.forbidden(
         tree.below('dgtl_core.model'),
-        *(f'dgtl_core.{layer}' for layer in ('data', 'export', 'learning', 'runtime')))
+        *(f'dgtl_core.{layer}' for layer in (
+            'data', 'engine', 'evaluation', 'export', 'folding', 'learning', 'runtime')))
 
 
 def test_tensorrt_needs_no_torch(tree):
-    names = [n for n in tree.below('dgtl_core.export', 'dgtl_core.runtime') if 'tensorrt' in n]
+    names = [n for n in tree.below('dgtl_core.engine', 'dgtl_core.runtime')
+             if 'torch' not in n]
     assert not tree.forbidden(names, 'torch', 'torchvision')
     assert not [n for n in names if 'torch' in tree.loads(n)]
 
@@ -223,7 +225,7 @@ def loaded_by(script: str, forbidden: set[str], *arguments: str) -> str:
     ('dgtl_core.predictor', ENGINES | LEARNING | ROS),
     ('dgtl_core.runtime.backend', ENGINES | LEARNING | ROS),
     ('dgtl_core.runtime.onnx', TENSORRT | LEARNING | ROS),
-    ('dgtl_core.data.streetworld', ENGINES | LEARNING | ROS),
+    ('dgtl_core.streetworld', ENGINES | LEARNING | ROS),
     ('dgtl_core.model.segmenter', {'onnxruntime', 'tensorrt', 'tensorrt_rtx'} | ROS),
 ])
 def test_import_does_not_load(module, forbidden):

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.export.fold import fold
-from dgtl_core.export.labels import LabelNetwork
+from dgtl_core.engine.info import onnx_metadata
 from dgtl_core.export.onnx import (
     agreement,
     check,
@@ -19,13 +18,14 @@ from dgtl_core.export.onnx import (
     to_onnx,
     write,
 )
-from dgtl_core.export.precision import set_precision
-from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.folding.fold import fold
+from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.folding.precision import set_precision
 from dgtl_core.metrics import ConfusionMatrix
+from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import slide
+from dgtl_core.model_file import ModelMetadata
 from dgtl_core.predictor import Predictor
-from dgtl_core.runtime.engine_file import onnx_metadata
-from dgtl_core.runtime.metadata import ModelMetadata
 from dgtl_core.runtime.onnx import _Bound, OnnxBackend
 import numpy as np
 import onnx

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import venv
 
-from dgtl_core.runtime.child import tied
+from dgtl_core.engine.child import tied
 import pytest
 from test_layers import imports, modules, OWN, ROS, Tree
 
@@ -221,10 +221,10 @@ def requirements(metadata, *extras):
 
 
 @pytest.mark.parametrize('extras, parts', [
-    ([], ['dgtl_core.classes', 'dgtl_core.config', 'dgtl_core.data.streetworld',
+    ([], ['dgtl_core.classes', 'dgtl_core.config', 'dgtl_core.streetworld',
           'dgtl_core.metrics', 'dgtl_core.predictor', 'dgtl_core.processing',
-          'dgtl_core.runtime.backend', 'dgtl_core.runtime.engine_cache',
-          'dgtl_core.runtime.metadata', 'dgtl_core.runtime.onnx', 'dgtl_core.visualize']),
+          'dgtl_core.runtime.backend', 'dgtl_core.engine.cache',
+          'dgtl_core.model_file', 'dgtl_core.runtime.onnx', 'dgtl_core.visualize']),
     (['ros'], ['dgtl_ros']),
     (['train', 'export'], ['dgtl_core', 'training']),
     (['ros', 'train', 'export', 'dev', 'tensorrt-check'], ['test']),

@@ -5,8 +5,8 @@ import pytest
 from small_segmenter import small_config, small_segmenter, street
 import torch
 from torch import nn
-from training.contenders import open_contender, parse, Spec
-from training.parts import breakdown, metered, part_of, REST, seconds_by_part, table
+from training.bench.contenders import open_contender, parse, Spec
+from training.bench.parts import breakdown, metered, part_of, REST, seconds_by_part, table
 
 
 class Sleeper(nn.Module):

@@ -3,7 +3,7 @@ import io
 import os
 import re
 
-from dgtl_core.export.progress import Progress
+from dgtl_core.engine.progress import Progress
 import pytest
 
 

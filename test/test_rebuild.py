@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
-from dgtl_ros.children import isolated_environment
 from dgtl_ros.image_codec import rgb8
 from dgtl_ros.segment_node import SegmentNode
+from dgtl_ros.show.children import isolated_environment
 from diagnostic_msgs.msg import DiagnosticArray
 from fake_gpu import engine_bytes
 from fake_robot import fake_robot, street

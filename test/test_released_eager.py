@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street
 import torch
-from training.released_eager import ReleasedSegmenter
+from training.bench.released_eager import ReleasedSegmenter
 
 PRESETS = ['dgtl-dinov2-s', 'dgtl-dinov2-l', 'rein-dinov2-l', 'vltseg-eva02-l', 'dgtl-dinov3-l']
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 import torch.nn.functional as F
-from training.roofline import (
+from training.bench.roofline import (
     bandwidth,
     Board,
     BOARDS,

@@ -8,7 +8,7 @@ import time
 import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data import weather
-from dgtl_core.data.streetworld import CONDITIONS, SKY_DEPTH, StreetWorld
+from dgtl_core.streetworld import CONDITIONS, SKY_DEPTH, StreetWorld
 import numpy as np
 import pytest
 
@@ -43,7 +43,7 @@ def test_same_bytes_in_any_order(condition):
 
 
 def test_same_bytes_in_another_process():
-    script = ('import hashlib; from dgtl_core.data.streetworld import StreetWorld; '
+    script = ('import hashlib; from dgtl_core.streetworld import StreetWorld; '
               's = StreetWorld(9, (96, 192), "night").picture(4); '
               'print(hashlib.sha256(s.image.tobytes() + s.labels.tobytes() + s.depth.tobytes())'
               '.hexdigest())')
@@ -257,7 +257,7 @@ def test_speed_against_opencv():
     """
     A picture costs less than a number of blurs of its size, in processor time of one thread.
 
-    The absolute rate is what ``python -m dgtl_core.data.streetworld --benchmark`` prints; the
+    The absolute rate is what ``python -m dgtl_core.streetworld --benchmark`` prints; the
     ratio depends less on the machine.
     """
     threads = cv2.getNumThreads()
@@ -282,7 +282,7 @@ def test_speed_against_opencv():
 
 
 def test_command_line_writes_previews(tmp_path):
-    command = [sys.executable, '-m', 'dgtl_core.data.streetworld', '--out', str(tmp_path),
+    command = [sys.executable, '-m', 'dgtl_core.streetworld', '--out', str(tmp_path),
                '--count', '2', '--condition', 'snow', '--size', '96', '192']
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -297,7 +297,7 @@ def test_command_line_writes_previews(tmp_path):
 
 
 def test_command_line_benchmark():
-    command = [sys.executable, '-m', 'dgtl_core.data.streetworld', '--benchmark', '--count', '1',
+    command = [sys.executable, '-m', 'dgtl_core.streetworld', '--benchmark', '--count', '1',
                '--size', '64', '128']
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -306,7 +306,7 @@ def test_command_line_benchmark():
 
 
 def test_command_line_without_work():
-    done = subprocess.run([sys.executable, '-m', 'dgtl_core.data.streetworld'],
+    done = subprocess.run([sys.executable, '-m', 'dgtl_core.streetworld'],
                           capture_output=True, text=True)
     assert done.returncode == 2
     assert '--out' in done.stderr and '--benchmark' in done.stderr

@@ -20,14 +20,14 @@ import threading
 from types import SimpleNamespace
 
 from dgtl_core.config import BackboneConfig, preset
-from dgtl_core.export import tensorrt as command
-from dgtl_core.export.progress import Progress
-from dgtl_core.export.tensorrt import build_engine, find_pictures, main
-from dgtl_core.export.tensorrt_builder import build, BuildOptions, BuildReport, network_flags
+from dgtl_core.engine import build as command
+from dgtl_core.engine.build import build_engine, find_pictures, main
+from dgtl_core.engine.builder import build, BuildOptions, BuildReport, network_flags
+from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.engine.progress import Progress
+from dgtl_core.model_file import ModelError
 from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.runtime import cuda
-from dgtl_core.runtime.engine_file import EngineInfo, side_file
-from dgtl_core.runtime.metadata import ModelError
 from dgtl_core.visualize import write_image
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
@@ -88,10 +88,10 @@ def segmenters():
     ('large', 'bf16', 'grid_sample', 4 + 2 * 9)])
 def test_an_exported_network_parses_and_builds(
         segmenters, tmp_path, capsys, which, precision, form, attentions):
-    from dgtl_core.export.fold import fold
-    from dgtl_core.export.labels import LabelNetwork
     from dgtl_core.export.onnx import to_onnx
-    from dgtl_core.export.precision import set_precision
+    from dgtl_core.folding.fold import fold
+    from dgtl_core.folding.labels import LabelNetwork
+    from dgtl_core.folding.precision import set_precision
     size = (256, 512)
     network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
     model = to_onnx(
@@ -114,10 +114,10 @@ def test_an_exported_network_parses_and_builds(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_exported_network_with_an_open_batch_parses_and_builds(tmp_path):
-    from dgtl_core.export.fold import fold
-    from dgtl_core.export.labels import LabelNetwork
     from dgtl_core.export.onnx import to_onnx
-    from dgtl_core.export.precision import set_precision
+    from dgtl_core.folding.fold import fold
+    from dgtl_core.folding.labels import LabelNetwork
+    from dgtl_core.folding.precision import set_precision
     from small_segmenter import small_config, small_segmenter, street
     config = small_config('dgtl-dinov2-l')
     size = config.input_size
@@ -226,7 +226,7 @@ def test_a_signal_stops_the_command_and_leaves_the_old_engine(
     out = tmp_path / 'm.engine'
     out.write_bytes(b'old')
     with subprocess.Popen(
-            [sys.executable, '-m', 'dgtl_core.export.tensorrt', str(path), str(out),
+            [sys.executable, '-m', 'dgtl_core.engine.build', str(path), str(out),
              '--unverified', '--module', 'tensorrt_rtx'],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=Path(__file__).resolve().parents[1],
@@ -502,7 +502,7 @@ def test_the_engine_is_compared_on_every_given_picture(robot):
 
 
 def test_times_are_kept_for_the_next_build(tmp_path):
-    from dgtl_core.export.tensorrt_builder import _load_timing_cache
+    from dgtl_core.engine.builder import _load_timing_cache
 
     class Config:
         def __init__(self, taken):
@@ -537,7 +537,7 @@ def test_times_that_cannot_be_kept_cost_no_engine(tmp_path, caplog):
 
 def test_the_command_loads_no_engine_library_before_it_needs_one():
     done = subprocess.run(
-        [sys.executable, '-X', 'importtime', '-m', 'dgtl_core.export.tensorrt', '--help'],
+        [sys.executable, '-X', 'importtime', '-m', 'dgtl_core.engine.build', '--help'],
         capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
     assert '--pictures' in done.stdout
     assert not {'torch', 'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & {

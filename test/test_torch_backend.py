@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from dgtl_core.learning.checkpoint import save_checkpoint
+from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime import torch as backend
 from dgtl_core.runtime.backend import open_backend

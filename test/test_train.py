@@ -12,7 +12,7 @@ import sys
 import time
 
 import cv2
-from dgtl_core.learning.checkpoint import load_segmenter, read_header, save_checkpoint
+from dgtl_core.model.checkpoint import load_segmenter, read_header, save_checkpoint
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file

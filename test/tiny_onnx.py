@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.runtime.metadata import ModelMetadata
+from dgtl_core.model_file import ModelMetadata
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, TensorProto

@@ -17,14 +17,14 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from dgtl_core.export.precision import PRECISIONS
+from dgtl_core.folding.precision import PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.backend import BACKENDS, MAX_THREADS
 from dgtl_core.runtime.cuda import CudaError
-from dgtl_core.runtime.metadata import ModelError
 import torch
-from training import parts, train_step
-from training.contenders import (
+from training.bench import parts, train_step
+from training.bench.contenders import (
     Contender,
     open_contender,
     parse,
@@ -33,9 +33,9 @@ from training.contenders import (
     Spec,
     WORDS,
 )
-from training.latency import check_batches, check_numbers, measure, noise, Row, table
-from training.machine import choose_device, machine
-from training.roofline import bandwidth, count, count_by_part, peak_flops, Work
+from training.bench.latency import check_batches, check_numbers, measure, noise, Row, table
+from training.bench.machine import choose_device, machine
+from training.bench.roofline import bandwidth, count, count_by_part, peak_flops, Work
 
 EXAMPLES = f"""
 MODEL[:WORD]... is a preset (random weights), a .safetensors checkpoint, an .onnx or an engine; the
@@ -102,7 +102,7 @@ def with_roofline(rows: Sequence[Row], contenders: Sequence[Contender],
 def _work(contender: Contender, batch: int) -> Work:
     if contender.network is not None:
         return count(contender.network, contender.input_size, batch)
-    from training.onnx_work import count_onnx  # a robot that times an engine has no onnx
+    from training.bench.onnx_work import count_onnx  # a robot that times an engine has no onnx
     assert contender.spec is not None
     return count_onnx(Path(contender.spec.model), batch)
 

@@ -27,15 +27,15 @@ from typing import Any
 from dgtl_core.data.catalog import open_named
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
 from dgtl_core.data.datasets import LabelledPicture, Pictures
+from dgtl_core.evaluation.protocols import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
 from dgtl_core.files import write_atomically
-from dgtl_core.learning.checkpoint import load_segmenter
 from dgtl_core.metrics import ConfusionMatrix
+from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.predictor import Predictor
 import numpy as np
 import torch
 from tqdm import tqdm
-from training.labelers import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
-from training.machine import choose_device
+from training.bench.machine import choose_device
 
 Change = Callable[[LabelledPicture, int], np.ndarray]  # picture and its index -> another picture
 
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             write_atomically(options.json, json.dumps(results, indent=1) + '\n')
         if options.report:
-            from training.report import write_report
+            from dgtl_core.evaluation.report import write_report
             write_report(options.report, results, [
                 (domains[domain].classes, found.worst) for domain, found in scores.items()])
     except (ValueError, OSError) as error:

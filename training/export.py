@@ -20,15 +20,15 @@ from typing import Any
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.export.fold import fold
-from dgtl_core.export.labels import LabelNetwork
 from dgtl_core.export.onnx import export_onnx, ExportError, Output
-from dgtl_core.export.precision import PRECISIONS
 from dgtl_core.files import destination, tidy_on_signals
-from dgtl_core.learning.checkpoint import load_segmenter, read_header
+from dgtl_core.folding.fold import fold
+from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.folding.precision import PRECISIONS
+from dgtl_core.model.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter, slide
+from dgtl_core.model_file import ModelError, ModelMetadata
 from dgtl_core.processing import place, to_input
-from dgtl_core.runtime.metadata import ModelError, ModelMetadata
 from dgtl_core.visualize import read_image
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def _spread(total: int, count: int) -> list[int]:
 def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
     """Real pictures of a folder, evenly spread over it, or generated ones, at ``size``."""
     if folder is None:
-        from dgtl_core.data.streetworld import StreetWorld
+        from dgtl_core.streetworld import StreetWorld
         world = StreetWorld(seed=7, size=size)
         return [np.ascontiguousarray(world.picture(i).image) for i in range(count)]
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png'))

@@ -21,8 +21,8 @@ import sys
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.files import destination
-from dgtl_core.learning.checkpoint import save_checkpoint
 from dgtl_core.model.backbone_weights import convert_patch, convert_positions, read_state_dict
+from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.released import METHODS, segmenter_from_released
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX, clip_text_tensors, encode_clip_text, load_texts

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
-from training.machine import choose_device
+from training.bench.machine import choose_device
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
 
 REPORT_EVERY = 20  # steps between two lines of the log

@@ -23,14 +23,15 @@ import warnings
 from dgtl_core.config import to_dict
 from dgtl_core.data.catalog import join, open_named
 from dgtl_core.data.datasets import Pictures
+from dgtl_core.evaluation.protocols import labeler_of_model
 from dgtl_core.learning.batches import batches, cached
-from dgtl_core.learning.checkpoint import load_matching, read_header, restore, save_checkpoint
 from dgtl_core.learning.matcher import NonFiniteError
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.optim import build_optimizer, learning_rate, set_learning_rate
 from dgtl_core.learning.points import RandomPoints
 from dgtl_core.learning.recipe import changes, check_files, read_recipe, Recipe
 from dgtl_core.model.backbone_weights import load_backbone
+from dgtl_core.model.checkpoint import load_matching, read_header, restore, save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
 import numpy as np
@@ -38,10 +39,9 @@ import torch
 from torch import distributed, nn, Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
+from training.bench.machine import choose_device
 from training.evaluate import score
-from training.labelers import labeler_of_model
 from training.log import Log
-from training.machine import choose_device
 
 _ENDS = (signal.SIGINT, signal.SIGTERM)
 LAST = 'last.safetensors'  # everything that a resume needs

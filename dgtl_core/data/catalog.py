@@ -53,7 +53,7 @@ class StreetWorldPictures:
 
     def __init__(self, condition: str = 'clear', *, count: int = 100, seed: int = 1000,
                  severity: int = 3, height: int = 512, width: int = 1024) -> None:
-        from dgtl_core.data.streetworld import CONDITIONS, StreetWorld
+        from dgtl_core.streetworld import CONDITIONS, StreetWorld
 
         if count < 1:
             raise DataError(f'count of streetworld must be at least 1, got {count}')

@@ -15,11 +15,11 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from dgtl_core.export.labels import LabelNetwork
-from dgtl_core.export.precision import Precision, set_precision
+from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.metrics import ConfusionMatrix
+from dgtl_core.model_file import KEY, ModelMetadata
 from dgtl_core.processing import place, to_source
-from dgtl_core.runtime.metadata import KEY, ModelMetadata
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx

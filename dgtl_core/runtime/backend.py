@@ -15,7 +15,7 @@ from pathlib import Path
 import re
 from typing import NamedTuple, Protocol
 
-from dgtl_core.runtime.metadata import FILE_PRECISIONS, MAKE_ONE, ModelError, ModelMetadata
+from dgtl_core.model_file import FILE_PRECISIONS, MAKE_ONE, ModelError, ModelMetadata
 import numpy as np
 
 BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')

@@ -6,9 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 import platform
 
+from dgtl_core.engine.info import onnx_metadata
+from dgtl_core.model_file import MAKE_ONE, ModelError
 from dgtl_core.runtime.backend import check_precision, EngineStatus
-from dgtl_core.runtime.engine_file import onnx_metadata
-from dgtl_core.runtime.metadata import MAKE_ONE, ModelError
 import numpy as np
 import onnxruntime as ort
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import traceback
 from typing import Any
 
+from dgtl_core.engine.info import BUILD_ONE, EngineInfo, onnx_metadata
+from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions, EngineStatus
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
-from dgtl_core.runtime.engine_file import BUILD_ONE, EngineInfo, onnx_metadata
-from dgtl_core.runtime.metadata import ModelError
 import numpy as np
 
 MODULES = ('tensorrt', 'tensorrt_rtx')
@@ -73,7 +73,7 @@ def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions,
         check_precision(path, info.metadata, precision)
         return TensorRTBackend(path, info, device, options.blocking_sync)
     check_precision(path, onnx_metadata(path), precision)
-    from dgtl_core.runtime.building import open_onnx
+    from dgtl_core.engine.job import open_onnx
     return open_onnx(path, device, threads, options)
 
 

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import cast
 
-from dgtl_core.export.fold import fold
-from dgtl_core.export.labels import LabelNetwork
-from dgtl_core.export.precision import Precision, PRECISIONS, set_precision
-from dgtl_core.learning.checkpoint import load_segmenter, read_header
-from dgtl_core.runtime.metadata import ModelError, ModelMetadata
+from dgtl_core.folding.fold import fold
+from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.folding.precision import Precision, PRECISIONS, set_precision
+from dgtl_core.model.checkpoint import load_segmenter, read_header
+from dgtl_core.model_file import ModelError, ModelMetadata
 import numpy as np
 import torch
 

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Build a TensorRT engine from an exported ONNX file, on the machine that will run it.
+
+``python -m dgtl_core.engine.build MODEL.onnx OUT.engine --pictures FOLDER``
+
+Needs no torch. Networks are strongly typed: an engine computes in the types of the ONNX file. The
+parser and the builder of TensorRT-RTX also work without a GPU, to check a model; what needs one
+(measuring kernels, comparing the finished engine) has not been run yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+import json
+import logging
+import os
+from pathlib import Path
+import sys
+
+from dgtl_core.engine.agreement import Sample, samples, THRESHOLD, verify_engine
+from dgtl_core.engine.builder import build, BuildOptions, BuildReport, HARDWARE
+from dgtl_core.engine.cache import file_sha256
+from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
+from dgtl_core.engine.progress import Progress
+from dgtl_core.files import destination, tidy_on_signals
+from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
+from dgtl_core.runtime.tensorrt import import_tensorrt, MODULES, TensorRTBackend
+from dgtl_core.visualize import read_image
+import numpy as np
+
+PICTURES = ('.png', '.jpg', '.jpeg', '.bmp')
+SUFFIXES = ('.engine', '.plan')
+
+
+def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
+                 pictures: Sequence[np.ndarray] = (), threshold: float = THRESHOLD,
+                 reference: Path | None = None, timing_cache: Path | None = None,
+                 module: str = '', device: str = 'auto',
+                 progress: Progress | None = None) -> tuple[BuildReport, EngineInfo]:
+    """
+    Build an engine and its side file; whatever was at ``out`` stays until both are good.
+
+    :param pictures: real pictures (H, W, 3) uint8 RGB on which the engine is compared with ONNX
+        Runtime; none: it is not compared.
+    :param threshold: least share of pixels that must get the same label.
+    :param reference: the ONNX file to compare with; None: ``onnx`` itself.
+    :param timing_cache: a file with measured kernel times, used and brought up to date.
+    :param module: ``tensorrt`` or ``tensorrt_rtx``; empty: the first that is installed.
+    :raises ModelError: not one of our models, refused by parser or builder, no GPU, or the engine
+        labels too differently.
+    :raises CudaError: the GPU fails.
+    :raises KeyboardInterrupt: stopped by Ctrl-C; nothing is left behind.
+    :raises OSError: a file cannot be read or written; nothing is left behind.
+    """
+    options = BuildOptions() if options is None else options
+    if out.suffix not in SUFFIXES:
+        raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
+    for path in (out, side_file(out)):  # said before the build, not after it
+        destination(path, path.suffix)
+    if not 0 <= threshold <= 1:
+        raise ModelError(f'the threshold is a share of pixels in 0..1, got {threshold}')
+    metadata = onnx_metadata(onnx)
+    device_index(device)  # is it one?
+    fault = cuda_fault(device)
+    trt = import_tensorrt(module)
+    if fault and (trt.__name__ != 'tensorrt_rtx' or pictures or device != 'auto'):
+        raise ModelError(
+            f'an engine is built and compared on the GPU that will run it, but {fault}. Without '
+            'a GPU, tensorrt-rtx can check that the model parses and builds: --module '
+            'tensorrt_rtx --unverified')
+    staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
+    try:
+        known = _known(metadata, reference or onnx, pictures) if pictures else []
+        gpu = None if fault else Gpu(device_index(device))
+        try:
+            activate = (lambda: None) if gpu is None else gpu.activate
+            engine, report = build(
+                trt, onnx, options, progress or Progress(), timing_cache, activate)
+        finally:
+            if gpu is not None:
+                gpu.close()
+        staged.write_bytes(engine)
+        info = EngineInfo(
+            metadata=metadata, module=trt.__name__, version=trt.__version__,
+            gpu='' if gpu is None else gpu.name,
+            compute_capability='' if gpu is None else gpu.compute_capability,
+            precision=report.precision, model_sha256=file_sha256(onnx),
+            engine_sha256=file_sha256(staged), options=asdict(options))
+        if known:
+            backend = TensorRTBackend(staged, info, device)
+            try:
+                info = replace(info, labels_equal=verify_engine(backend, known, threshold))
+            finally:
+                backend.close()
+        side_file(staged).write_text(info.to_json(), encoding='utf-8')
+        for path in (staged, side_file(staged)):
+            with open(path, 'rb') as file:
+                os.fsync(file.fileno())
+        os.replace(staged, out)
+        os.replace(side_file(staged), side_file(out))
+    finally:
+        staged.unlink(missing_ok=True)
+        side_file(staged).unlink(missing_ok=True)
+    return report, info
+
+
+def _known(metadata: ModelMetadata, reference: Path,
+           pictures: Sequence[np.ndarray]) -> list[Sample]:
+    """Label the pictures; before the build, which takes minutes, so that a fault is said then."""
+    from dgtl_core.runtime.onnx import OnnxBackend
+
+    of = onnx_metadata(reference)
+    if (of.input_size, of.classes.names) != (metadata.input_size, metadata.classes.names):
+        raise ModelError(
+            f'the reference {reference} takes pictures of {of.input_size} and knows '
+            f'{len(of.classes)} classes, the model {metadata.input_size} and '
+            f'{len(metadata.classes)}: name an export of the same model at the same size')
+    if of.precision == 'bf16':
+        raise ModelError(
+            f'{reference} computes in bf16, which ONNX Runtime does not on a CPU: name the same '
+            'model in fp32 or fp16 with --reference')
+    truth = OnnxBackend(reference, device='cpu')
+    try:
+        return samples(truth, pictures)
+    finally:
+        truth.close()
+
+
+def find_pictures(places: Sequence[Path]) -> list[Path]:
+    """
+    Return the picture files among files and folders.
+
+    :raises ModelError: a place does not exist or holds none.
+    """
+    found: list[Path] = []
+    for place in places:
+        here = sorted(p for p in place.rglob('*') if p.suffix.lower() in PICTURES) \
+            if place.is_dir() else [place] * place.is_file()
+        if not here:
+            raise ModelError(f'no pictures at {place}: name files, or a folder with {PICTURES}')
+        found += here
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    options = BuildOptions()
+    parser = argparse.ArgumentParser(
+        prog='python -m dgtl_core.engine.build', description=__doc__.split('\n\n')[0].strip())
+    parser.add_argument('onnx', type=Path, help='the exported model')
+    parser.add_argument('out', type=Path, help='the engine; a .json with its description joins it')
+    check = parser.add_mutually_exclusive_group(required=True)
+    check.add_argument('--pictures', type=Path, nargs='+', metavar='PATH', default=[],
+                       help='real pictures (files or folders) to compare with ONNX Runtime')
+    check.add_argument('--unverified', action='store_true', help='do not compare')
+    parser.add_argument('--most', type=int, default=20, metavar='N',
+                        help='pictures to take, evenly spread (%(default)s)')
+    parser.add_argument('--threshold', type=float, default=THRESHOLD,
+                        metavar='SHARE',
+                        help='of the pixels that must get the same label (%(default)s)')
+    parser.add_argument('--reference', type=Path, metavar='FILE',
+                        help='another ONNX file of the same model to compare with; needed for '
+                             'bf16, which ONNX Runtime cannot run on a CPU')
+    parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib, metavar='N',
+                        help='most memory of one layer while it runs; 0: no limit (%(default)s)')
+    parser.add_argument('--optimization-level', type=int, default=options.optimization_level,
+                        metavar='N',
+                        help='0, quick to build, to 5, tries everything (%(default)s)')
+    parser.add_argument('--hardware', choices=HARDWARE, default=options.hardware,
+                        help='GPUs that can run it (%(default)s); others may be slower')
+    parser.add_argument('--version-compatible', action='store_true',
+                        help='newer versions of TensorRT can run it; may be slower')
+    parser.add_argument('--max-batch', type=int, default=options.max_batch, metavar='N',
+                        help='largest batch, for a model with a dynamic one (%(default)s)')
+    parser.add_argument('--timing-cache', type=Path, metavar='FILE',
+                        help='measured kernel times, which make the next build quicker')
+    parser.add_argument('--module', choices=MODULES, default='',
+                        help='(the first that is installed)')
+    parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N (%(default)s)')
+    parser.add_argument('--json', action='store_true', help='print the report as JSON')
+    args = parser.parse_args(arguments)
+    if args.most < 1:
+        parser.error(f'--most must be 1 or more, got {args.most}')
+    if args.reference and args.unverified:
+        parser.error('--reference is what --pictures are compared with; give some')
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
+    tidy_on_signals()
+    try:
+        options = BuildOptions(
+            workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
+            hardware=args.hardware, version_compatible=args.version_compatible,
+            max_batch=args.max_batch)
+        files = find_pictures(args.pictures)
+        count = min(args.most, len(files))
+        chosen = [files[i * len(files) // count] for i in range(count)]
+        report, info = build_engine(
+            args.onnx, args.out, options, threshold=args.threshold, reference=args.reference,
+            pictures=[read_image(file) for file in chosen],
+            timing_cache=args.timing_cache, module=args.module, device=args.device)
+    except KeyboardInterrupt:
+        print(f'tensorrt: stopped; {args.out} is as it was', file=sys.stderr)
+        return 130
+    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
+        print(f'tensorrt: {error}; {args.out} is as it was', file=sys.stderr)
+        return 1
+    told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print(f'{args.out}: ' + ', '.join(f'{key} {value}' for key, value in told.items()))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

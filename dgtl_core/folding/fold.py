@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Exact re-parameterisation of a trained segmenter for inference at one picture size.
+
+What does not depend on the picture is multiplied out: tokens, their text link and their value
+projection, queries, positions, the mask link, layer scales, normalisation, pairs of matrices with
+nothing between them. The numbers are those of the segmenter up to rounding.
+Shape legend: B pictures, N patches, P prefix tokens, C width, M tokens, Q queries.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
+from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
+from dgtl_core.model.adapter import Adapter, mask_link_matrix
+from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.vit import Backbone
+import torch
+from torch import nn, Tensor
+
+
+class FoldedPatches(nn.Module):
+    """Pictures to tokens: normalisation, patch embedding and positions, one matrix product."""
+
+    def __init__(
+            self, backbone: Backbone, grid: tuple[int, int], mean: tuple[float, ...],
+            std: tuple[float, ...]) -> None:
+        super().__init__()
+        vit, self.grid, self.patch = backbone.vit, grid, backbone.patch_size
+        conv = vit.patch_embed.proj
+        weight = conv.weight.double() / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
+        self.project = frozen_linear(weight.permute(0, 2, 3, 1).flatten(1), None)
+        # The mean is not in the bias: in 16 bits their difference would be lost.
+        self.register_buffer('mean', torch.tensor(mean).repeat(self.patch ** 2))
+        prefix = [token[0] for token in (getattr(vit, 'cls_token', None),
+                                         getattr(vit, 'reg_token', None)) if token is not None]
+        position = torch.zeros(1, 1) if conv.bias is None else conv.bias[None]
+        embedding = backbone.position_embedding(grid)
+        if embedding is not None:
+            count = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            if count:
+                prefix = [torch.cat(prefix) + embedding[0, :count]]
+            position = position + embedding[0, count:]
+        self.register_buffer('position', position.detach().clone())  # (N or 1, C)
+        self.register_buffer('prefix', torch.cat(prefix).detach().clone() if prefix else None)
+        self.norm = vit.norm_pre
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Shape: (B, H, W, 3) uint8 or float 0..255 -> (B, P + N, C)."""
+        (height, width), patch = self.grid, self.patch
+        x = pictures.float()  # first of all: TensorRT transposes no uint8
+        if pictures.shape[1:3] != (height * patch, width * patch):
+            x = x[:, :height * patch, :width * patch]  # the rest of a patch is not seen
+        x = x.reshape(-1, height, patch, width, patch * 3).transpose(2, 3)
+        x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
+        x = self.project(x).to(self.position.dtype) + self.position
+        if self.prefix is not None:
+            x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
+        return self.norm(x)
+
+
+class FoldedLink(nn.Module):
+    """
+    The feature link of one block (item 8) with two constants per block and one shared matrix.
+
+    P = softmax(f K^T); f <- f + P V + f A^T, with K = t / sqrt(C),
+    V = scale (W2 v + b2), v = W1 t + b1 (0 for token 0), A = scale W2.
+    b2 is in V because every row of P sums to 1.
+    """
+
+    def __init__(
+            self, adapter: Adapter, tokens: Tensor, values: Tensor, mix: nn.Linear,
+            prefix: int, count: int) -> None:
+        super().__init__()
+        scale, delta = adapter.scale.double(), adapter.delta
+        self.key = frozen_linear(tokens.double() * tokens.shape[1] ** -0.5, None)
+        value = scale * (values.double() @ delta.weight.double().T + delta.bias.double())
+        self.value = frozen_linear(value.T, None)
+        self.mix = mix
+        # Item 4: class and register tokens pass through unchanged.
+        patches = torch.ones(prefix + count, 1)
+        patches[:prefix] = 0
+        self.register_buffer('patches', patches if prefix else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape: (B, P + N, C) -> (B, P + N, C)."""
+        share = self.key(x).softmax(dim=-1, dtype=torch.float32).to(x.dtype)
+        delta = self.value(share) + self.mix(x)
+        return x + (delta if self.patches is None else delta * self.patches)
+
+
+class FoldedSegmenter(nn.Module):
+    """A segmenter for inference at one size; make it with :func:`fold`."""
+
+    def __init__(
+            self, segmenter: Segmenter, size: tuple[int, int], form: SamplingForm) -> None:
+        super().__init__()
+        config, backbone, adapter = segmenter.config, segmenter.backbone, segmenter.adapter
+        self.config, self.size = config, size
+        patch = backbone.patch_size
+        self.grid = (size[0] // patch, size[1] // patch)
+        self.patches = FoldedPatches(backbone, self.grid, config.mean, config.std)
+        self.out_indices = backbone.out_indices
+        self.prefix = backbone.vit.num_prefix_tokens
+        depth = self.out_indices[-1] + 1
+        self.blocks = nn.ModuleList(_without_scale(b) for b in backbone.vit.blocks[:depth])
+        self.register_buffer('rope', backbone.rope(self.grid))
+        self.links = nn.ModuleList()
+        queries, mask_link = None, None
+        if adapter is not None:
+            tokens = adapter.tokens()
+            linked = adapter.linked_tokens(tokens, None)
+            values = adapter.values(linked)
+            mix = frozen_linear(adapter.scale.double() * adapter.delta.weight.double(), None)
+            self.links.extend(
+                FoldedLink(adapter, linked[i], values[i], mix, self.prefix,
+                           self.grid[0] * self.grid[1]) for i in range(depth))
+            if adapter.query_transform is not None:
+                queries = adapter.queries(tokens)
+            if config.adapter.mask_link:
+                mask_link = mask_link_matrix(tokens)
+        self.pixel_decoder = FoldedPixelDecoder(
+            segmenter.pixel_decoder, segmenter.neck, self.grid, form)
+        self.mask_decoder = FoldedMaskDecoder(
+            segmenter.mask_decoder, segmenter.pixel_decoder.mask_feature, queries, mask_link,
+            self.pixel_decoder.sizes)
+
+    def forward(self, pictures: Tensor) -> MaskLogits:
+        """
+        Return the last layer's predictions, the mask link included.
+
+        Shape: pictures (B, H, W, 3) RGB, uint8 or float 0..255, at the size folded for.
+        """
+        x = self.patches(pictures)
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = block(x) if self.rope is None else block(x, rope=self.rope)
+            if self.links:
+                x = self.links[index](x)
+            if index in self.out_indices:
+                features.append(x[:, self.prefix:] if self.prefix else x)
+        fine, memories = self.pixel_decoder(features)
+        return self.mask_decoder(fine, memories)
+
+
+@torch.no_grad()
+def fold(segmenter: Segmenter, size: tuple[int, int],
+         form: SamplingForm = 'grid_sample') -> FoldedSegmenter:
+    """
+    Return the inference form of a segmenter in float32; the segmenter itself is left alone.
+
+    :param size: (height, width) of the pictures it will see.
+    :param form: how the deformable attention samples, see :mod:`dgtl_core.folding.sampling`.
+    :raises ValueError: a size that the backbone does not take, or an unknown form.
+    """
+    if form not in FORMS:
+        raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
+    segmenter.backbone.grid_of(size)
+    source = copy.deepcopy(segmenter).float().cpu().eval()
+    folded = FoldedSegmenter(source, size, form).eval()
+    return folded.requires_grad_(False)
+
+
+def _without_scale(block: nn.Module) -> nn.Module:
+    """Multiply a block's layer scales into the matrices before them."""
+    for scale, layer in (('1', block.attn.proj), ('2', _last(block.mlp))):
+        gamma = getattr(block, f'gamma_{scale}', None)  # EVA02, DINOv3
+        if gamma is not None:
+            setattr(block, f'gamma_{scale}', None)
+        elif isinstance(getattr(block, f'ls{scale}', nn.Identity()), nn.Identity):
+            continue
+        else:
+            gamma = getattr(block, f'ls{scale}').gamma
+            setattr(block, f'ls{scale}', nn.Identity())
+        layer.weight.data = (layer.weight.double() * gamma.double()[:, None]).float()
+        if layer.bias is not None:
+            layer.bias.data = (layer.bias.double() * gamma.double()).float()
+    return block
+
+
+def _last(mlp: nn.Module) -> nn.Linear:
+    layer = mlp.fc2
+    assert isinstance(layer, nn.Linear)
+    return layer

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start nodes of ours as processes which see each other and nobody else, and end them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import contextlib
+import importlib.metadata
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from dgtl_core.engine.child import tied
+
+_PROFILE = 'fastdds_large_images.xml'
+
+
+class ChildError(RuntimeError):
+    """A process that was needed is gone."""
+
+
+def isolated_environment(domain: int | None = None) -> dict[str, str]:
+    """
+    Return the environment variables of a small ROS world of its own on this machine.
+
+    Discovery stays on this machine, the domain is one that hardly anybody uses, and Fast DDS gets
+    enough shared memory for pictures.
+
+    :param domain: ROS_DOMAIN_ID; None: one that depends on the process id.
+    """
+    values = {
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100 if domain is None else domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        _profile_variable(): str(config_file(_PROFILE)),
+        'PYTHONUNBUFFERED': '1'}
+    if os.environ.get('ROS_DISTRO') == 'humble':  # newer ones warn about this variable
+        values['ROS_LOCALHOST_ONLY'] = '1'
+    return values
+
+
+def _profile_variable() -> str:
+    distribution = os.environ.get('ROS_DISTRO', '')
+    if not distribution:  # rclpy from wheels
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if importlib.metadata.version('ros-fastdds').startswith('2.'):
+                distribution = 'jazzy'
+    old = distribution in ('humble', 'jazzy')  # Fast DDS 2; the newer warns about the old name
+    return 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
+
+
+def config_file(name: str) -> Path:
+    """
+    Find a file of ours: in the source tree, or where it was installed.
+
+    :raises FileNotFoundError: it is in none of the places.
+    """
+    places = [Path(__file__).resolve().parents[2] / 'config' / name]
+    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
+    places += [Path(p) / 'share' / 'dgtl_ros' / 'config' / name for p in prefixes if p]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f'{name} is in none of {[str(p) for p in places]}; install the package again')
+
+
+class Child:
+    """
+    A running module of ours; also a context manager, which ends it. It does not outlive us.
+
+    :param module: such as ``dgtl_ros.segment_node``.
+    :param environment: variables on top of our own.
+    :param output: where stdout and stderr go together; None: to ours.
+    """
+
+    def __init__(self, module: str, arguments: Iterable[str], environment: Mapping[str, str],
+                 output: int | None = None) -> None:
+        self.name = module.rpartition('.')[2]
+        variables = {**os.environ, **environment}
+        root = Path(__file__).resolve().parents[2]
+        if root.name not in ('site-packages', 'dist-packages'):  # not installed: say where we are
+            variables['PYTHONPATH'] = os.pathsep.join(
+                filter(None, [variables.get('PYTHONPATH'), str(root)]))
+        self.process = subprocess.Popen(
+            [*tied(), sys.executable, '-m', module, *arguments], env=variables,
+            stdin=subprocess.DEVNULL, stdout=output,
+            stderr=None if output is None else subprocess.STDOUT)
+
+    def __enter__(self) -> Child:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        end([self])
+
+    def check(self) -> None:
+        """
+        Make sure that the process runs, or ended as it should.
+
+        :raises ChildError: it ended with a fault.
+        """
+        code = self.process.poll()
+        if code:
+            raise ChildError(f'{self.name} ended with exit code {code}; see its message above')
+
+
+def end(children: Iterable[Child], timeout: float = 3.0) -> None:
+    """Ask all processes to end, together, and make those that do not within ``timeout`` s."""
+    running = [c.process for c in children if c.process.poll() is None]
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    limit = time.monotonic() + timeout
+    for process in running:
+        try:
+            process.wait(max(limit - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
