@@ -178,7 +178,7 @@ def test_help_lists_every_option(capsys):
 
 def test_folder_is_played_to_its_end(world, folder):
     images = world.listen(Image, '/show/image')
-    code, text = world.start('camera_player', 'show', '--source', folder, '--rate', 20,
+    code, text = world.start('show.camera_player', 'show', '--source', folder, '--rate', 20,
                              '--subscribers', 1, '--frame-id', 'left').ends()
     assert code == 0 and 'played all 3 pictures' in text
     images.wait(lambda _: len(images.items) == 3)
@@ -193,7 +193,7 @@ def test_street_is_played_with_truth_and_condition_until_a_signal(world):
     images, truth = (world.listen(Image, f'/street/{t}') for t in ('image', 'ground_truth'))
     conditions = world.listen(String, '/street/condition', latched=True)
     with world.start(
-            'camera_player', 'street', '--loop', '--height', 96, '--width', 192, '--rate', 10,
+            'show.camera_player', 'street', '--loop', '--height', 96, '--width', 192, '--rate', 10,
             '--seconds-per-condition', 0.5, '--conditions', 'clear,fog',
             '--subscribers', 1) as player:
         for name in ('clear', 'fog'):
@@ -210,7 +210,7 @@ def test_street_is_played_with_truth_and_condition_until_a_signal(world):
 
 def test_video_is_played_at_its_own_rate(world, video):
     images = world.listen(Image, '/film/image')
-    with world.start('camera_player', 'film', '--source', video, '--loop',
+    with world.start('show.camera_player', 'film', '--source', video, '--loop',
                      '--subscribers', 1) as player:
         images.wait(lambda _: len(images.items) >= 30)
         player.wait_for_text('playing at 20 Hz')
@@ -228,5 +228,5 @@ def test_video_is_played_at_its_own_rate(world, video):
     (['--rate', '-1'], 'rate must be a double in 0.0..240.0'),
 ])
 def test_what_cannot_be_played_ends_it_with_a_message(world, options, message):
-    code, text = world.start('camera_player', 'nothing', *options).ends()
+    code, text = world.start('show.camera_player', 'nothing', *options).ends()
     assert code == 2 and message in text and 'Traceback' not in text, text

@@ -37,7 +37,7 @@ def test_camvid_played_at_10_hz(world, shared, tmp_path):
     hook, ask_modules = modules_hook(tmp_path)
     with world.start('segment_node', 'town', extra=hook, model_path=model,
                      max_image_age=0.0) as node, \
-            world.start('camera_player', 'town', '--source', pictures[0].parent, '--rate', 10,
+            world.start('show.camera_player', 'town', '--source', pictures[0].parent, '--rate', 10,
                         '--frame-id', 'front_optical', '--subscribers', 2):
         node.wait_for_text('labels of /town/image go to /town/segmentation')
         outputs.wait(lambda _: len(outputs.items) >= 40)
@@ -71,7 +71,7 @@ def test_overload_gives_fresh_labels_not_old_ones(world, slow, tmp_path):
     cv2.imwrite(str(tmp_path / 'b.png'), picture(240, 320, (0, 0, 0)))
     outputs = world.listen(Image, '/busy/segmentation')
     with world.start('segment_node', 'busy', model_path=slow, max_image_age=0.0), \
-            world.start('camera_player', 'busy', '--source', tmp_path, '--loop', '--rate', 60,
+            world.start('show.camera_player', 'busy', '--source', tmp_path, '--loop', '--rate', 60,
                         '--subscribers', 1):
         outputs.wait(lambda _: len(outputs.items) >= 20)
         values = world.task('busy', 'inference', lambda v: v['infer_ms_max'] != 'nan')[1]

@@ -150,7 +150,9 @@ def test_training_knows_no_ros(tree):
 
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {'dgtl_core.predictor', 'dgtl_core.classes', 'dgtl_core.visualize'}
-    beyond = {  # test material: the player plays it, the demo scores it
+    beyond = {
+        'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
+        # test material: the player plays it, the demo scores it
         'dgtl_ros.show.camera_player': {'dgtl_core.streetworld'},
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
         'dgtl_ros.show.demo': {'dgtl_core.streetworld', 'dgtl_core.metrics'},
@@ -181,7 +183,8 @@ def test_light_modules_load_only(tree, module, allowed):
 
 def test_engine_libraries_stay_in_the_backends(tree):
     rest = [n for n in tree.below('dgtl_core')
-            if not n.startswith(('dgtl_core.runtime.', 'dgtl_core.engine.', 'dgtl_core.export.', 'dgtl_core.evaluation.'))]
+            if not n.startswith(tuple(
+                f'dgtl_core.{room}.' for room in ('runtime', 'engine', 'export', 'evaluation')))]
     assert not tree.forbidden(rest, 'onnxruntime', *TENSORRT)
 
 
@@ -236,7 +239,7 @@ def test_import_does_not_load(module, forbidden):
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize('module', ['segment_node', 'camera_player'])
+@pytest.mark.parametrize('module', ['segment_node', 'show.camera_player'])
 def test_nodes_do_not_load(module):
     pytest.importorskip('rclpy', exc_type=ImportError)
     loaded = loaded_by(f'import dgtl_ros.{module}', ENGINES | LEARNING | {'training'})
