@@ -12,13 +12,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from dgtl_core.encodings import ImageError
 from std_msgs.msg import Header
 
 _KINDS = (0, 1, 6, 7)  # CDR and plain XCDR2, big and little endian; they differ in 64-bit fields
-
-
-class ImageError(ValueError):
-    """A message that does not hold a picture we can read; the text says why."""
 
 
 class CdrImage(NamedTuple):

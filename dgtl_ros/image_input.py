@@ -15,7 +15,8 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
-from dgtl_ros.cdr_image import ImageError, read_image
+from dgtl_core.encodings import ImageError
+from dgtl_ros.cdr_image import read_image
 from dgtl_ros.health import Camera
 from dgtl_ros.image_codec import Picture
 from dgtl_ros.settings import Settings

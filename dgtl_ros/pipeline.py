@@ -9,8 +9,8 @@ import time
 import traceback
 from typing import NamedTuple, TYPE_CHECKING
 
+from dgtl_core.encodings import ImageError
 from dgtl_core.predictor import Predictor, Segmentation, Timing
-from dgtl_ros.cdr_image import ImageError
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival, Result, Stream

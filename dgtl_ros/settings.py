@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 import re
 
+from dgtl_core.encodings import ENCODINGS
 from dgtl_core.predictor import EngineOptions, MAX_THREADS
-from dgtl_ros.image_codec import ENCODINGS
 from dgtl_ros.parameters import expanded, option, ParameterError
 
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')

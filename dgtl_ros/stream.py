@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
-from dgtl_ros.cdr_image import ImageError
+from dgtl_core.encodings import ImageError
 from dgtl_ros.diagnostics import CameraSnapshot, starvation
 from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.health import Camera, Health

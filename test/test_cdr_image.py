@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from builtin_interfaces.msg import Time
-from dgtl_ros.cdr_image import ImageError, read_image
+from dgtl_core.encodings import ImageError
+from dgtl_ros.cdr_image import read_image
 from dgtl_ros.image_codec import rgb8, to_rgb
 from rclpy.serialization import serialize_message
 from std_msgs.msg import Header

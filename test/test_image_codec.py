@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip('sensor_msgs.msg', reason='needs ROS 2 messages')
-from dgtl_ros.image_codec import ENCODINGS, ImageError, jpeg, MAX_PIXELS, mono8, rgb8, to_rgb
+from dgtl_core.encodings import ENCODINGS, ImageError, MAX_PIXELS
+from dgtl_ros.image_codec import jpeg, mono8, rgb8, to_rgb
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 

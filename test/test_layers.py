@@ -149,7 +149,8 @@ def test_training_knows_no_ros(tree):
 
 
 def test_ros_uses_only_the_surface_of_core(tree):
-    surface = {'dgtl_core.predictor', 'dgtl_core.classes', 'dgtl_core.visualize'}
+    surface = {
+        'dgtl_core.predictor', 'dgtl_core.classes', 'dgtl_core.encodings', 'dgtl_core.visualize'}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         # test material: the player plays it, the demo scores it
@@ -169,6 +170,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.classes', set()),
     ('dgtl_core.config', set()),
     ('dgtl_core.processing', {'numpy', 'cv2'}),
+    ('dgtl_core.encodings', {'numpy', 'cv2'}),
     ('dgtl_core.metrics', {'numpy', 'cv2'}),
     ('dgtl_core.visualize', {'numpy', 'cv2'}),
     ('dgtl_core.predictor', {'numpy', 'cv2'}),

@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
+from dgtl_core.encodings import ImageError
 from dgtl_core.predictor import Predictor
 from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.health import Health, STAGES
-from dgtl_ros.image_codec import ImageError, rgb8
+from dgtl_ros.image_codec import rgb8
 from dgtl_ros.pipeline import finish, Pipeline
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival
