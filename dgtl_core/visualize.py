@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 from dgtl_core.classes import ClassSet
-from dgtl_core.files import write_atomically
 import numpy as np
 
 _BAR = 22  # height of a title bar, pixels
@@ -86,40 +84,6 @@ def legend(classes: ClassSet, width: int = 384) -> np.ndarray:
         cv2.putText(picture, entry.name, (x + 22, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
                     (240, 240, 240), 1, cv2.LINE_AA)
     return picture
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """
-    Read a picture file as RGB.
-
-    :raises FileNotFoundError: there is no such file.
-    :raises ValueError: OpenCV cannot read the file as a picture.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no picture at {path}')
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ValueError(f'{path} is not a picture that OpenCV can read (JPEG, PNG, ...)')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """
-    Write an RGB picture or a (H, W) label map; the file appears complete or not at all.
-
-    :raises ValueError: the suffix is none that OpenCV can write.
-    """
-    path = Path(path)
-    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    try:
-        done, data = cv2.imencode(path.suffix or '.png', pixels)
-    except cv2.error:
-        done = False
-    if not done:
-        raise ValueError(f'cannot write {path.name}: use a suffix such as .png or .jpg')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, data.tobytes())
 
 
 def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.visualize import overlay, write_image
+from dgtl_core.pictures import write_image
+from dgtl_core.visualize import overlay
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Result, Stream
 

@@ -11,7 +11,7 @@ import sys
 import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.engine.child import tied
-from dgtl_core.visualize import read_image
+from dgtl_core.pictures import read_image
 from dgtl_ros.show.demo import main, Recorder
 import numpy as np
 import psutil

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
+from dgtl_core.pictures import read_image
 from dgtl_core.predictor import Predictor
-from dgtl_core.visualize import read_image
 from dgtl_ros.image_codec import jpeg, rgb8, to_rgb
 from ros_world import Link, modules_hook, PATIENCE, picture, plane, slow_model, stamp_of
 from sensor_msgs.msg import CompressedImage, Image

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.classes import CITYSCAPES, ClassSet
-from dgtl_core.visualize import read_image
+from dgtl_core.pictures import read_image
 from dgtl_ros.image_codec import mono8, rgb8, to_rgb
 from rcl_interfaces.srv import GetParameters
 from rclpy.serialization import serialize_message

@@ -21,14 +21,14 @@ from types import SimpleNamespace
 
 from dgtl_core.config import BackboneConfig, preset
 from dgtl_core.engine import build as command
-from dgtl_core.engine.build import build_engine, find_pictures, main
+from dgtl_core.engine.build import build_engine, main
 from dgtl_core.engine.builder import build, BuildOptions, BuildReport, network_flags
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.engine.progress import Progress
 from dgtl_core.model_file import ModelError
+from dgtl_core.pictures import find_pictures, write_image
 from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.runtime import cuda
-from dgtl_core.visualize import write_image
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
 import pytest
@@ -489,7 +489,7 @@ def test_pictures_are_found(robot, tmp_path):
     write_image(robot.folder / 'more' / 'x.JPG', np.zeros((4, 4, 3), np.uint8))
     names = [p.name for p in find_pictures([robot.folder, robot.folder / '0.png'])]
     assert names == ['0.png', '1.png', '2.png', 'x.JPG', '0.png']
-    with pytest.raises(ModelError, match='no pictures at .*empty'):
+    with pytest.raises(ValueError, match='no pictures at .*empty'):
         find_pictures([tmp_path / 'empty'])
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.visualize import colorize, legend, overlay, read_image, sheet, title, write_image
+from dgtl_core.visualize import colorize, legend, overlay, sheet, title
 import numpy as np
 import pytest
 
@@ -41,25 +41,3 @@ def test_title_and_legend_draw_something():
     assert title(image, 'fog').shape == (32, 80, 3) and title(image, 'fog')[:22].max() > 200
     picture = legend(CITYSCAPES)
     assert all((picture == entry.color).all(-1).any() for entry in CITYSCAPES)
-
-
-@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
-def test_a_picture_survives_the_disk_in_rgb(tmp_path, suffix):
-    image = np.full((8, 8, 3), (200, 100, 20), np.uint8)
-    write_image(tmp_path / f'sub/x{suffix}', image)
-    assert np.abs(read_image(tmp_path / f'sub/x{suffix}').astype(int) - image).max() <= 6
-    assert [p.name for p in (tmp_path / 'sub').iterdir()] == [f'x{suffix}']
-
-
-def test_picture_errors_say_what_to_do(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no picture at'):
-        read_image(tmp_path / 'none.png')
-    (tmp_path / 'text.png').write_text('hello')
-    with pytest.raises(ValueError, match='not a picture'):
-        read_image(tmp_path / 'text.png')
-    (tmp_path / 'empty.png').touch()
-    with pytest.raises(ValueError, match='not a picture'):
-        read_image(tmp_path / 'empty.png')
-    with pytest.raises(ValueError, match='suffix'):
-        write_image(tmp_path / 'x.docx', np.zeros((2, 2, 3), np.uint8))
-    assert not (tmp_path / 'x.docx').exists()

@@ -28,8 +28,8 @@ from dgtl_core.folding.precision import PRECISIONS
 from dgtl_core.model.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.pictures import find_pictures, read_image
 from dgtl_core.processing import place, to_input
-from dgtl_core.visualize import read_image
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -50,9 +50,7 @@ def _pictures(folder: Path | None, count: int, size: Size) -> list[np.ndarray]:
         from dgtl_core.streetworld import StreetWorld
         world = StreetWorld(seed=7, size=size)
         return [np.ascontiguousarray(world.picture(i).image) for i in range(count)]
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    if not files:
-        raise ExportError(f'no .jpg or .png pictures in {folder}')
+    files = find_pictures([folder])
     images = [read_image(files[i]) for i in _spread(len(files), count)]
     return [to_input(image, place(image.shape[:2], size, 'stretch')) for image in images]
 

@@ -27,12 +27,11 @@ from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
 from dgtl_core.engine.progress import Progress
 from dgtl_core.files import destination, tidy_on_signals
 from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.pictures import find_pictures, read_image
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.tensorrt import import_tensorrt, MODULES, TensorRTBackend
-from dgtl_core.visualize import read_image
 import numpy as np
 
-PICTURES = ('.png', '.jpg', '.jpeg', '.bmp')
 SUFFIXES = ('.engine', '.plan')
 
 
@@ -128,22 +127,6 @@ def _known(metadata: ModelMetadata, reference: Path,
         return samples(truth, pictures)
     finally:
         truth.close()
-
-
-def find_pictures(places: Sequence[Path]) -> list[Path]:
-    """
-    Return the picture files among files and folders.
-
-    :raises ModelError: a place does not exist or holds none.
-    """
-    found: list[Path] = []
-    for place in places:
-        here = sorted(p for p in place.rglob('*') if p.suffix.lower() in PICTURES) \
-            if place.is_dir() else [place] * place.is_file()
-        if not here:
-            raise ModelError(f'no pictures at {place}: name files, or a folder with {PICTURES}')
-        found += here
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

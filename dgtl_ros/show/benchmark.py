@@ -20,8 +20,8 @@ import time
 from typing import Any
 
 import cv2
+from dgtl_core.pictures import write_image
 from dgtl_core.predictor import ModelError, Predictor
-from dgtl_core.visualize import write_image
 from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
 import numpy as np
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.metrics import ConfusionMatrix
-from dgtl_core.visualize import legend, overlay, sheet, write_image
+from dgtl_core.pictures import write_image
+from dgtl_core.visualize import legend, overlay, sheet
 from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
 import numpy as np
 

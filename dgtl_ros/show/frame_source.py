@@ -10,11 +10,9 @@ import threading
 from typing import NamedTuple
 
 import cv2
-from dgtl_core.visualize import read_image
+from dgtl_core.pictures import is_picture, read_image, SUFFIXES
 from dgtl_ros.parameters import ParameterError
 import numpy as np
-
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
 class Frame(NamedTuple):
@@ -41,7 +39,7 @@ def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
     :raises ParameterError: nothing there, or nothing that OpenCV can read.
     """
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in path.iterdir() if is_picture(p))
         if not files:
             raise ParameterError(
                 f'source: the folder {str(path)!r} holds no picture; file names must end in one '
