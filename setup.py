@@ -98,6 +98,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
+            'dgtl = dgtl_core.cli.main:main',
             'segment_node = dgtl_ros.segment_node:main',
             'camera_player = dgtl_ros.show.camera_player:main',
         ],

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the command that was asked for, run it, and turn faults into one line and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import difflib
+from importlib import import_module
+import os
+import sys
+
+from dgtl_core.files import tidy_on_signals
+
+# In the order of the help. Each is a module here, with a main(arguments) that returns the exit
+# code: 0 good, 1 something failed, 2 wrong use. A module is imported when its command is run.
+COMMANDS = {
+    'info': 'Show what a model file says about itself.',
+}
+_EPILOG = """Exit codes: 0 all is well, 1 something failed, 2 the command was used wrongly.
+"dgtl COMMAND --help" describes a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``dgtl``; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ('-h', '--help', 'help'):
+        return _guarded('', _help)
+    if words[0] == '--version':
+        return _guarded('', _version)
+    name, rest = words[0], words[1:]
+    return _guarded(f' {name}', lambda: _run(name, rest))
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name in COMMANDS:
+        code: int = import_module(f'dgtl_core.cli.{name}').main(arguments)
+        return code
+    from dgtl_core.cli.external import external
+
+    command = external(name)
+    if command is not None:
+        return command(arguments)
+    close = difflib.get_close_matches(name, COMMANDS, 1)
+    hint = f'did you mean {close[0]!r}? ' if close else ''
+    print(f'dgtl: there is no command {name!r}; {hint}"dgtl --help" lists them all',
+          file=sys.stderr)
+    return 2
+
+
+def _guarded(name: str, command: Callable[[], int]) -> int:
+    """Run it; whatever ends it ends in one line for people and an exit code for programs."""
+    try:
+        tidy_on_signals()
+        code = command()
+        sys.stdout.flush()  # a reader that is gone is noticed here, not while Python exits
+        return code
+    except KeyboardInterrupt:
+        print(f'\ndgtl{name}: stopped', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ImportError, OSError, ValueError) as error:  # a ModelError is a ValueError
+        print(f'dgtl{name}: {error}', file=sys.stderr)
+        return 1
+
+
+def _help() -> int:
+    print('usage: dgtl COMMAND ...\n\n'
+          'Semantic segmentation of camera images that holds in weather and light it was not '
+          'trained on.\n\ncommands:')
+    for name, summary in COMMANDS.items():
+        print(f'  {name:<10} {summary}')
+    print(f'\n{_EPILOG}')
+    return 0
+
+
+def _version() -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print(f'dgtl {version("dgtl_ros")}')
+    except PackageNotFoundError:
+        print('dgtl, run from its source tree')
+    return 0
