@@ -72,6 +72,11 @@ setup(
             'tqdm>=4.60',
         ],
         'export': [*NETWORK, 'onnx>=1.16', 'onnxscript>=0.1'],
+        # What `dgtl predict` reads bags and writes videos with, its sink for the rerun viewer, and
+        # its way onto a cluster.
+        'recorded': ['av>=12', 'rosbags>=0.10.5'],
+        'rerun': ['rerun-sdk>=0.23'],
+        'ray': ['ray>=2.9'],
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
         # Beside the TensorRT of the robot, which comes from the system (docs/deploy.md).
@@ -83,6 +88,9 @@ setup(
             'mypy>=1.10',
             'ruff>=0.5',
             'psutil>=5.9',
+            'av>=12',
+            'rosbags>=0.10.5',
+            'rerun-sdk>=0.23',
             'scikit-learn>=1.3',
             'huggingface_hub>=0.20',
             'transformers>=4.40',

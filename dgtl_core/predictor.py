@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 import time
 from typing import NamedTuple
@@ -23,8 +23,9 @@ from dgtl_core.runtime.backend import (
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'MAX_THREADS', 'ModelError',
-    'ModelMetadata', 'onnx_metadata', 'Predictor', 'Segmentation', 'Timing']
+    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'LabelledFrame',
+    'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor', 'Segmentation',
+    'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 
@@ -34,6 +35,16 @@ class Segmentation(NamedTuple):
 
     labels: np.ndarray      # class ids; 255 = unlabelled
     confidence: np.ndarray  # round(255 * probability of the class), as the model file gives it
+
+
+class LabelledFrame(NamedTuple):
+    """A frame of a recorded source with its labels; all of one size."""
+
+    name: str               # a relative path without a suffix
+    stamp: int | None       # nanoseconds; None: not known
+    image: np.ndarray       # (H, W, 3) uint8 RGB
+    labels: np.ndarray      # as of Segmentation
+    confidence: np.ndarray
 
 
 class Timing(NamedTuple):
@@ -170,6 +181,26 @@ class Predictor:
             preprocess, infer, postprocess = (
                 preprocess + ready - start, infer + done - ready, postprocess + end - done)
         return results, Timing(preprocess * 1e3, infer * 1e3, postprocess * 1e3)
+
+    def stream(self, *sources: str | Path, topics: Sequence[str] = (), stride: int = 1,
+               limit: int = 0) -> Iterator[LabelledFrame]:
+        """
+        Label the frames of pictures, folders, globs, videos, cameras and bags, one by one.
+
+        >>> for frame in predict.stream('drive.mp4', stride=10):
+        ...     print(frame.name, (frame.labels == 0).mean())
+
+        What cannot be read is passed over with a warning in the log. Bags need ``rosbags``.
+
+        :param topics: of the bags to take pictures from; none: the only one that has any.
+        :param stride: label each ``stride``-th frame.
+        :param limit: the most frames of each camera of each source; 0: all.
+        :raises ValueError: a source names nothing that can be read.
+        """
+        from dgtl_core.recorded.sources import frames, open_sources
+
+        for frame in frames(open_sources(sources, topics), stride, limit):
+            yield LabelledFrame(frame.name, frame.stamp, frame.image, *self(frame.image))
 
     def close(self) -> None:
         """Free the engine; what is closed may be closed again."""

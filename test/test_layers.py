@@ -171,6 +171,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.config', set()),
     ('dgtl_core.processing', {'numpy', 'cv2'}),
     ('dgtl_core.encodings', {'numpy', 'cv2'}),
+    ('dgtl_core.recorded.sources', {'numpy', 'cv2'}),
     ('dgtl_core.metrics', {'numpy', 'cv2'}),
     ('dgtl_core.visualize', {'numpy', 'cv2'}),
     ('dgtl_core.picture_header', set()),
@@ -232,6 +233,8 @@ def loaded_by(script: str, forbidden: set[str], *arguments: str) -> str:
     ('dgtl_core.predictor', ENGINES | LEARNING | ROS),
     ('dgtl_core.runtime.backend', ENGINES | LEARNING | ROS),
     ('dgtl_core.runtime.onnx', TENSORRT | LEARNING | ROS),
+    ('dgtl_core.recorded.sources',
+     {'av', 'dgtl_core.streetworld', 'rosbags'} | ENGINES | LEARNING | ROS),
     ('dgtl_core.streetworld', ENGINES | LEARNING | ROS),
     ('dgtl_core.model.segmenter', {'onnxruntime', 'tensorrt', 'tensorrt_rtx'} | ROS),
 ])
