@@ -10,22 +10,17 @@ from typing import NamedTuple
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.engine.cache import file_sha256
-from dgtl_core.engine.info import onnx_metadata
-from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.engine.options import EngineOptions
+from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
-from dgtl_core.runtime.backend import (
-    Backend,
-    EngineOptions,
-    EngineStatus,
-    MAX_THREADS,
-    open_backend,
-)
+from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.contract import Backend, EngineStatus, MAX_THREADS, RunOptions
 import numpy as np
 
 __all__ = [
     'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'LabelledFrame',
-    'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor', 'Segmentation',
-    'Timing']
+    'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor', 'RunOptions',
+    'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 
@@ -72,10 +67,11 @@ class Predictor:
         self._closed = False
 
     @classmethod
-    def load(cls, path: str | Path | None = None, backend: str = 'auto', device: str = 'auto',
-             threads: int = 0, resize_mode: str = 'stretch',
-             engine: EngineOptions | None = None, precision: str = 'auto',
-             compiled: bool = False) -> Predictor:
+    def load(cls, path: str | Path | None = None, backend: str = RunOptions.backend,
+             device: str = RunOptions.device, threads: int = RunOptions.threads,
+             resize_mode: str = 'stretch', engine: EngineOptions = RunOptions.engine,
+             precision: str = RunOptions.precision,
+             compiled: bool = RunOptions.compiled) -> Predictor:
         """
         Load a model file.
 
@@ -84,15 +80,17 @@ class Predictor:
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param threads: CPU threads for one inference; 0 leaves it to the engine.
         :param resize_mode: ``stretch``, ``letterbox`` or ``crop``.
-        :param engine: how the TensorRT engine of an ``.onnx`` file is made; None: the defaults.
+        :param engine: how the TensorRT engine of an ``.onnx`` file is made.
         :param precision: ``auto`` (as the file is), ``fp32``, ``fp16`` or ``bf16``; only a
             checkpoint can be run in another than its own.
         :param compiled: run a checkpoint through torch.compile; the first call takes minutes.
         :raises ModelError: the file is missing, not a model, or cannot run here.
         """
         found = default_model() if path is None else path
-        opened = open_backend(found, backend, device, threads, engine, precision, compiled)
-        return cls(opened, resize_mode)
+        options = RunOptions(
+            backend=backend, device=device, threads=threads, engine=engine, precision=precision,
+            compiled=compiled)
+        return cls(open_backend(found, options), resize_mode)
 
     @property
     def classes(self) -> ClassSet:
@@ -173,7 +171,7 @@ class Predictor:
             inputs = [to_input(i, p) for i, p in zip(images[part], placements[part])]
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
             ready = time.perf_counter()
-            labels, confidence = self._backend(batch)
+            labels, confidence = self._backend(batch)[:2]
             done = time.perf_counter()
             results += [Segmentation(to_source(n, p), to_source(c, p, fill=0))
                         for n, c, p in zip(labels, confidence, placements[part])]

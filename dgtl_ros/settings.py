@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import re
 
 from dgtl_core.encodings import ENCODINGS
-from dgtl_core.predictor import EngineOptions, MAX_THREADS
+from dgtl_core.predictor import EngineOptions, MAX_THREADS, RunOptions
 from dgtl_ros.parameters import expanded, option, ParameterError
 
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
@@ -21,11 +21,13 @@ class Settings:
     model_path: str = option(
         '', 'Model file (.onnx, .engine or .safetensors); empty: the embedded demonstration model')
     backend: str = option(
-        'auto', 'What runs the model', choices=('auto', 'tensorrt', 'torch', 'onnxruntime'))
-    device: str = option('auto', 'Where the model runs: auto, cpu, cuda or cuda:N')
+        RunOptions.backend, 'What runs the model',
+        choices=('auto', 'tensorrt', 'torch', 'onnxruntime'))
+    device: str = option(
+        RunOptions.device, 'Where the model runs: auto, cpu, cuda or cuda:N')
     precision: str = option(
-        'auto', 'Numbers the network computes with; auto: those of the model file. Only a '
-        'checkpoint can be run in others, an .onnx or engine is exported with them',
+        RunOptions.precision, 'Numbers the network computes with; auto: those of the model file. '
+        'Only a checkpoint can be run in others, an .onnx or engine is exported with them',
         choices=('auto', 'fp32', 'fp16', 'bf16', 'int8'))
     engine_cache_dir: str = option(
         EngineOptions.cache_dir, 'Folder of the TensorRT engines that were built here')
@@ -50,7 +52,7 @@ class Settings:
     input_width: int = option(
         0, "Width of the network's input; as input_height", low=0, high=4096)
     threads: int = option(
-        0, 'CPU threads for one inference; 0: all cores', low=0, high=MAX_THREADS)
+        RunOptions.threads, 'CPU threads for one inference; 0: all cores', low=0, high=MAX_THREADS)
     resize_mode: str = option(
         'stretch', 'How a picture is brought to the size of the network',
         choices=('stretch', 'letterbox', 'crop'))

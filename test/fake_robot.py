@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 
-from dgtl_core.engine import job as building
-from dgtl_core.engine.job import Frames
+from dgtl_core.engine import background, job
+from dgtl_core.engine import open as opening
+from dgtl_core.engine.background import SeenPictures
 from dgtl_core.predictor import EngineOptions, Predictor
 from dgtl_core.runtime import cuda
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
@@ -23,7 +24,8 @@ from tiny_onnx import write_tiny_onnx
 BUILDER = """
 import pathlib, sys, time
 from dgtl_core.engine.cache import file_sha256
-from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
+from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.model_file import onnx_metadata
 folder = pathlib.Path(__file__).parent
 with (folder / 'builds').open('a') as file:
     file.write(' '.join(sys.argv[1:]) + '\\n')
@@ -97,9 +99,11 @@ def fake_robot(folder, monkeypatch):
     monkeypatch.setattr(cuda, '_bindings', lambda: robot.driver)
     monkeypatch.setattr(cuda, '_installed', lambda module: True)
     monkeypatch.setattr(cuda.ctypes, 'CDLL', load)
-    monkeypatch.setattr(building, '_BUILDER', (str(folder / 'builder' / 'build.py'),))
-    monkeypatch.setattr(building, 'Frames', partial(Frames, wanted=2, apart_s=0))
-    monkeypatch.setattr(building, '_generated_pictures', lambda: [street(0), street(1)])
+    monkeypatch.setattr(job, '_BUILDER', (str(folder / 'builder' / 'build.py'),))
+    monkeypatch.setattr(
+        background, 'SeenPictures', partial(SeenPictures, wanted=2, apart_s=0))
+    for module in (background, opening):
+        monkeypatch.setattr(module, 'generated_pictures', lambda: [street(0), street(1)])
     yield robot
     limit = time.monotonic() + 30
     while time.monotonic() < limit:  # of a thread that was told to end

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from dgtl_core.engine.agreement import Sample, samples, verify_engine
 from dgtl_core.model_file import ModelError
+from dgtl_core.runtime.contract import Outputs, RunOptions
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def make(tmp_path):
     def backend(divisor, batch=1):
         path = write_tiny_onnx(
             tmp_path / f'{divisor}-{batch}.onnx', divisor=divisor, batch=batch)
-        return OnnxBackend(path, device='cpu')
+        return OnnxBackend(path, RunOptions(device='cpu'))
 
     return backend
 
@@ -65,9 +66,9 @@ def test_batches_are_compared_too(make):
         name, metadata, max_batch = 'wrong', right.metadata, 4
 
         def __call__(self, images):
-            labels, confidence = right(images)
+            labels, confidence, _ = right(images)
             labels[1:] = 0  # NVIDIA/TensorRT#4853 is like that
-            return labels, confidence
+            return Outputs(labels, confidence)
 
     with pytest.raises(ModelError, match='batch 4'):
         verify_engine(WrongInBatches(), known)

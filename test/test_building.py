@@ -8,12 +8,16 @@ import signal
 import subprocess
 import time
 
-from dgtl_core.engine import job as building
+from dgtl_core.engine import background
+from dgtl_core.engine import job as jobs
+from dgtl_core.engine.agreement import generated_pictures
+from dgtl_core.engine.background import SeenPictures
 from dgtl_core.engine.cache import EngineCache, EngineCacheError
-from dgtl_core.engine.job import EngineJob, Frames
+from dgtl_core.engine.job import EngineJob
 from dgtl_core.predictor import EngineOptions, EngineStatus, ModelError
 from dgtl_core.runtime import cuda
 from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.contract import RunOptions
 from fake_gpu import engine_bytes, FakeDriver
 import numpy as np
 import onnxruntime
@@ -28,6 +32,10 @@ from tiny_onnx import METADATA, write_tiny_onnx
 def world(tmp_path, monkeypatch):
     with fake_robot(tmp_path, monkeypatch) as robot:
         yield robot
+
+
+def run_options(world, **engine):
+    return RunOptions(engine=EngineOptions(cache_dir=str(world.cache), **engine))
 
 
 def until(predict, condition, seconds=60):
@@ -163,7 +171,7 @@ def test_closing_stops_the_builder_at_once(world):
 
 def test_a_job_that_is_stopped_before_it_starts_ends_at_once(world):
     world.hold_builds()
-    job = EngineJob(world.model, 'auto', EngineOptions(cache_dir=str(world.cache)))
+    job = EngineJob(world.model, run_options(world))
     job.stop()
     with pytest.raises(ModelError, match='was stopped'):
         job.run(list)
@@ -240,7 +248,7 @@ def test_a_gpu_that_fails_is_a_message_and_auto_goes_on(world, fault):
     world.driver.fail[fault] = 2
     with pytest.raises(ModelError, match=f'tiny.onnx: {fault} failed: CUDA error 2'):
         world.load(build='blocking')
-    backend = open_backend(world.model, engine=EngineOptions(cache_dir=str(world.cache)))
+    backend = open_backend(world.model, run_options(world))
     assert backend.name == 'onnxruntime (CPU)' and fault in backend.engine.reason
 
 
@@ -267,30 +275,19 @@ def test_ctrl_c_while_the_engine_is_built_ends_the_builder(world, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, 'Popen', start)
-    monkeypatch.setattr(building._LOG, 'info', interrupt)
+    monkeypatch.setattr(jobs._LOG, 'info', interrupt)
     with pytest.raises(KeyboardInterrupt):
         world.load(build='blocking')
     assert started[0].wait(30) == -signal.SIGKILL and world.left() == []
 
 
 def test_auto_falls_back_to_onnx_runtime(world, caplog):
-    backend = open_backend(world.model, engine=EngineOptions(
-        build='never', cache_dir=str(world.cache)))
+    backend = open_backend(world.model, run_options(world, build='never'))
     assert backend.name == 'onnxruntime (CPU)'
     assert 'runs on onnxruntime instead: there is no engine' in caplog.text
     assert backend.engine.state == 'fallback' and 'there is no engine' in backend.engine.reason
-    assert open_backend(world.model, 'onnxruntime', 'cpu').engine is None
-
-
-def test_impossible_options_are_refused():
-    with pytest.raises(ModelError, match="one of .*'never'.*got 'later'"):
-        EngineOptions(build='later')
-    with pytest.raises(ModelError, match='max_batch must be 1 or more, got 0'):
-        EngineOptions(max_batch=0)
-    with pytest.raises(ModelError, match='workspace_mib must be 0 or more and cache_gib more'):
-        EngineOptions(workspace_mib=-1)
-    with pytest.raises(ModelError, match='got 0 and 0'):
-        EngineOptions(cache_gib=0)
+    assert open_backend(
+        world.model, RunOptions(backend='onnxruntime', device='cpu')).engine is None
 
 
 def test_options_reach_the_builder_and_the_cache(world):
@@ -299,7 +296,7 @@ def test_options_reach_the_builder_and_the_cache(world):
     assert '-build/timing.cache' in world.builds[0]
     assert world.driver.calls.count('cuDevicePrimaryCtxSetFlags 4') == 2
     predict.close()
-    job = EngineJob(world.model, 'auto', EngineOptions(cache_dir=str(world.cache), cache_gib=1.5))
+    job = EngineJob(world.model, run_options(world, cache_gib=1.5))
     assert job.cache.max_bytes == 1.5 * 2**30
 
 
@@ -319,12 +316,12 @@ def test_an_engine_of_bfloat16_is_built_by_hand(world):
         with pytest.raises(ModelError, match=advice):
             world.load(build=build)
     with pytest.raises(ModelError, match=f'{advice}.*; and .*ONNX Runtime does not on a CPU'):
-        open_backend(world.model, engine=EngineOptions(cache_dir=str(world.cache)))
+        open_backend(world.model, run_options(world))
     assert not world.builds
 
 
 def test_a_camera_that_shows_nothing_is_not_waited_for(world, monkeypatch):
-    monkeypatch.setattr(building, '_PATIENCE_S', 0.2)
+    monkeypatch.setattr(background, '_PATIENCE_S', 0.2)
     predict = world.load()
     dark = np.zeros((32, 64, 3), np.uint8)
     limit = time.monotonic() + 60
@@ -354,15 +351,14 @@ def test_without_an_engine_the_cpu_answers_also_where_cuda_was_asked_for(
     world.builds_give(engine_bytes(divisor=9))
     with pytest.raises(ModelError, match='labels only'):
         world.load(build='blocking')
-    options = EngineOptions(cache_dir=str(world.cache))
-    backend = open_backend(world.model, 'auto', 'cuda:0', engine=options)
+    backend = open_backend(world.model, replace(run_options(world), device='cuda:0'))
     assert backend.name == 'onnxruntime (CPU)' and backend.engine.state == 'fallback'
     assert 'was built here and refused' in backend.engine.reason
     backend.close()
 
 
 def test_frames_are_apart_and_show_something():
-    frames = Frames(wanted=2, apart_s=0.05)
+    frames = SeenPictures(wanted=2, apart_s=0.05)
     labels = np.zeros((1, 32, 64), np.uint8)
     frames.add(np.full((1, 32, 64, 3), (1, 90, 200), np.uint8), labels)
     image = street(0)[None]
@@ -380,6 +376,5 @@ def test_frames_are_apart_and_show_something():
 
 
 def test_generated_pictures_show_streets():
-    from dgtl_core.engine.job import _generated_pictures
-    pictures = _generated_pictures()
+    pictures = generated_pictures()
     assert len(pictures) > 3 and all(p.dtype == np.uint8 and p.std() > 20 for p in pictures)

@@ -2,8 +2,8 @@
 import json
 
 from dgtl_core.engine.cache import file_sha256
-from dgtl_core.engine.info import EngineInfo, onnx_batch, onnx_metadata, side_file
-from dgtl_core.model_file import ModelError
+from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.model_file import ModelError, onnx_batch, onnx_metadata
 import pytest
 
 pytest.importorskip('onnx')

@@ -178,6 +178,9 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.pictures', {'numpy', 'cv2'}),
     ('dgtl_core.predictor', {'numpy', 'cv2'}),
     ('dgtl_core.runtime.backend', {'numpy', 'cv2'}),
+    ('dgtl_core.runtime.contract', {'numpy'}),
+    ('dgtl_core.engine.options', set()),
+    ('dgtl_core.model_file', set()),
     ('dgtl_core.engine.cache', set()),
     ('dgtl_core.streetworld', {'numpy', 'cv2'}),
 ])

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.engine.info import onnx_metadata
 from dgtl_core.export.onnx import (
     agreement,
     check,
@@ -24,8 +23,9 @@ from dgtl_core.folding.precision import set_precision
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import slide
-from dgtl_core.model_file import ModelMetadata
+from dgtl_core.model_file import ModelMetadata, onnx_metadata
 from dgtl_core.predictor import Predictor
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.onnx import _Bound, OnnxBackend
 import numpy as np
 import onnx
@@ -84,9 +84,9 @@ def test_dynamic_batch_and_float16_weights(tmp_path):
     stored = sum(np.prod(i.dims) * (2 if i.data_type == onnx.TensorProto.FLOAT16 else 4)
                  for i in onnx.load(path).graph.initializer)
     assert path.stat().st_size < 1.2 * stored
-    run = OnnxBackend(path, device='cpu')
+    run = OnnxBackend(path, RunOptions(device='cpu'))
     assert run.max_batch > 1
-    labels, confidence = run(np.stack(pictures))
+    labels, confidence, _ = run(np.stack(pictures))
     for index, (expected, sure) in enumerate(run_torch(net, pictures)):
         assert (labels[index] == expected).mean() >= 0.999
         assert np.abs(confidence[index].astype(int) - sure).mean() < 0.5

@@ -2,8 +2,9 @@
 from pathlib import Path
 import re
 
+from dgtl_core.engine.options import BUILDS
 from dgtl_core.processing import RESIZE_MODES
-from dgtl_core.runtime.backend import BACKENDS, ENGINE_BUILDS, PRECISIONS
+from dgtl_core.runtime.contract import BACKENDS, PRECISIONS
 import pytest
 import yaml
 
@@ -63,7 +64,7 @@ def test_cameras(make_node, given, names):
 
 def test_the_choices_are_those_of_the_library():
     entries = parameters_of(Settings)
-    for name, allowed in (('backend', BACKENDS), ('engine_build', ENGINE_BUILDS),
+    for name, allowed in (('backend', BACKENDS), ('engine_build', BUILDS),
                           ('resize_mode', RESIZE_MODES), ('precision', PRECISIONS)):
         assert set(entries[name].metadata['choices']) == set(allowed), name
 

@@ -9,6 +9,7 @@ import time
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.predictor import EngineStatus, ModelError, Predictor
 from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.contract import RunOptions
 import numpy as np
 import pytest
 
@@ -106,7 +107,8 @@ class Counting:
 
 
 def test_several_pictures_are_few_calls_and_their_times_are_summed(tmp_path):
-    backend = open_backend(write_tiny_onnx(tmp_path / 'm.onnx', batch='B'), device='cpu')
+    backend = open_backend(
+        write_tiny_onnx(tmp_path / 'm.onnx', batch='B'), RunOptions(device='cpu'))
     counting = Counting(backend, 0.05)
     predict = Predictor(counting)
     images = [picture(20, 30), picture(64, 128), picture(32, 64)]
@@ -198,6 +200,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     ({'device': 'cuda:x'}, 'device must be'), ({'device': 'cuda:²'}, 'device must be'),
     ({'device': 'cuda:01'}, 'device must be'), ({'device': 'cuda:9999'}, 'device must be'),
     ({'device': None}, 'device must be'),
+    ({'threads': True}, 'threads must be .* got True'),
     ({'threads': -1}, 'threads must be 0'), ({'threads': 100_000}, 'to 256, got 100000'),
     ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),
@@ -247,7 +250,7 @@ def test_a_package_that_is_not_there_is_said(tmp_path, monkeypatch, suffix, modu
 
 def test_the_choice_of_backend_is_logged(model, caplog):
     with caplog.at_level(logging.INFO):
-        backend = open_backend(model, device='cpu')
+        backend = open_backend(model, RunOptions(device='cpu'))
     assert backend.name == 'onnxruntime (CPU)'
     assert 'tiny.onnx runs on onnxruntime (device is cpu)' in caplog.text
 

@@ -8,13 +8,10 @@ from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime import cuda
 from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.cuda import CudaError
-from dgtl_core.runtime.tensorrt import (
-    GpuError,
-    import_tensorrt,
-    installed_module,
-    TensorRTBackend,
-)
+from dgtl_core.runtime.tensorrt import TensorRTBackend
+from dgtl_core.runtime.tensorrt_module import GpuError, import_tensorrt, installed_module
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
 import pytest
@@ -55,7 +52,7 @@ def engine(tmp_path):
 
 
 def opened(path):
-    return TensorRTBackend(path, EngineInfo.beside(path))
+    return TensorRTBackend(path, EngineInfo.beside(path), RunOptions())
 
 
 def pictures(count, seed=0):
@@ -63,7 +60,7 @@ def pictures(count, seed=0):
 
 
 def check(backend, images):
-    labels, confidence = backend(images)
+    labels, confidence, _ = backend(images)
     np.testing.assert_array_equal(labels, images[..., 0] // 8)
     np.testing.assert_array_equal(confidence, images[..., 1])
     assert labels.dtype == confidence.dtype == np.uint8
@@ -231,7 +228,7 @@ def test_the_predictor_runs_an_engine_file(trt, tmp_path):
 def test_a_cut_engine_is_refused_before_anything_runs(trt, driver, engine):
     engine.write_bytes(engine.read_bytes()[:-1])
     with pytest.raises(ModelError, match='is not the engine that model.engine.json describes'):
-        open_backend(engine)
+        open_backend(engine, RunOptions())
     assert not driver.calls
 
 

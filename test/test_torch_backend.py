@@ -3,6 +3,7 @@ from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime import torch as backend
 from dgtl_core.runtime.backend import open_backend
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.torch import TorchBackend
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def test_labels_are_those_of_the_segmenter(checkpoint):
 
 def test_a_batch_equals_its_pictures(checkpoint):
     path, _, picture = checkpoint
-    run = TorchBackend(path, device='cpu')
-    labels, _ = run(np.stack([picture, picture[:, ::-1]]))
+    run = TorchBackend(path, RunOptions(device='cpu'))
+    labels, *_ = run(np.stack([picture, picture[:, ::-1]]))
     assert (labels[0] == run(picture[None])[0][0]).mean() > 0.999
     assert (labels[1] != labels[0]).any()
 
@@ -49,25 +50,25 @@ def test_bfloat16_is_offered_where_the_cpu_has_it(checkpoint, monkeypatch):
     path, _, picture = checkpoint
     monkeypatch.setattr(backend, 'cpu_has_bfloat16', lambda: False)
     with pytest.raises(ModelError, match='neither AMX nor AVX512-BF16'):
-        TorchBackend(path, device='cpu', precision='bf16')
+        TorchBackend(path, RunOptions(device='cpu', precision='bf16'))
     monkeypatch.setattr(backend, 'cpu_has_bfloat16', lambda: True)
-    run = open_backend(path, device='cpu', precision='bf16')
+    run = open_backend(path, RunOptions(device='cpu', precision='bf16'))
     assert run.name == 'torch (bf16, cpu)'
-    labels, _ = run(picture[None])
+    labels = run(picture[None]).labels
     assert labels.shape == (1, *picture.shape[:2]) and labels.dtype == np.uint8
-    exact, _ = TorchBackend(path, device='cpu')(picture[None])
+    exact = TorchBackend(path, RunOptions(device='cpu'))(picture[None]).labels
     assert (labels == exact).mean() > 0.4  # random weights; a trained model is held to 0.99
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_a_missing_gpu_is_said(checkpoint):
     with pytest.raises(ModelError, match='PyTorch sees 0 CUDA devices.*"cpu"'):
-        TorchBackend(checkpoint[0], device='cuda')
+        TorchBackend(checkpoint[0], RunOptions(device='cuda'))
 
 
 def test_unknown_precision(checkpoint):
-    with pytest.raises(ModelError, match="'fp32', 'fp16', 'bf16'.*'int4'"):
-        TorchBackend(checkpoint[0], device='cpu', precision='int4')
+    with pytest.raises(ModelError, match="'fp32', 'fp16', 'bf16'.*'int8'"):
+        TorchBackend(checkpoint[0], RunOptions(device='cpu', precision='int8'))
 
 
 def test_float16_is_for_gpus(checkpoint):

@@ -20,7 +20,7 @@ from typing import Any
 from dgtl_core.folding.precision import PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model_file import ModelError
-from dgtl_core.runtime.backend import BACKENDS, MAX_THREADS
+from dgtl_core.runtime.contract import BACKENDS, MAX_THREADS, RunOptions
 from dgtl_core.runtime.cuda import CudaError
 import torch
 from training.bench import parts, train_step
@@ -207,8 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--precision', default='fp32', choices=PRECISIONS, help='of presets and checkpoints')
     add('--compile', action='store_true',
         help='presets and checkpoints through torch.compile; on a GPU with CUDA graphs')
-    add('--backend', default='auto', choices=BACKENDS, help='for model files')
-    add('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    add('--backend', default=RunOptions.backend, choices=BACKENDS, help='for model files')
+    add('--device', default=RunOptions.device, help='auto, cpu, cuda or cuda:N')
     add('--threads', type=int, default=0, help="CPU threads; 0: the engine's own")
     add('--parts', action='store_true', help='where the time goes, for torch networks (eager)')
     add('--no-roofline', dest='roofline', action='store_false', help='do not measure the peaks')

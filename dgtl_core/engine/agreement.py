@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dgtl_core.model_file import ModelError
 from dgtl_core.processing import place, to_input
-from dgtl_core.runtime.backend import Backend
+from dgtl_core.runtime.contract import Backend
 import numpy as np
 
 THRESHOLD = 0.99  # least share of pixels with the same label
@@ -28,7 +28,7 @@ def samples(reference: Backend, pictures: Iterable[np.ndarray]) -> list[Sample]:
     """Let ``reference`` label pictures (H, W, 3) of any size, one at a time."""
     size = reference.metadata.input_size
     images = [to_input(p, place((p.shape[0], p.shape[1]), size, 'stretch')) for p in pictures]
-    return [Sample(image, reference(image[None])[0][0]) for image in images]
+    return [Sample(image, reference(image[None]).labels[0]) for image in images]
 
 
 def verify_engine(engine: Backend, known: Sequence[Sample], threshold: float = THRESHOLD) -> float:
@@ -60,6 +60,13 @@ def _share(engine: Backend, known: Sequence[Sample], batch: int) -> float:
     equal = []
     for first in range(0, len(known), batch):
         part = known[first:first + batch]
-        labels, _ = engine(np.stack([sample.image for sample in part]))
+        labels = engine(np.stack([sample.image for sample in part])).labels
         equal += [np.mean(got == sample.labels) for got, sample in zip(labels, part, strict=True)]
     return float(np.mean(equal))
+
+
+def generated_pictures() -> list[np.ndarray]:
+    """Return streets in several weathers, where no camera has been seen yet."""
+    from dgtl_core.streetworld import CONDITIONS, StreetWorld
+
+    return [StreetWorld(seed=7, condition=c).picture(i).image for i, c in enumerate(CONDITIONS)]

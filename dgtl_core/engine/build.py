@@ -21,24 +21,27 @@ from pathlib import Path
 import sys
 
 from dgtl_core.engine.agreement import Sample, samples, THRESHOLD, verify_engine
-from dgtl_core.engine.builder import build, BuildOptions, BuildReport, HARDWARE
+from dgtl_core.engine.builder import build, BuildReport
 from dgtl_core.engine.cache import file_sha256
-from dgtl_core.engine.info import EngineInfo, onnx_metadata, side_file
+from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.engine.options import EngineOptions, HARDWARE
 from dgtl_core.engine.progress import Progress
 from dgtl_core.files import destination, tidy_on_signals
-from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.pictures import find_pictures, read_image
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
-from dgtl_core.runtime.tensorrt import import_tensorrt, MODULES, TensorRTBackend
+from dgtl_core.runtime.tensorrt import TensorRTBackend
+from dgtl_core.runtime.tensorrt_module import import_tensorrt, MODULES
 import numpy as np
 
 SUFFIXES = ('.engine', '.plan')
 
 
-def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
+def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
                  pictures: Sequence[np.ndarray] = (), threshold: float = THRESHOLD,
                  reference: Path | None = None, timing_cache: Path | None = None,
-                 module: str = '', device: str = 'auto',
+                 module: str = '', device: str = RunOptions.device,
                  progress: Progress | None = None) -> tuple[BuildReport, EngineInfo]:
     """
     Build an engine and its side file; whatever was at ``out`` stays until both are good.
@@ -55,7 +58,7 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
     :raises KeyboardInterrupt: stopped by Ctrl-C; nothing is left behind.
     :raises OSError: a file cannot be read or written; nothing is left behind.
     """
-    options = BuildOptions() if options is None else options
+    options = EngineOptions() if options is None else options
     if out.suffix not in SUFFIXES:
         raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
     for path in (out, side_file(out)):  # said before the build, not after it
@@ -88,9 +91,9 @@ def build_engine(onnx: Path, out: Path, options: BuildOptions | None = None, *,
             gpu='' if gpu is None else gpu.name,
             compute_capability='' if gpu is None else gpu.compute_capability,
             precision=report.precision, model_sha256=file_sha256(onnx),
-            engine_sha256=file_sha256(staged), options=asdict(options))
+            engine_sha256=file_sha256(staged), options=options.made_with())
         if known:
-            backend = TensorRTBackend(staged, info, device)
+            backend = TensorRTBackend(staged, info, RunOptions(device=device))
             try:
                 info = replace(info, labels_equal=verify_engine(backend, known, threshold))
             finally:
@@ -122,7 +125,7 @@ def _known(metadata: ModelMetadata, reference: Path,
         raise ModelError(
             f'{reference} computes in bf16, which ONNX Runtime does not on a CPU: name the same '
             'model in fp32 or fp16 with --reference')
-    truth = OnnxBackend(reference, device='cpu')
+    truth = OnnxBackend(reference, RunOptions(device='cpu'))
     try:
         return samples(truth, pictures)
     finally:
@@ -131,7 +134,7 @@ def _known(metadata: ModelMetadata, reference: Path,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = BuildOptions()
+    options = EngineOptions()
     parser = argparse.ArgumentParser(
         prog='python -m dgtl_core.engine.build', description=__doc__.split('\n\n')[0].strip())
     parser.add_argument('onnx', type=Path, help='the exported model')
@@ -163,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='measured kernel times, which make the next build quicker')
     parser.add_argument('--module', choices=MODULES, default='',
                         help='(the first that is installed)')
-    parser.add_argument('--device', default='auto', help='auto, cuda or cuda:N (%(default)s)')
+    parser.add_argument('--device', default=RunOptions.device,
+                        help='auto, cuda or cuda:N (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     args = parser.parse_args(arguments)
     if args.most < 1:
@@ -173,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
     tidy_on_signals()
     try:
-        options = BuildOptions(
+        options = EngineOptions(
             workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
             hardware=args.hardware, version_compatible=args.version_compatible,
             max_batch=args.max_batch)

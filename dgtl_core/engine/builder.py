@@ -17,39 +17,18 @@ import re
 import time
 from typing import Any
 
+from dgtl_core.engine.options import EngineOptions
 from dgtl_core.engine.progress import monitor, Progress
 from dgtl_core.files import write_atomically
 from dgtl_core.model_file import ModelError
-from dgtl_core.runtime.tensorrt import INPUT, started
+from dgtl_core.runtime.contract import INPUT
+from dgtl_core.runtime.tensorrt_module import started
 
-MAX_WORKSPACE_MIB = 2**20
-HARDWARE = ('this', 'same_capability', 'ampere_plus')
 USE_GATHER = (
     'export the model again with "--sampling gather" (several versions of TensorRT compute '
     'GridSample wrongly)')
 _LOG = logging.getLogger(__name__)
 _ATTENTION = re.compile(r'_gemm_mha_v2_myl\d+_\d+')  # what the compiler calls a fused attention
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """How to build; each of these makes another engine of the same model."""
-
-    workspace_mib: int = 0            # most memory of one layer while it runs; 0: no limit
-    optimization_level: int = 3       # 0 (quick to build) .. 5 (tries everything)
-    hardware: str = 'this'            # which GPUs can run it, one of HARDWARE
-    version_compatible: bool = False  # newer versions of TensorRT can run it, maybe slower
-    max_batch: int = 1                # for a model with a dynamic batch
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.optimization_level <= 5:
-            raise ValueError(f'optimization_level must be 0..5, got {self.optimization_level}')
-        if self.hardware not in HARDWARE:
-            raise ValueError(f'hardware must be one of {list(HARDWARE)}, got {self.hardware!r}')
-        if not 0 <= self.workspace_mib <= MAX_WORKSPACE_MIB or self.max_batch < 1:
-            raise ValueError(
-                f'workspace_mib must be in 0..{MAX_WORKSPACE_MIB} and max_batch 1 or more, got '
-                f'{self.workspace_mib} and {self.max_batch}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +46,7 @@ class BuildReport:
     engine_mib: float
 
 
-def build(trt: Any, onnx: Path, options: BuildOptions, progress: Progress,
+def build(trt: Any, onnx: Path, options: EngineOptions, progress: Progress,
           timing_cache: Path | None = None,
           activate: Callable[[], None] = lambda: None) -> tuple[Any, BuildReport]:
     """
@@ -209,7 +188,7 @@ def _precision(trt: Any, network: Any) -> str:
     return '+'.join(names.get(kind, kind.lower()) for kind, _ in types.most_common()) or 'none'
 
 
-def _configured(trt: Any, builder: Any, network: Any, options: BuildOptions) -> Any:
+def _configured(trt: Any, builder: Any, network: Any, options: EngineOptions) -> Any:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     # The names of the kernels in the log: how else to know what was fused?

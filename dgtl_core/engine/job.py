@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The engine of an ``.onnx`` file: from the cache, or built here while ONNX Runtime answers.
+One engine of one model on one GPU: found in the cache, or built, compared and kept.
 
 An engine is built in a process of its own, which can be stopped at once and takes nothing down
 with it, and enters the cache only after it has labelled pictures as its model does.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 import contextlib
-from dataclasses import asdict
+from dataclasses import replace
 import logging
 import os
 from pathlib import Path
@@ -19,93 +19,36 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 
-from dgtl_core.engine.agreement import Sample, samples, verify_engine
-from dgtl_core.engine.builder import BuildOptions
+from dgtl_core.engine.agreement import Sample, verify_engine
 from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey, file_sha256
 from dgtl_core.engine.child import tied
-from dgtl_core.engine.info import EngineInfo, onnx_batch, onnx_metadata
-from dgtl_core.model_file import ModelError
-from dgtl_core.runtime.backend import Backend, EngineOptions, EngineStatus
-from dgtl_core.runtime.cuda import CudaError, device_index, driver_version, Gpu
-from dgtl_core.runtime.onnx import OnnxBackend
-from dgtl_core.runtime.tensorrt import (
-    GpuError,
-    import_tensorrt,
-    tensorrt_fault,
-    TensorRTBackend,
-)
-import numpy as np
+from dgtl_core.engine.info import EngineInfo
+from dgtl_core.model_file import ModelError, onnx_batch, onnx_metadata
+from dgtl_core.runtime.contract import Backend, RunOptions
+from dgtl_core.runtime.cuda import device_index, driver_version, Gpu
+from dgtl_core.runtime.tensorrt import TensorRTBackend
+from dgtl_core.runtime.tensorrt_module import GpuError, import_tensorrt
 
 _LOG = logging.getLogger(__name__)
-_PLAIN = 8.0  # a picture whose colours vary less (standard deviation) says nothing
 _BUILDER = ('-m', 'dgtl_core.engine.build')
-_JOIN_S = 1.5  # a node has to end within 2 s
-_FAULTS = (CudaError, EngineCacheError, ModelError, OSError)  # anything else is a mistake of ours
-_PATIENCE_S = 60.0  # with a camera that shows nothing, after the engine is built
-
-
-def open_onnx(path: Path, device: str, threads: int, options: EngineOptions) -> Backend:
-    """
-    Run an ``.onnx`` file with TensorRT.
-
-    :param threads: CPU threads of ONNX Runtime, which answers while the engine is built.
-    :raises ModelError: TensorRT cannot run here, or there is no engine and none may be built.
-    """
-    fault = tensorrt_fault(device)
-    if fault:
-        raise ModelError(f'TensorRT cannot run {path.name}: {fault}')
-    try:
-        job = EngineJob(path, device, options)
-        found = None if options.rebuild else job.cached()
-        if found is not None:
-            return found
-        if job.refusal.exists() and not options.rebuild:
-            raise ModelError(
-                f'an engine of {path.name} was built here and refused: '
-                f'{job.refusal.read_text(encoding="utf-8")} (rebuild tries again)')
-    except (CudaError, EngineCacheError, OSError) as error:
-        raise ModelError(f'TensorRT cannot run {path.name}: {error}') from error
-    if onnx_metadata(path).precision == 'bf16':
-        raise ModelError(
-            f'{path.name} computes in bf16, and ONNX Runtime, with which an engine is compared, '
-            'does not on a CPU: build the engine with "python -m dgtl_core.engine.build '
-            f'{path.name} {path.stem}.engine --pictures FOLDER --reference FP32.onnx" and run '
-            'that, or export in fp16')
-    if options.build == 'never':
-        raise ModelError(
-            f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
-            'and engine build is "never": allow "background" or "blocking"')
-    # On the CPU: the GPU is the builder's, which measures kernels on it.
-    interim = OnnxBackend(path, device='cpu', threads=threads)
-    if options.build == 'background':
-        return BuildingBackend(interim, job)
-    try:
-        known = samples(interim, _generated_pictures())
-    finally:
-        interim.close()
-    try:
-        return job.run(lambda: known)
-    except (CudaError, EngineCacheError, OSError) as error:
-        raise ModelError(f'no engine of {path.name}: {error}') from error
 
 
 class EngineJob:
     """One engine of one model on one GPU: find it, or build, check and keep it."""
 
-    def __init__(self, onnx: Path, device: str, options: EngineOptions) -> None:
+    def __init__(self, onnx: Path, options: RunOptions) -> None:
         trt = import_tensorrt()
         self.onnx = onnx
-        self.cache = EngineCache(options.cache_dir, options.cache_gib * 2**30)
-        self.max_batch = onnx_batch(onnx) or options.max_batch
-        self._device, self._rebuild = device, options.rebuild
-        self._blocking_sync = options.blocking_sync
-        self._build_options = BuildOptions(
-            max_batch=self.max_batch, workspace_mib=options.workspace_mib)
+        self._options = options
+        self._engine = engine = replace(
+            options.engine, max_batch=onnx_batch(onnx) or options.engine.max_batch)
+        self.cache = EngineCache(engine.cache_dir, engine.cache_gib * 2**30)
+        self.max_batch = engine.max_batch
+        self._rebuild = engine.rebuild
         self._module = trt.__name__
         metadata = onnx_metadata(onnx)
-        gpu = Gpu(device_index(device), options.blocking_sync)
+        gpu = Gpu(device_index(options.device), engine.blocking_sync)
         gpu.close()
         self._key = EngineKey(
             model_sha256=file_sha256(onnx), gpu=gpu.name,
@@ -113,7 +56,7 @@ class EngineJob:
             tensorrt=f'{trt.__name__} {trt.__version__}', cuda=gpu.cuda_version,
             driver=driver_version(), precision=metadata.precision,
             shape=(self.max_batch, *metadata.input_size, 3),
-            options=asdict(self._build_options))
+            options=engine.made_with())
         self._info = EngineInfo(
             metadata=metadata, module=trt.__name__, version=trt.__version__, gpu=gpu.name,
             compute_capability=gpu.compute_capability, precision=self._key.precision,
@@ -174,7 +117,7 @@ class EngineJob:
             self._process.kill()  # it writes to our folder, which we remove
 
     def _loaded(self, engine: Path, info: EngineInfo) -> TensorRTBackend:
-        return TensorRTBackend(engine, info, self._device, self._blocking_sync)
+        return TensorRTBackend(engine, info, replace(self._options, precision='auto'))
 
     def _build(self, known: Callable[[], Sequence[Sample]]) -> bytes:
         folder = self.cache.workshop(self._key)
@@ -217,9 +160,13 @@ class EngineJob:
     def _command(self, engine: Path, times: Path) -> list[str]:
         command = [
             *tied(), sys.executable, *_BUILDER, str(self.onnx), str(engine), '--unverified',
-            '--module', self._module, '--device', self._device,
-            '--max-batch', str(self._build_options.max_batch),
-            '--workspace-mib', str(self._build_options.workspace_mib)]
+            '--module', self._module, '--device', self._options.device,
+            '--max-batch', str(self._engine.max_batch),
+            '--workspace-mib', str(self._engine.workspace_mib),
+            '--optimization-level', str(self._engine.optimization_level),
+            '--hardware', self._engine.hardware]
+        if self._engine.version_compatible:
+            command += ['--version-compatible']
         if self._module == 'tensorrt':
             command += ['--timing-cache', str(times)]
         return command
@@ -249,115 +196,3 @@ class EngineJob:
             raise ModelError(
                 f'the engine of {self.onnx.name} cannot be built (exit status '
                 f'{process.returncode}): {" ".join(said) or "no reason given"}')
-
-
-class BuildingBackend:
-    """Answer through ONNX Runtime until the engine is there, then through the engine."""
-
-    def __init__(self, interim: Backend, job: EngineJob) -> None:
-        """Start the build; ``interim`` is closed when it is not needed any more."""
-        self.metadata = interim.metadata
-        # Of both, so that it stays the same.
-        self.max_batch = min(interim.max_batch, job.max_batch)
-        self.name = f'{interim.name} while the engine is built'
-        self.engine = EngineStatus('building')
-        self._interim = self._active = interim
-        self._built: TensorRTBackend | None = None
-        self._job = job
-        self._frames = Frames()
-        self._thread = threading.Thread(target=self._work, name='engine build', daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            built = self._job.run(self._known)
-            if self._frames.closed:
-                built.close()
-            else:
-                self._built = built
-        except Exception as error:  # whatever it is, the node goes on, and says it
-            if not self._frames.closed:
-                _LOG.error('no engine; ONNX Runtime goes on: %s', error,
-                           exc_info=not isinstance(error, _FAULTS))
-                self.name = f'{self._interim.name}, no engine ({error})'
-                self.engine = EngineStatus('fallback', reason=str(error))
-
-    def _known(self) -> list[Sample]:
-        seen = self._frames.wait(_PATIENCE_S)
-        if not seen:
-            _LOG.info('the camera shows nothing; the engine is compared on generated pictures')
-        return seen or samples(self._interim, _generated_pictures())
-
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
-        if self._built is not None and self._active is self._interim:
-            self._active = self._built
-            self.name = self._built.name
-            self.engine = self._built.engine
-            self._interim.close()
-            _LOG.info('the engine answers from now on')
-        labels, confidence = self._active(images)
-        if self._active is self._interim:
-            self._frames.add(images, labels)
-        return labels, confidence
-
-    def close(self) -> None:
-        """Stop the build and free everything."""
-        self._frames.close()
-        self._job.stop()
-        self._thread.join(_JOIN_S)
-        if self._built is not None and self._built is not self._active:
-            self._built.close()
-        self._active.close()
-
-
-class Frames:
-    """The pictures on which an engine is compared: what the camera sees while it is built."""
-
-    def __init__(self, wanted: int = 3, apart_s: float = 1.0) -> None:
-        """Keep ``wanted`` pictures that lie at least ``apart_s`` seconds apart."""
-        self.closed = False
-        self._wanted, self._apart = wanted, apart_s
-        self._kept: list[Sample] = []
-        self._last = float('-inf')
-        self._change = threading.Condition()
-
-    def add(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Take pictures and their labels, if they are of use."""
-        now = time.monotonic()
-        if len(self._kept) >= self._wanted or now - self._last < self._apart:
-            return
-        for image, label in zip(images, labels):
-            if image.std(axis=(0, 1)).max() >= _PLAIN:
-                with self._change:
-                    self._kept.append(Sample(image.copy(), label.copy()))
-                    self._change.notify_all()
-                self._last = now
-
-    def wait(self, patience_s: float) -> list[Sample]:
-        """
-        Return the pictures once there are enough, or those that there are when patience ends.
-
-        :raises ModelError: closed before that.
-        """
-        with self._change:
-            if len(self._kept) < self._wanted:
-                _LOG.info('the engine is built and waits for pictures to be compared on')
-            self._change.wait_for(
-                lambda: self.closed or len(self._kept) >= self._wanted, patience_s)
-            if self.closed:
-                raise ModelError('the build of the engine was stopped')
-            return list(self._kept)
-
-    def close(self) -> None:
-        """Let nobody wait any longer."""
-        with self._change:
-            self.closed = True
-            self._change.notify_all()
-
-
-def _generated_pictures() -> list[np.ndarray]:
-    """Return streets in several weathers, where no camera has been seen yet."""
-    from dgtl_core.streetworld import CONDITIONS, StreetWorld
-
-    return [StreetWorld(seed=7, condition=c).picture(i).image for i, c in enumerate(CONDITIONS)]

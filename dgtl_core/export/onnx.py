@@ -20,6 +20,7 @@ from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model_file import KEY, ModelMetadata
 from dgtl_core.processing import place, to_source
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx
@@ -239,12 +240,12 @@ def run_torch(network: LabelNetwork, pictures: Sequence[np.ndarray]) -> list[Out
 
 def run_file(path: Path, pictures: Sequence[np.ndarray]) -> list[Output]:
     """Return (labels, confidence) of pictures as ONNX Runtime on the CPU gives them."""
-    backend = OnnxBackend(path, device='cpu')
+    backend = OnnxBackend(path, RunOptions(device='cpu'))
     try:
         found = [backend(picture[None]) for picture in pictures]
     finally:
         backend.close()
-    return [(labels[0], confidence[0]) for labels, confidence in found]
+    return [(outputs.labels[0], outputs.confidence[0]) for outputs in found]
 
 
 def export_onnx(

@@ -46,7 +46,7 @@ def device_index(device: str) -> int:
     return int(found.group(1) or 0)
 
 
-def cuda_fault(device: str = 'auto') -> str:
+def cuda_fault(device: str) -> str:
     """
     Return why CUDA cannot be used here, or an empty text.
 

@@ -6,13 +6,18 @@ from __future__ import annotations
 from pathlib import Path
 import platform
 
-from dgtl_core.engine.info import onnx_metadata
-from dgtl_core.model_file import MAKE_ONE, ModelError
-from dgtl_core.runtime.backend import check_precision, EngineStatus
+from dgtl_core.model_file import MAKE_ONE, ModelError, onnx_metadata
+from dgtl_core.runtime.contract import (
+    check_precision,
+    EngineStatus,
+    INPUT,
+    OUTPUTS,
+    Outputs,
+    RunOptions,
+)
 import numpy as np
 import onnxruntime as ort
 
-_INPUT, _OUTPUTS = 'image', ['labels', 'confidence']
 _CUDA, _TENSORRT = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
 _Providers = list[str | tuple[str, dict[str, str]]]
 
@@ -22,28 +27,28 @@ class OnnxBackend:
 
     engine: EngineStatus | None = None
 
-    def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
-                 precision: str = 'auto', engine_folder: Path | None = None) -> None:
+    def __init__(self, path: Path, options: RunOptions, engine_folder: Path | None = None) -> None:
         """
         Load a model file.
 
-        :param precision: ``auto``: the file's own types. ``fp32``, ``fp16``: it must have these.
-            ``bf16``: that too, on a GPU; on an ARM CPU that multiplies bfloat16, float32
-            products are rounded to it.
+        Of the precisions fp32 and fp16 are demands on the file, and so is bf16 on a GPU; on an
+        ARM CPU that multiplies bfloat16, float32 products are rounded to it.
+
         :param engine_folder: use ONNX Runtime's TensorRT provider on a GPU and keep its engines
             there; nobody compares them, unlike those of the tensorrt backend.
         :raises ModelError: not a model, not one of ours, or the device is not there.
         """
+        device, precision = options.device, options.precision
         providers = _providers(device, engine_folder)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        session = ort.SessionOptions()
+        session.intra_op_num_threads = options.threads
+        session.log_severity_level = 3
         # A thread that spins while it waits takes the core from the camera driver.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        session.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.metadata = metadata = onnx_metadata(path)
         rounds = precision == 'bf16' and metadata.precision == 'fp32' and len(providers) == 1
         if rounds:
-            _allow_bfloat16(options)
+            _allow_bfloat16(session)
         else:
             check_precision(path, metadata, precision)
         if metadata.precision == 'bf16' and len(providers) == 1:
@@ -53,7 +58,7 @@ class OnnxBackend:
         try:
             # The fused kernel of ONNX Runtime 1.31 takes five times as long as its two parts.
             self._session = ort.InferenceSession(
-                str(path), options, providers=providers,
+                str(path), session, providers=providers,
                 disabled_optimizers=['SkipLayerNormFusion'],
                 enable_fallback=int(len(providers) > 1))  # prints; there is nothing else anyway
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
@@ -80,23 +85,23 @@ class OnnxBackend:
         inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
         outputs = {o.name: o.type for o in self._session.get_outputs()}
         height, width = self.metadata.input_size
-        kind, shape = inputs.get(_INPUT, ('', []))
-        if (list(inputs) != [_INPUT] or kind != 'tensor(uint8)' or
+        kind, shape = inputs.get(INPUT, ('', []))
+        if (list(inputs) != [INPUT] or kind != 'tensor(uint8)' or
                 list(shape[1:]) != [height, width, 3] or
-                outputs != dict.fromkeys(_OUTPUTS, 'tensor(uint8)')):
+                outputs != dict.fromkeys(OUTPUTS, 'tensor(uint8)')):
             raise ModelError(
                 f'{path} must take "image" uint8 (B, {height}, {width}, 3) and give "labels" and '
                 f'"confidence" uint8; it takes {inputs} and gives {outputs}; {MAKE_ONE}')
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         count = len(images)
         if self._fixed and count < self.max_batch:  # the rest of a fixed batch is thrown away
             images = np.resize(images, (self.max_batch, *images.shape[1:]))
         labels, confidence = (
-            self._session.run(_OUTPUTS, {_INPUT: images}) if self._bound is None
+            self._session.run(OUTPUTS, {INPUT: images}) if self._bound is None
             else self._bound(images))
-        return labels[:count], confidence[:count]
+        return Outputs(labels[:count], confidence[:count])
 
     def close(self) -> None:
         """Free the session."""
@@ -117,8 +122,8 @@ class _Bound:
         if self._picture is None or self._picture.shape() != list(images.shape):
             self._picture = ort.OrtValue.ortvalue_from_shape_and_type(
                 list(images.shape), np.uint8, self._device, self._index)
-            self._binding.bind_ortvalue_input(_INPUT, self._picture)
-            for name in _OUTPUTS:  # anew: what the last batch size has allocated is used again
+            self._binding.bind_ortvalue_input(INPUT, self._picture)
+            for name in OUTPUTS:  # anew: what the last batch size has allocated is used again
                 self._binding.bind_output(name, 'cpu')
         self._picture.update_inplace(images)
         self._session.run_with_iobinding(self._binding)

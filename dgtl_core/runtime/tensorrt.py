@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-TensorRT: run an engine, from its file or from the cache of engines built on this machine.
+TensorRT: run an engine file.
 
 Drives ``tensorrt`` (10.3 to 11.x) and ``tensorrt_rtx`` with the same code, without torch. Not run
 on a GPU yet: the names it uses exist in the bindings of 10.3, 10.13, 10.16, 11.0, 11.4 and RTX
@@ -10,75 +10,35 @@ on a GPU yet: the names it uses exist in the bindings of 10.3, 10.13, 10.16, 11.
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import logging
 import mmap
 from pathlib import Path
 import traceback
 from typing import Any
 
-from dgtl_core.engine.info import BUILD_ONE, EngineInfo, onnx_metadata
+from dgtl_core.engine.info import BUILD_ONE, EngineInfo
 from dgtl_core.model_file import ModelError
-from dgtl_core.runtime.backend import Backend, check_precision, EngineOptions, EngineStatus
+from dgtl_core.runtime.contract import (
+    check_precision,
+    EngineStatus,
+    INPUT,
+    OUTPUTS,
+    Outputs,
+    RunOptions,
+)
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
+from dgtl_core.runtime.tensorrt_module import (
+    GpuError,
+    import_tensorrt,
+    make_logger,
+    started,
+)
 import numpy as np
 
-MODULES = ('tensorrt', 'tensorrt_rtx')
-INPUT, OUTPUTS = 'image', ('labels', 'confidence')
 _LOG = logging.getLogger(__name__)
 _INSTALL = (
     'on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment made with '
     '--system-site-packages; elsewhere: pip install tensorrt, or tensorrt-rtx')
-
-
-def installed_module() -> str:
-    """Return the name of the TensorRT module to use, or an empty text; imports nothing."""
-    return next((name for name in MODULES if importlib.util.find_spec(name) is not None), '')
-
-
-def import_tensorrt(name: str = '') -> Any:
-    """
-    Import TensorRT; it may need a driver for anything beyond parsing and building.
-
-    :param name: one of MODULES; empty: the first that is installed.
-    :raises ModelError: it is not installed, or its libraries are not.
-    """
-    name = name or installed_module()
-    if name and name not in MODULES:
-        raise ModelError(f'the TensorRT module must be one of {list(MODULES)}, got {name!r}')
-    try:
-        return importlib.import_module(name or MODULES[0])
-    except (ImportError, OSError) as error:
-        raise ModelError(f'TensorRT cannot be imported ({error}); {_INSTALL}') from None
-
-
-def tensorrt_fault(device: str = 'auto') -> str:
-    """Return why no engine can run here, or an empty text; imports no TensorRT."""
-    return cuda_fault(device) or ('' if installed_module() else 'TensorRT is not installed')
-
-
-def open_tensorrt(path: Path, device: str, threads: int, options: EngineOptions,
-                  precision: str = 'auto') -> Backend:
-    """
-    Open an ``.engine`` or ``.plan`` file, or the engine of an ``.onnx`` file.
-
-    :param threads: CPU threads of ONNX Runtime, which answers while an engine is built.
-    :param options: whether and where the engine of an ``.onnx`` file is built and kept.
-    :param precision: what the file must have, or ``auto``.
-    :raises ModelError: TensorRT cannot run it here; the message says why and what to do.
-    """
-    if path.suffix != '.onnx':
-        info = EngineInfo.beside(path)
-        check_precision(path, info.metadata, precision)
-        return TensorRTBackend(path, info, device, options.blocking_sync)
-    check_precision(path, onnx_metadata(path), precision)
-    from dgtl_core.engine.job import open_onnx
-    return open_onnx(path, device, threads, options)
-
-
-class GpuError(ModelError):
-    """The GPU cannot take an engine now, whatever the engine: no memory, or a fault."""
 
 
 class TensorRTBackend:
@@ -90,17 +50,16 @@ class TensorRTBackend:
     _recorded: Any = None  # the CUDA graph
     _runs = 0
 
-    def __init__(self, path: Path, info: EngineInfo, device: str = 'auto',
-                 blocking_sync: bool | None = None) -> None:
+    def __init__(self, path: Path, info: EngineInfo, options: RunOptions) -> None:
         """
         Load an engine.
 
         :param info: what the engine is.
-        :param blocking_sync: see :class:`~dgtl_core.runtime.cuda.Gpu`.
         :raises GpuError: no memory, or a fault of the GPU.
-        :raises ModelError: no GPU, another GPU or TensorRT than it was built for.
+        :raises ModelError: no GPU, another GPU, TensorRT or precision than it was built for.
         """
-        fault = cuda_fault(device)
+        check_precision(path, info.metadata, options.precision)
+        fault = cuda_fault(options.device)
         if fault:
             raise ModelError(f'{path.name} needs a GPU: {fault}')
         trt = import_tensorrt(info.module)
@@ -108,7 +67,8 @@ class TensorRTBackend:
         self.metadata = info.metadata
         self._logger = make_logger(trt)  # must outlive the engine, and so must the runtime
         try:
-            self._gpu = gpu = Gpu(device_index(device), blocking_sync)
+            self._gpu = gpu = Gpu(
+                device_index(options.device), options.engine.blocking_sync)
             try:
                 _check_gpu(path, info, gpu)
                 self._runtime = started(trt, trt.Runtime, self._logger)
@@ -153,7 +113,7 @@ class TensorRTBackend:
         self._fixed = self._engine.get_tensor_shape(INPUT)[0] != -1
         self._batch = self.max_batch if self._fixed else 0
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         batch = len(images)
         if (images.dtype != np.uint8 or images.shape[1:] != self._input.array.shape[1:] or
@@ -171,8 +131,7 @@ class TensorRTBackend:
         if self._fixed and self._runs == 0:
             self._record()
         self._runs += 1
-        labels, confidence = (o.array[:batch].copy() for o in self._outputs.values())
-        return labels, confidence
+        return Outputs(*(o.array[:batch].copy() for o in self._outputs.values()))
 
     def _enqueue(self, batch: int) -> None:
         if batch != self._batch:
@@ -204,38 +163,6 @@ class TensorRTBackend:
             self._gpu.discard(self._recorded)
         self._context = self._engine = self._runtime = self._recorded = None
         self._gpu.close()
-
-
-def make_logger(trt: Any) -> Any:
-    """Return a logger that passes TensorRT's warnings on and keeps the last error."""
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_error = 'no reason given'
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity.name in ('ERROR', 'INTERNAL_ERROR'):
-                self.last_error = message.strip()
-                _LOG.error('TensorRT: %s', self.last_error)
-            elif severity.name == 'WARNING':
-                _LOG.warning('TensorRT: %s', message.strip())
-
-    return Logger()
-
-
-def started(trt: Any, factory: Any, logger: Any) -> Any:
-    """
-    Return TensorRT's runtime or builder.
-
-    :raises GpuError: CUDA does not start for it; the bindings tell that by a TypeError.
-    """
-    try:
-        return factory(logger)
-    except TypeError as error:
-        raise GpuError(
-            f'{trt.__name__} {trt.__version__} does not start on this GPU ({logger.last_error}; '
-            f'{error}): its driver may be too old for this TensorRT, or its memory full'
-        ) from None
 
 
 def _check_version(path: Path, info: EngineInfo, trt: Any) -> None:

@@ -13,6 +13,7 @@ from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, PRECISIONS, set_precision
 from dgtl_core.model.checkpoint import load_segmenter, read_header
 from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.runtime.contract import Outputs, RunOptions
 import numpy as np
 import torch
 
@@ -22,20 +23,19 @@ class TorchBackend:
 
     engine = None
 
-    def __init__(self, path: Path, device: str = 'auto', threads: int = 0,
-                 precision: str = 'auto', compiled: bool = False) -> None:
+    def __init__(self, path: Path, options: RunOptions) -> None:
         """
         Load a checkpoint and fold it.
 
-        :param threads: of the whole process, PyTorch has no others; 0 leaves them as they are.
-        :param precision: ``auto``: float32, as the checkpoint is. ``bf16`` pays on a GPU and on
-            CPUs with AMX or AVX512-BF16, ``fp16`` on a GPU.
-        :param compiled: through torch.compile; the first call takes minutes. On a GPU the calls
-            after it replay a CUDA graph.
+        The threads are those of the whole process, PyTorch has no others; 0 leaves them as they
+        are. bf16 pays on a GPU and on CPUs with AMX or AVX512-BF16, fp16 on a GPU. Compiled on a
+        GPU, the calls after the first replay a CUDA graph.
+
         :raises ModelError: no checkpoint of ours, no such device, or a precision in which this
             device would be slower than in float32.
         """
-        self._device = _device(device)
+        self._device = _device(options.device)
+        precision = options.precision
         if precision not in ('auto', *PRECISIONS):
             raise ModelError(
                 f"a checkpoint runs in one of {['auto', *PRECISIONS]}, got precision "
@@ -50,27 +50,27 @@ class TorchBackend:
                 'float16 is slower than float32 on a CPU; use precision "fp32", or "bf16" where '
                 'the CPU has AMX or AVX512-BF16')
         types = cast(Precision, 'fp32' if precision == 'auto' else precision)
-        if threads:
-            torch.set_num_threads(threads)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         segmenter, config = load_segmenter(path)
         self.metadata = ModelMetadata.from_json(json.dumps(read_header(path)), str(path))
         folded = fold(segmenter, config.input_size, 'embedding_bag' if on_cpu else 'grid_sample')
         network = LabelNetwork(folded, config.input_size).eval()
         self._network = set_precision(network, types, torch.bfloat16).to(self._device)
         self._call: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._network
-        if compiled:
+        if options.compiled:
             self._call = torch.compile(
                 self._network, mode='default' if on_cpu else 'max-autotune')
         self.max_batch = 16
-        how = 'compiled ' if compiled else ''
+        how = 'compiled ' if options.compiled else ''
         self.name = f'torch ({how}{types}, {self._device})'
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
         labels, confidence = self._call(pictures)
-        return labels.cpu().numpy(), confidence.cpu().numpy()
+        return Outputs(labels.cpu().numpy(), confidence.cpu().numpy())
 
     def close(self) -> None:
         """Free the network."""

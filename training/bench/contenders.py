@@ -16,12 +16,14 @@ import time
 from typing import Any, cast
 
 from dgtl_core.config import preset, SegmenterConfig
+from dgtl_core.engine.options import EngineOptions
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
-from dgtl_core.runtime.backend import EngineOptions, open_backend, SUFFIXES
+from dgtl_core.runtime.backend import open_backend, SUFFIXES
+from dgtl_core.runtime.contract import RunOptions
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -200,8 +202,9 @@ def open_contender(
     start = time.perf_counter()
     if spec.is_file:
         # An engine that is built in the background would be another contender half-way.
-        runner = open_backend(
-            spec.model, backend, device, threads, EngineOptions(build='blocking', max_batch=batch))
+        runner = open_backend(spec.model, RunOptions(
+            backend=backend, device=device, threads=threads,
+            engine=EngineOptions(build='blocking', max_batch=batch)))
         if size is not None and runner.metadata.input_size != size:
             raise ValueError(
                 f'{spec.model} takes pictures of {_text(runner.metadata.input_size)}, and --size '
