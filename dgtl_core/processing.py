@@ -10,9 +10,11 @@ as 255). Sliding windows follow the arithmetic of MMSegmentation.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.pictures import read_image
 import numpy as np
 
 RESIZE_MODES = ('stretch', 'letterbox', 'crop')
@@ -108,6 +110,61 @@ def _span(start: int, stop: int, length: int, of: int) -> slice:
         first = (start + stop) * length // (2 * of)
         last = first + 1
     return slice(first, last)
+
+
+def upright(image: np.ndarray, rotation: int) -> np.ndarray:
+    """
+    Turn the picture of a camera that is mounted on its side, or upside down, upright.
+
+    Shape: (H, W, ...) -> (H, W, ...) or (W, H, ...), contiguous.
+
+    :param rotation: degrees clockwise that the picture has to be turned: 0, 90, 180 or 270.
+    :raises ValueError: it is another number.
+    """
+    turns = {0: None, 90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180,
+             270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+    if rotation not in turns:
+        raise ValueError(f'rotation must be one of {list(turns)} degrees, got {rotation}')
+    turn = turns[rotation]
+    return image if turn is None else cv2.rotate(image, turn)
+
+
+def as_mounted(labels: np.ndarray, rotation: int) -> np.ndarray:
+    """Turn what belongs to an :func:`upright` picture back into the camera's own frame."""
+    return upright(labels, -rotation % 360)
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """
+    Read an ego mask: which pixels show the vehicle itself, and are never judged.
+
+    Shape: (H, W) bool. In the file they are 255 and all others 0; grey levels between are refused.
+
+    :raises OSError: there is no such file.
+    :raises ValueError: it is no such picture.
+    """
+    mask = read_image(path)[:, :, 0]
+    if not np.isin(mask, (0, 255)).all():
+        raise ValueError(
+            f'{path} must be black and white: 255 where the picture shows the vehicle itself, 0 '
+            'elsewhere; save it as PNG, without smoothing')
+    return mask == 255
+
+
+def mask_out(labels: np.ndarray, confidence: np.ndarray,
+             mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return labels and confidence without what the mask covers: 255 and 0 there.
+
+    Shape: (H, W) uint8 each, mask (H, W) bool.
+
+    :raises ValueError: the mask has another size.
+    """
+    if mask.shape != labels.shape:
+        raise ValueError(
+            f'the ego mask has {mask.shape[1]}x{mask.shape[0]} pixels and the picture '
+            f'{labels.shape[1]}x{labels.shape[0]}: draw it on a picture of this camera')
+    return np.where(mask, np.uint8(IGNORE_INDEX), labels), np.where(mask, np.uint8(0), confidence)
 
 
 def windows(size: tuple[int, int], crop: tuple[int, int],

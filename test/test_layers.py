@@ -171,6 +171,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.config', set()),
     ('dgtl_core.processing', {'numpy', 'cv2'}),
     ('dgtl_core.encodings', {'numpy', 'cv2'}),
+    ('dgtl_core.groups', {'numpy', 'cv2'}),
     ('dgtl_core.recorded.sources', {'numpy', 'cv2'}),
     ('dgtl_core.metrics', {'numpy', 'cv2'}),
     ('dgtl_core.visualize', {'numpy', 'cv2'}),

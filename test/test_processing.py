@@ -1,5 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-from dgtl_core.processing import place, to_input, to_source, windows
+from dgtl_core.pictures import write_image
+from dgtl_core.processing import (
+    as_mounted,
+    mask_out,
+    place,
+    read_mask,
+    to_input,
+    to_source,
+    upright,
+    windows,
+)
 import numpy as np
 import pytest
 
@@ -94,3 +104,31 @@ def test_windows_cover_every_pixel(size):
 def test_a_stride_beyond_the_crop_is_refused():
     with pytest.raises(ValueError, match='stride'):
         windows((100, 100), (32, 32), (33, 32))
+
+
+@pytest.mark.parametrize('rotation', [0, 90, 180, 270])
+def test_a_turned_picture_comes_back(rotation):
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    turned = upright(image, rotation)
+    np.testing.assert_array_equal(turned, np.rot90(image, -rotation // 90))
+    np.testing.assert_array_equal(as_mounted(turned[:, :, 0].copy(), rotation), image[:, :, 0])
+
+
+def test_another_rotation_is_refused():
+    with pytest.raises(ValueError, match=r'must be one of \[0, 90, 180, 270\] degrees, got 45'):
+        upright(np.zeros((4, 6, 3), np.uint8), 45)
+
+
+def test_an_ego_mask_is_never_judged(tmp_path):
+    mask = np.zeros((4, 6), np.uint8)
+    mask[2:] = 255
+    write_image(tmp_path / 'ego.png', mask)
+    labels, confidence = mask_out(
+        np.ones((4, 6), np.uint8), np.full((4, 6), 200, np.uint8), read_mask(tmp_path / 'ego.png'))
+    assert (labels[:2] == 1).all() and (labels[2:] == 255).all()
+    assert (confidence[:2] == 200).all() and (confidence[2:] == 0).all()
+    with pytest.raises(ValueError, match='ego mask has 6x4 pixels and the picture 6x5'):
+        mask_out(np.ones((5, 6), np.uint8), np.ones((5, 6), np.uint8), mask == 255)
+    write_image(tmp_path / 'grey.png', mask // 2)
+    with pytest.raises(ValueError, match='must be black and white'):
+        read_mask(tmp_path / 'grey.png')
