@@ -172,10 +172,12 @@ class FakeLibrary:
         return 0
 
 
-def engine_bytes(size=(32, 64), batch=1, most=1, divisor=8, kind='UINT8', outputs=None):
+def engine_bytes(size=(32, 64), batch=1, most=1, divisor=8, kind='UINT8', outputs=None,
+                 signature=None):
     """Return what the fake TensorRT takes for an engine."""
     return json.dumps({'size': size, 'batch': batch, 'most': most, 'divisor': divisor,
-                       'kind': kind, 'outputs': outputs or ['labels', 'confidence']}).encode()
+                       'kind': kind, 'outputs': outputs or ['labels', 'confidence'],
+                       'signature': signature}).encode()
 
 
 class FakeTensorRT:
@@ -206,6 +208,8 @@ class FakeTensorRT:
                 self._made = made
                 self._shapes = {'image': (batch, *size, 3)}
                 self._shapes.update(dict.fromkeys(made['outputs'], (batch, *size)))
+                if made['signature']:
+                    self._shapes['signature'] = (batch, 2)
                 self.num_io_tensors = len(self._shapes)
 
             def __del__(self):
@@ -215,7 +219,8 @@ class FakeTensorRT:
                 return list(self._shapes)[index]
 
             def get_tensor_dtype(self, name):
-                return fake.DataType[self._made['kind']]
+                return fake.DataType[
+                    self._made['signature' if name == 'signature' else 'kind']]
 
             def get_tensor_shape(self, name):
                 return self._shapes[name]
@@ -246,7 +251,7 @@ class FakeTensorRT:
                 return fake.accept_shapes
 
             def get_tensor_shape(self, name):
-                return (self._batch, *self._size)
+                return (self._batch, *((2,) if name == 'signature' else self._size))
 
             def execute_async_v3(self, stream_handle):
                 assert stream_handle == 77 and fake.driver.current == 'context'
@@ -258,9 +263,12 @@ class FakeTensorRT:
                 image = self._view('image', (*shape, 3))
                 self._view('labels', shape)[:] = image[..., 0] // self._made['divisor']
                 self._view('confidence', shape)[:] = image[..., 1]
+                if 'signature' in self._addresses:
+                    self._view('signature', (self._batch, 2), ctypes.c_float)[:] = image[
+                        ..., :2].mean(axis=(1, 2))
 
-            def _view(self, name, shape):
-                raw = (ctypes.c_uint8 * int(np.prod(shape))).from_address(self._addresses[name])
+            def _view(self, name, shape, kind=ctypes.c_uint8):
+                raw = (kind * int(np.prod(shape))).from_address(self._addresses[name])
                 return np.ctypeslib.as_array(raw).reshape(shape)
 
         class Runtime:

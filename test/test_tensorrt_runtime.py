@@ -93,6 +93,26 @@ def test_another_precision_than_the_engine_has_is_refused(trt, tmp_path):
         Predictor.load(model, backend='tensorrt', precision='bf16')
 
 
+@pytest.mark.parametrize('batch', [1, 3, -1])
+def test_a_signature_is_the_third_output(trt, tmp_path, batch):
+    content = engine_bytes(batch=batch, most=3, signature='FLOAT')
+    backend = opened(write_engine(tmp_path / 'm.engine', content))
+    for seed in range(3):  # the first call, the recording, the recorded call
+        images = pictures(abs(batch), seed)
+        outputs = backend(images)
+        np.testing.assert_array_equal(outputs.labels, images[..., 0] // 8)
+        np.testing.assert_allclose(
+            outputs.signature, images[..., :2].mean(axis=(1, 2)), rtol=1e-6)
+        assert outputs.signature.dtype == np.float32
+    backend.close()
+
+
+def test_outputs_that_we_do_not_know_get_a_place_and_are_left_there(trt, tmp_path):
+    content = engine_bytes(outputs=['labels', 'confidence', 'depth'])
+    outputs = opened(write_engine(tmp_path / 'm.engine', content))(pictures(1))
+    assert outputs.signature is None and outputs.labels.shape == (1, 32, 64)
+
+
 def test_a_result_stays_when_the_next_picture_comes(trt, engine):
     backend = opened(engine)
     first, second = pictures(1, 1), pictures(1, 2)
@@ -160,7 +180,8 @@ def test_a_run_that_fails_is_an_error(trt, driver, engine):
     ({'content': b'not an engine'}, r'cannot load .*\(magic tag does not match\)'),
     ({'content': engine_bytes(kind='FLOAT')}, 'must take "image" uint8'),
     ({'content': engine_bytes(size=(16, 16))}, 'must take "image" uint8'),
-    ({'content': engine_bytes(outputs=['labels'])}, 'must take "image" uint8')])
+    ({'content': engine_bytes(outputs=['labels'])}, 'must take "image" uint8'),
+    ({'content': engine_bytes(signature='UINT8')}, r'a "signature" float32 \(B, D\) if any')])
 def test_an_engine_that_does_not_fit_is_refused(trt, driver, tmp_path, changes, message):
     path = write_engine(tmp_path / 'm.engine', **changes)
     alive = []

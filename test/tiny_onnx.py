@@ -16,12 +16,13 @@ METADATA = ModelMetadata(
 
 def write_tiny_onnx(path: Path, size: tuple[int, int] = (32, 64), batch: int | str = 1,
                     metadata: str | None = 'default', slow: int = 0,
-                    divisor: int = 8) -> Path:
+                    divisor: int = 8, signature: bool = False) -> Path:
     """
     Write the model; red must stay below 19 * divisor for the labels to be Cityscapes ids.
 
     ``metadata`` replaces the JSON text (None: leave it out). ``slow`` is a number of
-    1024 x 1024 matrix products that one inference costs on top.
+    1024 x 1024 matrix products that one inference costs on top. ``signature`` adds that output:
+    the means of red, green and blue.
     """
     shape = [batch, *size]
     constants = [
@@ -55,10 +56,17 @@ def write_tiny_onnx(path: Path, size: tuple[int, int] = (32, 64), batch: int | s
             helper.make_node('ReduceMin', ['end'], ['nothing'], keepdims=0),
             helper.make_node('Cast', ['nothing'], ['nothing_byte'], to=TensorProto.UINT8),
             helper.make_node('Add', ['green', 'nothing_byte'], ['confidence'])]
+    outputs = [helper.make_tensor_value_info('labels', TensorProto.UINT8, shape),
+               helper.make_tensor_value_info('confidence', TensorProto.UINT8, shape)]
+    if signature:
+        constants.append(numpy_helper.from_array(np.array([1, 2]), 'sides'))
+        nodes += [helper.make_node('Cast', ['image'], ['colors'], to=TensorProto.FLOAT),
+                  helper.make_node('ReduceMean', ['colors', 'sides'], ['signature'], keepdims=0)]
+        outputs.append(
+            helper.make_tensor_value_info('signature', TensorProto.FLOAT, [batch, 3]))
     graph = helper.make_graph(
         nodes, 'tiny', [helper.make_tensor_value_info('image', TensorProto.UINT8, [*shape, 3])],
-        [helper.make_tensor_value_info('labels', TensorProto.UINT8, shape),
-         helper.make_tensor_value_info('confidence', TensorProto.UINT8, shape)], constants)
+        outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
     if metadata == 'default':
         metadata = json.dumps({**json.loads(METADATA.to_json()), 'input_size': list(size)})

@@ -15,7 +15,8 @@ import numpy as np
 BACKENDS = ('auto', 'onnxruntime', 'tensorrt', 'torch')
 PRECISIONS = ('auto', *FILE_PRECISIONS)
 MAX_THREADS = 256  # thousands of them stop the computer
-INPUT, OUTPUTS = 'image', ('labels', 'confidence')  # of a model file; OUTPUTS come first
+# Tensors of a model file. It may have more outputs behind these two; we know one of them.
+INPUT, OUTPUTS, SIGNATURE = 'image', ('labels', 'confidence'), 'signature'
 
 
 @dataclass(frozen=True, kw_only=True)

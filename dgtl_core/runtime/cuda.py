@@ -21,6 +21,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 _DRIVER = 'nvcuda.dll' if sys.platform == 'win32' else 'libcuda.so.1'
 _KERNEL_MODULE = Path('/proc/driver/nvidia/version')
@@ -150,9 +151,9 @@ class Gpu:
         """Make this GPU the one that CUDA calls of the calling thread mean."""
         self._call('cuCtxSetCurrent', self._context)
 
-    def stage(self, shape: tuple[int, ...]) -> Staging:
-        """Allocate page-locked uint8 memory of a shape and its twin on the GPU."""
-        size = int(np.prod(shape))
+    def stage(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> Staging:
+        """Allocate page-locked memory of a shape and its twin on the GPU."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         host = int(self._call('cuMemHostAlloc', size, 0))
         try:
             device = self._call('cuMemAlloc', size)
@@ -160,7 +161,7 @@ class Gpu:
             self._call('cuMemFreeHost', host)
             raise
         flat = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(host))
-        self._staging.append(Staging(flat.reshape(shape), host, device))
+        self._staging.append(Staging(flat.view(dtype).reshape(shape), host, device))
         return self._staging[-1]
 
     def upload(self, staging: Staging, size: int) -> None:

@@ -14,6 +14,7 @@ from dgtl_core.runtime.contract import (
     OUTPUTS,
     Outputs,
     RunOptions,
+    SIGNATURE,
 )
 import numpy as np
 import onnxruntime as ort
@@ -79,29 +80,32 @@ class OnnxBackend:
         batch = self._session.get_inputs()[0].shape[0]
         self._fixed = isinstance(batch, int)
         self.max_batch = batch if isinstance(batch, int) else 16
-        self._bound = _Bound(self._session, 'cuda', _index(device)) if on_gpu else None
+        self._bound = _Bound(
+            self._session, self._names, 'cuda', _index(device)) if on_gpu else None
 
     def _check(self, path: Path) -> None:
         inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
-        outputs = {o.name: o.type for o in self._session.get_outputs()}
+        outputs = {o.name: (o.type, len(o.shape)) for o in self._session.get_outputs()}
+        self._names = [*OUTPUTS, *([SIGNATURE] if SIGNATURE in outputs else [])]
+        known = dict(zip(self._names, [*[('tensor(uint8)', 3)] * 2, ('tensor(float)', 2)]))
         height, width = self.metadata.input_size
         kind, shape = inputs.get(INPUT, ('', []))
         if (list(inputs) != [INPUT] or kind != 'tensor(uint8)' or
                 list(shape[1:]) != [height, width, 3] or
-                outputs != dict.fromkeys(OUTPUTS, 'tensor(uint8)')):
+                {name: outputs.get(name) for name in self._names} != known):
             raise ModelError(
                 f'{path} must take "image" uint8 (B, {height}, {width}, 3) and give "labels" and '
-                f'"confidence" uint8; it takes {inputs} and gives {outputs}; {MAKE_ONE}')
+                f'"confidence" uint8 (B, H, W), a "signature" float32 (B, D) if any; it takes '
+                f'{inputs} and gives {outputs}; {MAKE_ONE}')
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         count = len(images)
         if self._fixed and count < self.max_batch:  # the rest of a fixed batch is thrown away
             images = np.resize(images, (self.max_batch, *images.shape[1:]))
-        labels, confidence = (
-            self._session.run(OUTPUTS, {INPUT: images}) if self._bound is None
-            else self._bound(images))
-        return Outputs(labels[:count], confidence[:count])
+        found = (self._session.run(self._names, {INPUT: images}) if self._bound is None
+                 else self._bound(images))
+        return Outputs(*(output[:count] for output in found))
 
     def close(self) -> None:
         """Free the session."""
@@ -112,23 +116,24 @@ class OnnxBackend:
 class _Bound:
     """Calls that reuse the picture's place on the device, where run() would allocate one."""
 
-    def __init__(self, session: ort.InferenceSession, device: str, index: int) -> None:
+    def __init__(self, session: ort.InferenceSession, outputs: list[str], device: str,
+                 index: int) -> None:
         self._session, self._device, self._index = session, device, index
+        self._outputs = outputs
         self._binding = session.io_binding()
         self._picture: ort.OrtValue | None = None
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
         images = np.ascontiguousarray(images)
         if self._picture is None or self._picture.shape() != list(images.shape):
             self._picture = ort.OrtValue.ortvalue_from_shape_and_type(
                 list(images.shape), np.uint8, self._device, self._index)
             self._binding.bind_ortvalue_input(INPUT, self._picture)
-            for name in OUTPUTS:  # anew: what the last batch size has allocated is used again
+            for name in self._outputs:  # anew: the last batch size's memory is used again
                 self._binding.bind_output(name, 'cpu')
         self._picture.update_inplace(images)
         self._session.run_with_iobinding(self._binding)
-        labels, confidence = self._binding.copy_outputs_to_cpu()
-        return labels, confidence
+        return list(self._binding.copy_outputs_to_cpu())
 
 
 def _index(device: str) -> int:

@@ -25,6 +25,7 @@ from dgtl_core.runtime.contract import (
     OUTPUTS,
     Outputs,
     RunOptions,
+    SIGNATURE,
 )
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
 from dgtl_core.runtime.tensorrt_module import (
@@ -36,6 +37,9 @@ from dgtl_core.runtime.tensorrt_module import (
 import numpy as np
 
 _LOG = logging.getLogger(__name__)
+_TYPES = {  # what a tensor may hold; outputs that we do not know need a place too
+    'UINT8': np.uint8, 'BOOL': np.bool_, 'INT8': np.int8, 'INT32': np.int32, 'INT64': np.int64,
+    'HALF': np.float16, 'FLOAT': np.float32}
 _INSTALL = (
     'on a Jetson: sudo apt install python3-libnvinfer, and a virtual environment made with '
     '--system-site-packages; elsewhere: pip install tensorrt, or tensorrt-rtx')
@@ -101,15 +105,14 @@ class TensorRTBackend:
                 f'{self._engine.device_memory_size_v2 >> 20} MiB to run '
                 f'({self._logger.last_error}); stop other programs, or export a smaller input '
                 'size')
-        staged = {
-            name: self._gpu.stage((self.max_batch, *list(self._engine.get_tensor_shape(name))[1:]))
-            for name in (INPUT, *OUTPUTS)}
+        staged = {name: self._gpu.stage((self.max_batch, *sizes), _TYPES[kind])
+                  for name, (kind, sizes) in _tensors(self._engine).items()}
         for name, staging in staged.items():
             if not self._context.set_tensor_address(name, staging.address):
                 raise ModelError(
                     f'{path} refuses the memory of {name!r} ({self._logger.last_error})')
         self._input = staged[INPUT]
-        self._outputs = {name: staged[name] for name in OUTPUTS}
+        self._outputs = {name: staged[name] for name in (*OUTPUTS, SIGNATURE) if name in staged}
         self._fixed = self._engine.get_tensor_shape(INPUT)[0] != -1
         self._batch = self.max_batch if self._fixed else 0
 
@@ -192,17 +195,25 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split('.') if part.isdigit())
 
 
+def _tensors(engine: Any) -> dict[str, tuple[str, list[int]]]:
+    """Return type and shape, without the batch, of every input and output."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    return {name: (engine.get_tensor_dtype(name).name, list(engine.get_tensor_shape(name))[1:])
+            for name in names}
+
+
 def _check_tensors(path: Path, engine: Any, info: EngineInfo) -> int:
     """Check the model contract; return the largest batch."""
     height, width = info.metadata.input_size
-    found = {}
-    for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
-        found[name] = (engine.get_tensor_dtype(name).name, list(engine.get_tensor_shape(name))[1:])
-    sizes = {name: size for name, (_, size) in found.items()}
-    if (set(found) != {INPUT, *OUTPUTS} or {kind for kind, _ in found.values()} != {'UINT8'} or
-            sizes[INPUT] != [height, width, 3] or any(len(sizes[name]) != 2 for name in OUTPUTS)):
+    found = _tensors(engine)
+    forms = {name: (kind, len(sizes)) for name, (kind, sizes) in found.items()}
+    known = {**dict.fromkeys(OUTPUTS, ('UINT8', 2)), SIGNATURE: ('FLOAT', 1)}
+    if (found.get(INPUT) != ('UINT8', [height, width, 3]) or not {*OUTPUTS} <= {*found} or
+            any(forms[name] != form for name, form in known.items() if name in forms) or
+            any(kind not in _TYPES or -1 in sizes for kind, sizes in found.values())):
         raise ModelError(
             f'{path} must take "image" uint8 (B, {height}, {width}, 3) and give "labels" and '
-            f'"confidence" uint8 (B, height, width); it has {found} (without B); {BUILD_ONE}')
+            f'"confidence" uint8 (B, height, width), a "signature" float32 (B, D) if any; it has '
+            f'{found} (without B); {BUILD_ONE}')
     batch = engine.get_tensor_shape(INPUT)[0]
     return int(batch if batch != -1 else engine.get_tensor_profile_shape(INPUT, 0)[2][0])

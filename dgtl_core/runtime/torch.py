@@ -57,7 +57,7 @@ class TorchBackend:
         folded = fold(segmenter, config.input_size, 'embedding_bag' if on_cpu else 'grid_sample')
         network = LabelNetwork(folded, config.input_size).eval()
         self._network = set_precision(network, types, torch.bfloat16).to(self._device)
-        self._call: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = self._network
+        self._call: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = self._network
         if options.compiled:
             self._call = torch.compile(
                 self._network, mode='default' if on_cpu else 'max-autotune')
@@ -69,8 +69,7 @@ class TorchBackend:
     def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
         pictures = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
-        labels, confidence = self._call(pictures)
-        return Outputs(labels.cpu().numpy(), confidence.cpu().numpy())
+        return Outputs(*(output.cpu().numpy() for output in self._call(pictures)))
 
     def close(self) -> None:
         """Free the network."""
