@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sensor_msgs/PointCloud2`` in and out: coordinates as arrays, labels as two more fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from sensor_msgs.msg import PointCloud2, PointField
+
+if TYPE_CHECKING:
+    from std_msgs.msg import Header
+
+MAX_POINTS = 1 << 24  # a message that claims more is broken, or no robot's
+_FLOATS = {PointField.FLOAT32: 4, PointField.FLOAT64: 8}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 4, 8: 8}  # bytes of each datatype
+_OWN = ('label', 'confidence')
+_STEP = 20  # bytes of a point of ours: x, y, z, rgb, then label, confidence and two unused
+
+
+class CloudError(ValueError):
+    """A cloud that does not hold what it says, or not what is needed; the text says which."""
+
+
+def read_xyz(msg: PointCloud2) -> np.ndarray:
+    """
+    Return the coordinates of a cloud, in the order of its points, as a copy.
+
+    Shape: (3, height * width) float32 metres.
+
+    :raises CloudError: there are no x, y and z of float32 or float64, or too few bytes.
+    """
+    rows = _rows(msg)
+    fields = {field.name: field for field in msg.fields}
+    result = np.empty((3, msg.height * msg.width), np.float32)
+    for axis, name in enumerate('xyz'):
+        field = fields.get(name)
+        size = _FLOATS.get(field.datatype, 0) if field is not None else 0
+        if field is None or not size or field.offset + size > msg.point_step:
+            raise CloudError(
+                f'the cloud has the fields {sorted(fields)}; x, y and z of float32 or float64 '
+                'inside of each point are needed')
+        kind = np.dtype(f'{">" if msg.is_bigendian else "<"}f{size}')
+        values = np.ndarray(
+            (msg.height, msg.width), kind, rows, field.offset, (msg.row_step, msg.point_step))
+        result[axis] = values.reshape(-1)
+    return result
+
+
+def organised(points: np.ndarray, rgb: np.ndarray | None, labels: np.ndarray,
+              confidence: np.ndarray | None, header: Header) -> PointCloud2:
+    """
+    Build a cloud that is aligned with a picture, pixel for pixel.
+
+    Fields: x, y, z float32 metres, rgb as PCL packs it, label and confidence uint8.
+
+    Shape: points (3, H, W) float32, rgb (H, W, 3) uint8 or None for black, labels and confidence
+    (H, W) uint8; no confidence is 255. The header is used as it is.
+    """
+    height, width = labels.shape
+    color = np.zeros((height, width), np.int32)
+    if rgb is not None:  # in memory: b, g, r, 0
+        cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA, dst=color.view(np.uint8).reshape(height, width, 4))
+        color &= 0xFFFFFF
+    marks = np.empty((height, width), np.uint16)
+    np.multiply(255 if confidence is None else confidence, 256, out=marks, dtype=np.uint16)
+    marks |= labels
+    planes = points.view(np.int32)  # whole words are copied, whatever they mean
+    words = cv2.merge([*planes, color, marks.astype(np.int32)])
+    msg = PointCloud2(header=header, height=height, width=width, point_step=_STEP,
+                      row_step=_STEP * width, is_dense=False, is_bigendian=False)
+    msg.fields = [*(PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+                    for i, name in enumerate(('x', 'y', 'z', 'rgb'))), *_marks(16)]
+    msg.data.frombytes(words.data)
+    return msg
+
+
+def with_labels(msg: PointCloud2, labels: np.ndarray, confidence: np.ndarray) -> PointCloud2:
+    """
+    Return a cloud with all that it had, and label and confidence as two fields more.
+
+    Shape: labels and confidence (height * width,) uint8.
+
+    :raises CloudError: the cloud has fields of these names, or too few bytes.
+    """
+    taken = sorted({field.name for field in msg.fields} & set(_OWN))
+    if taken:
+        raise CloudError(f'the cloud has {taken} already; send the cloud of the sensor itself')
+    rows = _rows(msg)
+    old, step = msg.point_step, (msg.point_step + 2 + 3) // 4 * 4
+    data = np.zeros((msg.height, msg.width, step), np.uint8)
+    data[:, :, :old] = np.ndarray(
+        (msg.height, msg.width, old), np.uint8, rows, 0, (msg.row_step, old, 1))
+    data[:, :, old] = labels.reshape(msg.height, msg.width)
+    data[:, :, old + 1] = confidence.reshape(msg.height, msg.width)
+    result = PointCloud2(
+        header=msg.header, height=msg.height, width=msg.width, point_step=step,
+        row_step=step * msg.width, is_dense=msg.is_dense, is_bigendian=msg.is_bigendian)
+    result.fields = [*msg.fields, *_marks(old)]
+    result.data.frombytes(data.data)
+    return result
+
+
+def _marks(offset: int) -> list[PointField]:
+    return [PointField(name=name, offset=offset + i, datatype=PointField.UINT8, count=1)
+            for i, name in enumerate(_OWN)]
+
+
+def _rows(msg: PointCloud2) -> np.ndarray:
+    """View the bytes of a cloud; :raises CloudError: they are fewer than it says."""
+    if msg.height * msg.width > MAX_POINTS:
+        raise CloudError(
+            f'the cloud claims {msg.width}x{msg.height} points; at most {MAX_POINTS} are read')
+    if not msg.height * msg.width or not msg.point_step:
+        raise CloudError('the cloud has no points')
+    for field in msg.fields:
+        if field.offset + _SIZES.get(field.datatype, 1) > msg.point_step:
+            raise CloudError(
+                f'field {field.name!r} lies beyond the {msg.point_step} bytes of a point')
+    data = np.frombuffer(msg.data, np.uint8)
+    needed = msg.row_step * (msg.height - 1) + msg.point_step * msg.width
+    if msg.row_step < msg.point_step * msg.width or data.size < needed:
+        raise CloudError(
+            f'the cloud is truncated: {msg.width}x{msg.height} points of {msg.point_step} bytes '
+            f'in rows of {msg.row_step} need {needed} bytes, got {data.size}')
+    return data

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the lidar is, seen from the camera: a parameter, or tf where it is installed."""
+
+from __future__ import annotations
+
+from typing import Protocol, TYPE_CHECKING
+
+from dgtl_core.points import transform_of
+import numpy as np
+
+try:
+    from rclpy.time import Time
+    import tf2_ros
+except ImportError:  # not among the wheels for machines without ROS
+    tf2_ros = None
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+
+class TransformError(RuntimeError):
+    """There is no transform between two frames at a time; the text says why."""
+
+
+class Transforms(Protocol):
+    """What knows the transform from one frame into another."""
+
+    def __call__(self, target: str, source: str, stamp: object) -> np.ndarray:
+        """Return the (4, 4) transform of points; :raises TransformError: there is none."""
+
+
+class StaticTransform:
+    """One transform, whatever the frames are called."""
+
+    def __init__(self, words: str) -> None:
+        self._matrix = transform_of([float(word) for word in words.split()])
+
+    def __call__(self, target: str, source: str, stamp: object) -> np.ndarray:
+        """Return the transform."""
+        return self._matrix
+
+
+class TfTransforms:
+    """
+    Asks tf.
+
+    :raises TransformError: tf2_ros is not installed.
+    """
+
+    def __init__(self, node: Node) -> None:
+        if tf2_ros is None:
+            raise TransformError(
+                'tf2_ros is not installed: install it (sudo apt install ros-$ROS_DISTRO-tf2-ros), '
+                'or set the parameter extrinsic')
+        self._buffer = tf2_ros.Buffer()
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def __call__(self, target: str, source: str, stamp: object) -> np.ndarray:
+        """Look the transform up at the time of the points."""
+        if target == source:
+            return np.eye(4)
+        try:
+            found = self._buffer.lookup_transform(target, source, Time.from_msg(stamp)).transform
+        except tf2_ros.TransformException as error:
+            raise TransformError(
+                f'tf knows no way from {source!r} to {target!r} at the time of the points '
+                f'({error}); start the robot_state_publisher, or set the parameter extrinsic'
+            ) from None
+        at, turn = found.translation, found.rotation
+        return transform_of([at.x, at.y, at.z, turn.x, turn.y, turn.z, turn.w])
