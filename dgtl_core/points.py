@@ -19,6 +19,10 @@ MODELS = ('', 'plumb_bob', 'rational_polynomial', 'equidistant')
 UNSEEN = 255  # the label of a point that the camera does not see
 _CELL = 4  # pixels; two points in one cell compete for it
 _BEHIND = (0.02, 0.15)  # share of the distance and metres by which a hidden point lies behind
+# Metres of each depth in millimetres; 0 is no depth.
+_METRES = np.where(np.arange(1 << 16), np.arange(1 << 16) * 1e-3, np.nan).astype(np.float32)
+_WIDEST = 1.5  # radians from the axis, where a search for a ray begins at most
+_ROUNDS = 12  # of Newton's method; five are enough for most lenses
 _MARGIN = 1.02  # a point may lie so much outside of the picture's own rays, as rounding does
 
 
@@ -72,20 +76,33 @@ class PinholeCamera:
 
     @cached_property
     def rays(self) -> np.ndarray:
-        """x / z and y / z of every pixel's ray. Shape: (2, H, W) float32."""
-        u = (np.arange(self.size[1], dtype=np.float32) - np.float32(self.cx)) / self.fx
-        v = (np.arange(self.size[0], dtype=np.float32) - np.float32(self.cy)) / self.fy
-        grid = np.stack(np.meshgrid(u, v)).astype(np.float32)
-        if not any(self.distortion):
-            return grid
-        points = grid.reshape(2, -1).T.astype(np.float64)[:, None]
-        numbers, eye = np.array(self.distortion), np.eye(3)
-        if self.model == 'equidistant':
-            found = cv2.fisheye.undistortPoints(points, eye, numbers[:4])
-        else:
-            end = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-7)
-            found = cv2.undistortPointsIter(points, eye, numbers, eye, eye, end)
-        return np.ascontiguousarray(found[:, 0].T, np.float32).reshape(grid.shape)
+        """
+        x / z and y / z of every pixel's ray; nan beyond 90 degrees. Shape: (2, H, W) float32.
+        """
+        u = (np.arange(self.size[1]) - self.cx) / self.fx
+        v = (np.arange(self.size[0]) - self.cy) / self.fy
+        bent = np.stack(np.meshgrid(u, v))
+        return (self._straight(bent) if any(self.distortion) else bent).astype(np.float32)
+
+    def _straight(self, bent: np.ndarray) -> np.ndarray:
+        """Undo the distortion by Newton's method. Shape: (2, H, W) float64 -> the same."""
+        found = bent.copy()
+        if self.model == 'equidistant':  # near the solution: the angle, before the polynomial
+            angle = np.hypot(*bent)
+            found *= np.tan(np.minimum(angle, _WIDEST)) / np.maximum(angle, 1e-12)
+        with np.errstate(divide='ignore', invalid='ignore', over='ignore'):  # of what is lost
+            for _ in range(_ROUNDS):
+                x, y = found
+                wrong = np.stack(self._distorted(x, y)) - bent
+                step = 1e-6 * (1 + np.abs(found))
+                by_x = (np.stack(self._distorted(x + step[0], y)) - wrong - bent) / step[0]
+                by_y = (np.stack(self._distorted(x, y + step[1])) - wrong - bent) / step[1]
+                scale = by_x[0] * by_y[1] - by_x[1] * by_y[0]
+                found[0] -= (by_y[1] * wrong[0] - by_y[0] * wrong[1]) / scale
+                found[1] -= (by_x[0] * wrong[1] - by_x[1] * wrong[0]) / scale
+            lost = ~(np.abs(np.stack(self._distorted(*found)) - bent) < 1e-6).all(0)
+        found[:, lost] = np.nan
+        return found
 
     @cached_property
     def _reach(self) -> float:
@@ -124,7 +141,7 @@ class PinholeCamera:
             angle = np.arctan(r)
             a2 = angle * angle
             bent = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))))
-            factor = np.where(r > 1e-6, bent / np.maximum(r, np.float32(1e-6)), np.float32(1))
+            factor = np.where(r > 1e-6, bent / np.maximum(r, 1e-6), 1).astype(x.dtype)
             return x * factor, y * factor
         k1, k2, p1, p2, k3, k4, k5, k6 = _padded(self.distortion, 8)
         factor = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
@@ -133,8 +150,8 @@ class PinholeCamera:
                 y * factor + p1 * (r2 + 2 * y * y) + 2 * p2 * xy)
 
 
-def _padded(numbers: Sequence[float], count: int) -> list[np.float32]:
-    return [np.float32(n) for n in (*numbers, *[0.0] * count)[:count]]
+def _padded(numbers: Sequence[float], count: int) -> Sequence[float]:
+    return (*numbers, *[0.0] * count)[:count]
 
 
 def from_depth(depth: np.ndarray, camera: PinholeCamera) -> np.ndarray:
@@ -151,15 +168,13 @@ def from_depth(depth: np.ndarray, camera: PinholeCamera) -> np.ndarray:
             f'{camera.size[1]}x{camera.size[0]}: take the depth that is aligned to the camera '
             'whose pictures are labelled')
     if depth.dtype == np.uint16:
-        z = depth.astype(np.float32)
-        z *= np.float32(1e-3)
+        z = _METRES[depth]
     elif depth.dtype == np.float32:
-        z = depth.copy()
+        z = np.where((depth > 0) & (depth < np.inf), depth, np.float32(np.nan))
     else:
         raise ValueError(
             f'depth must be float32 metres (32FC1) or uint16 millimetres (16UC1), got '
             f'{depth.dtype}')
-    z[~(z > 0) | np.isinf(z)] = np.nan
     points = np.empty((3, *z.shape), np.float32)
     np.multiply(camera.rays, z, out=points[:2])
     points[2] = z

@@ -59,20 +59,19 @@ def organised(points: np.ndarray, rgb: np.ndarray | None, labels: np.ndarray,
     (H, W) uint8; no confidence is 255. The header is used as it is.
     """
     height, width = labels.shape
-    color = np.zeros((height, width), np.int32)
+    sure = np.full_like(labels, 255) if confidence is None else confidence
+    nothing = np.zeros_like(labels)
+    marks = cv2.merge([labels, sure, nothing, nothing])
+    color = np.zeros((height, width, 4), np.uint8)
     if rgb is not None:  # in memory: b, g, r, 0
-        cv2.cvtColor(rgb, cv2.COLOR_RGB2BGRA, dst=color.view(np.uint8).reshape(height, width, 4))
-        color &= 0xFFFFFF
-    marks = np.empty((height, width), np.uint16)
-    np.multiply(255 if confidence is None else confidence, 256, out=marks, dtype=np.uint16)
-    marks |= labels
-    planes = points.view(np.int32)  # whole words are copied, whatever they mean
-    words = cv2.merge([*planes, color, marks.astype(np.int32)])
+        cv2.mixChannels([rgb], [color], [0, 2, 1, 1, 2, 0])
+    # Whole words are copied, whatever they mean.
+    words = cv2.merge([*points.view(np.int32), color.view(np.int32), marks.view(np.int32)])
     msg = PointCloud2(header=header, height=height, width=width, point_step=_STEP,
                       row_step=_STEP * width, is_dense=False, is_bigendian=False)
     msg.fields = [*(PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
                     for i, name in enumerate(('x', 'y', 'z', 'rgb'))), *_marks(16)]
-    msg.data.frombytes(words.data)
+    msg.data.frombytes(words.view(np.uint8).data)
     return msg
 
 

@@ -87,9 +87,10 @@ class Labelling:
             camera = PinholeCamera(
                 (info.height, info.width), float(info.k[0]), float(info.k[4]), float(info.k[2]),
                 float(info.k[5]), info.distortion_model, tuple(map(float, info.d)))
-            height, width = size
-            self._camera = key, (
-                camera if size == camera.size else camera.resized((height, width)))
+            if size != camera.size:  # the picture was made smaller on the way
+                _check_same_view('CameraInfo', camera.size, 'pictures', size)
+                camera = camera.resized((size[0], size[1]))
+            self._camera = key, camera
         return self._camera[1]
 
 
@@ -139,12 +140,15 @@ def _fitted(pixels: Any, size: tuple[int, ...]) -> Any:
     """
     if pixels is None or pixels.shape[:2] == size:
         return pixels
-    here, there = pixels.shape[1] / pixels.shape[0], size[1] / size[0]
-    if abs(here / there - 1) > 0.02:
-        raise CloudError(
-            f'labels of {_text(pixels.shape)} and points of {_text(size)} do not show the same '
-            'part of the world: align the depth to the camera that is labelled')
+    _check_same_view('labels', pixels.shape, 'points', size)
     return cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _check_same_view(one: str, size: tuple[int, ...], other: str, target: tuple[int, ...]) -> None:
+    if abs(size[1] * target[0] / (size[0] * target[1]) - 1) > 0.02:
+        raise CloudError(
+            f'{one} of {_text(size)} and {other} of {_text(target)} do not show the same part of '
+            'the world: align the depth to the camera that is labelled')
 
 
 def _text(shape: tuple[int, ...]) -> str:

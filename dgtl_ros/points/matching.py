@@ -19,10 +19,11 @@ def stamp_ns(message: Any) -> int:
 
 class Matcher:
     """
-    Puts a set together as soon as each topic has a message of the moment. Thread-safe.
+    Puts a set together as soon as nothing better can come. Thread-safe.
 
-    The first topic leads: for each of its messages the others' nearest ones are taken, if they lie
-    within the tolerance. With a tolerance of 0 the stamps must be equal. A leading message is
+    The first topic leads: to each of its messages belongs of each other topic the one whose stamp
+    is nearest, and no message belongs to two. It is known once a later one came, or at once where
+    stamps are equal. What is farther away than the tolerance does not belong. A leading message is
     given up once a later one found its set, or when there is no room for it; it is counted.
 
     :param topics: the names, the leading one first.
@@ -52,7 +53,7 @@ class Matcher:
                 found = self._set_of(leaders[index])
                 if found is not None:
                     self.unmatched += index
-                    self._forget(index, stamp_ns(leaders[index]))
+                    self._forget(found)
                     return found
             return None
 
@@ -61,19 +62,20 @@ class Matcher:
         for name in self._others:
             nearest = min(self._queues[name], default=None,
                           key=lambda message: abs(stamp_ns(message) - moment))
-            if nearest is None or abs(stamp_ns(nearest) - moment) > self._tolerance:
+            if nearest is None:
                 return None
-            apart = max(apart, abs(stamp_ns(nearest) - moment))
+            distance = abs(stamp_ns(nearest) - moment)
+            open_end = distance and stamp_ns(self._queues[name][-1]) < moment
+            if distance > self._tolerance or open_end:
+                return None
+            apart = max(apart, distance)
             found[name] = nearest
         self.apart_s = apart / _NANO
         return found
 
-    def _forget(self, index: int, moment: int) -> None:
-        """Drop the leading message, those before it, and what can match no later one."""
-        leaders = self._queues[self._leader]
-        for _ in range(index + 1):
-            leaders.popleft()
-        for name in self._others:
+    def _forget(self, used: dict[str, Any]) -> None:
+        """Drop what a set holds, and all that came before it."""
+        for name, message in used.items():
             queue = self._queues[name]
-            while queue and stamp_ns(queue[0]) < moment - self._tolerance:
-                queue.popleft()
+            while queue.popleft() is not message:
+                pass

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Put labels on points: ``ros2 launch dgtl_ros points.launch.py source:=lidar points_topic:=/points``.
+
+It starts label_points alone; segment_node is started by segment.launch.py.
+"""
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
+
+ARGUMENTS = {
+    'source': ('depth', 'Where the points come from', ['depth', 'cloud', 'lidar']),
+    'segmentation_topic': ('/segmentation', 'Labels of segment_node; the confidence lies below it',
+                           None),
+    'depth_topic': ('/camera/aligned_depth_to_color/image_raw',
+                    'Depth image that is aligned to the labelled camera', None),
+    'points_topic': ('/points', 'Cloud of the sources cloud and lidar', None),
+    'camera_info_topic': ('/camera/color/camera_info', 'CameraInfo of the labelled camera', None),
+    'image_topic': ('/camera/color/image_raw', 'Picture that colours the points', None),
+    'output_topic': ('/segmentation/points', 'The labelled cloud', None),
+    'use_color': ('false', 'Colour the points of a depth image', ['true', 'false']),
+    'use_confidence': ('true', 'Wait for the confidence too', ['true', 'false']),
+    'sync_tolerance': ('0.05', 'Most seconds between labels and points', None),
+    'extrinsic': ('', 'x y z roll pitch yaw from the lidar into the camera; empty: ask tf', None),
+    'namespace': ('', 'Namespace of the node', None),
+    'use_sim_time': ('false', 'Take the time from /clock', ['true', 'false']),
+}
+TOPICS = {'segmentation': 'segmentation_topic', 'depth': 'depth_topic', 'points': 'points_topic',
+          'camera_info': 'camera_info_topic', 'image': 'image_topic',
+          'segmentation/points': 'output_topic'}
+SWITCHES = ('use_color', 'use_confidence', 'use_sim_time')
+
+
+def generate_launch_description():
+    """Declare the arguments; the rest waits until their values are known."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
+          for name, (default, text, choices) in ARGUMENTS.items()),
+        OpaqueFunction(function=start)])
+
+
+def start(context):
+    """Return the node for the arguments as they were given."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    remappings = [(name, given[argument]) for name, argument in TOPICS.items()]
+    remappings.append(('segmentation/confidence', given['segmentation_topic'] + '/confidence'))
+    parameters = {name: given[name] == 'true' for name in SWITCHES}
+    parameters['source'] = given['source']
+    parameters['extrinsic'] = ParameterValue(given['extrinsic'], value_type=str)
+    parameters['sync_tolerance'] = float(given['sync_tolerance'])
+    return [Node(
+        package='dgtl_ros', executable='label_points', name='label_points',
+        namespace=given['namespace'], parameters=[parameters], remappings=remappings,
+        output='screen', emulate_tty=True)]
