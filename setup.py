@@ -108,6 +108,7 @@ setup(
         'console_scripts': [
             'dgtl = dgtl_core.cli.main:main',
             'segment_node = dgtl_ros.segment_node:main',
+            'label_points = dgtl_ros.points.label_points:main',
             'camera_player = dgtl_ros.show.camera_player:main',
         ],
     },

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Put labels on points: ``ros2 launch dgtl_ros points.launch.py source:=lidar points_topic:=/points``.
+Put labels on points: ``ros2 launch dgtl_ros points.launch.py source:=lidar``.
 
 It starts label_points alone; segment_node is started by segment.launch.py.
 """

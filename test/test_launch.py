@@ -72,6 +72,20 @@ def actions(**given):
             for a in load(SEGMENT).start({**defaults, **given})}
 
 
+def test_points_start_one_node_with_its_topics(stand_in):
+    path = ROOT / 'launch' / 'points.launch.py'
+    defaults = {n: a['default_value'] for n, a in arguments_of(path).items()}
+    node, = load(path).start({**defaults, 'source': 'lidar', 'points_topic': '/os/points',
+                              'segmentation_topic': '/front/segmentation', 'extrinsic': '1 2'})
+    assert node.given['executable'] == 'label_points'
+    mapped = dict(node.given['remappings'])
+    assert mapped['points'] == '/os/points'
+    assert mapped['segmentation/confidence'] == '/front/segmentation/confidence'
+    found, = node.given['parameters']
+    assert found['source'] == 'lidar' and found['use_confidence'] is True
+    assert found['extrinsic'].args == ('1 2',)
+
+
 def parameters_of(node):
     found = [p for p in node.given['parameters'] if isinstance(p, dict)]
     for value in (v for p in found for v in p.values()):  # a plain string is read as YAML

@@ -21,7 +21,7 @@ OWN = ('dgtl_core', 'dgtl_ros', 'training')
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'launch',
     'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy', 'sensor_msgs', 'std_msgs',
-    'std_srvs', 'vision_msgs'}
+    'std_srvs', 'tf2_ros', 'vision_msgs'}
 TENSORRT = {'cuda', 'tensorrt', 'tensorrt_rtx'}
 ENGINES = TENSORRT | {'onnxruntime', 'torch'}
 LEARNING = {'matplotlib', 'open_clip', 'scipy', 'timm', 'torch', 'torchvision', 'transformers'}
@@ -150,7 +150,8 @@ def test_training_knows_no_ros(tree):
 
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {f'dgtl_core.{module}' for module in (
-        'classes', 'encodings', 'picture_header', 'pictures', 'predictor', 'visualize')}
+        'classes', 'encodings', 'picture_header', 'pictures', 'points', 'predictor',
+        'visualize')}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         # test material: the player plays it, the demo scores it

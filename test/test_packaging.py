@@ -22,7 +22,7 @@ SOURCES = [
     'config', 'dgtl_core', 'dgtl_ros', 'launch', 'models', 'resource', 'test', 'training',
     'LICENSE', 'package.xml', 'pyproject.toml', 'setup.cfg', 'setup.py']
 NOT_INSTALLED = ['config', 'launch', 'models', 'resource', 'test', 'training']
-EXECUTABLES = ['camera_player', 'dgtl', 'segment_node']
+EXECUTABLES = ['camera_player', 'dgtl', 'label_points', 'segment_node']
 # Modules that another distribution than the one of the same name brings.
 DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless', 'open_clip': 'open-clip-torch', 'yaml': 'pyyaml',

@@ -83,12 +83,19 @@ def main(arguments: list[str] | None = None) -> int:
                         help='pictures per second (few enough that none waits for the one before)')
     parser.add_argument('--pictures', type=int, default=100, metavar='N',
                         help='how many are measured (%(default)s)')
+    parser.add_argument('--points', action='store_true',
+                        help='measure label_points instead: one core, beside a plain loop')
     parser.add_argument('--json', action='store_true', help='print JSON alone')
     options = parser.parse_args(arguments)
     if importlib.util.find_spec('rclpy') is None:
         print("benchmark: there is no rclpy. Source a ROS 2, or pip install '.[ros]'",
               file=sys.stderr)
         return 2
+    if options.points:
+        from dgtl_ros.show import points_benchmark
+        rows = points_benchmark.measure()
+        print(json.dumps(rows) if options.json else points_benchmark.table(rows))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.height, options.width)
         try:
