@@ -223,7 +223,7 @@ def seen_pixels(points: np.ndarray, camera: PinholeCamera) -> tuple[np.ndarray, 
     Find the pixel of each point that the camera sees, and not one behind another.
 
     A point is hidden where nearer ones surround it: above it, and below it or on both sides,
-    within two cells of 6x6 pixels and by more than 2 % and 15 cm. The ground and a wall that run
+    within two cells of 4x4 pixels and by more than 2 % and 15 cm. The ground and a wall that run
     away from the camera have nearer points below or on one side alone, and hide nothing. The check
     needs a few points in each cell: of a single far beam behind a fence it knows nothing.
 

@@ -2,7 +2,7 @@
 import pytest
 
 pytest.importorskip('rclpy', exc_type=ImportError)
-from dgtl_ros.show.points_benchmark import measure, table  # noqa: E402
+from dgtl_ros.show.points_benchmark import measure, table
 
 pytestmark = pytest.mark.ros
 
