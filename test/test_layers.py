@@ -155,9 +155,10 @@ def test_ros_uses_only_the_surface_of_core(tree):
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         # test material: the player plays it, the demo scores it
-        'dgtl_ros.show.camera_player': {'dgtl_core.streetworld'},
+        'dgtl_ros.show.drawing': {'dgtl_core.streetworld', 'dgtl_core.engine.child'},
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
-        'dgtl_ros.show.demo': {'dgtl_core.streetworld', 'dgtl_core.metrics'},
+        'dgtl_ros.show.recorder': {'dgtl_core.metrics'},
+        'dgtl_ros.show.results': {'dgtl_core.web_video'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
              for name in tree.below('dgtl_ros') for i in tree.imports[name]

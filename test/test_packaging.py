@@ -13,6 +13,7 @@ import sys
 import venv
 
 from dgtl_core.engine.child import tied
+from dgtl_ros.show.children import free_domain
 import pytest
 from test_layers import imports, modules, OWN, ROS, Tree
 
@@ -95,7 +96,7 @@ def starts_and_stops(command, cwd, **variables):
     command = [shutil.which(command[0]), *command[1:]]
     node = subprocess.Popen(
         [*tied(), *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': str(101 + os.getpid() % 100),
+        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': str(free_domain()[0]),
              'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', **variables})
     said = ''
     try:
