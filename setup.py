@@ -42,7 +42,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         *installed_tree('launch', ['*.launch.py']),
         *installed_tree('config', ['*.yaml', '*.xml', '*.rviz']),
-        *installed_tree('models', ['dgtl_mini.*']),
+        *installed_tree('models', ['dgtl_mini.*', 'zoo.yaml']),
     ],
     install_requires=[
         'numpy>=1.26',

@@ -186,6 +186,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.model_file', set()),
     ('dgtl_core.engine.cache', set()),
     ('dgtl_core.streetworld', {'numpy', 'cv2'}),
+    ('dgtl_core.cli.fetch', set()),
 ])
 def test_light_modules_load_only(tree, module, allowed):
     extra = tree.foreign(module) - allowed - {'yaml'}

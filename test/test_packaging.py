@@ -117,12 +117,12 @@ def check_share(share):
     """Everything that a launch file, the node and a user look for after installation."""
     expected = {str(p.relative_to(ROOT)) for pattern in (
         'launch/*.launch.py', 'config/**/*.yaml', 'config/*.xml', 'config/*.rviz',
-        'models/dgtl_mini.onnx') for p in ROOT.glob(pattern)}
+        'models/dgtl_mini.onnx', 'models/zoo.yaml') for p in ROOT.glob(pattern)}
     found = {str(p.relative_to(share)) for p in share.rglob('*') if p.is_file()}
     assert expected <= found
     assert {'launch/segment.launch.py', 'launch/demo.launch.py', 'config/segment.yaml',
             'config/fastdds_large_images.xml', 'config/classes/cityscapes.yaml',
-            'models/dgtl_mini.onnx', 'package.xml'} <= found
+            'models/dgtl_mini.onnx', 'models/zoo.yaml', 'package.xml'} <= found
     assert (share.parent / 'ament_index/resource_index/packages/dgtl_ros').is_file()
     model = share / 'models' / 'dgtl_mini.onnx'
     assert model.read_bytes() == (ROOT / 'models' / 'dgtl_mini.onnx').read_bytes()

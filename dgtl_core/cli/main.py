@@ -14,6 +14,7 @@ from dgtl_core.files import tidy_on_signals
 # In the order of the help. Each is a module here, with a main(arguments) that returns the exit
 # code: 0 good, 1 something failed, 2 wrong use. A module is imported when its command is run.
 COMMANDS = {
+    'fetch': 'List published weights, or bring some here and make a model file of them.',
     'info': 'Show what a model file says about itself.',
 }
 _EPILOG = """Exit codes: 0 all is well, 1 something failed, 2 the command was used wrongly.
