@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import difflib
 from pathlib import Path
 
+from dgtl_core.label_mapping import LabelMapping
+
 IGNORE_INDEX = 255  # a label that means "no label"; never a class
 
 
@@ -48,6 +50,7 @@ class ClassSet:
 
     name: str
     entries: tuple[SegmentationClass, ...]
+    mapping: LabelMapping = LabelMapping()  # of label pictures; a model always gives ids
 
     def __post_init__(self) -> None:
         ids = [entry.id for entry in self.entries]
@@ -81,9 +84,12 @@ class ClassSet:
         return [{'id': e.id, 'name': e.name, 'color': list(e.color)} for e in self.entries]
 
     @classmethod
-    def from_list(cls, name: str, entries: Sequence[Mapping[str, object]]) -> ClassSet:
+    def from_list(cls, name: str, entries: Sequence[Mapping[str, object]],
+                  mapping: Mapping[str, object] | None = None) -> ClassSet:
         """
         Read classes from plain mappings with the keys id, name, color and prompts (optional).
+
+        :param mapping: ``ids`` or ``colors`` of label pictures, see :class:`LabelMapping`.
 
         :raises ValueError: a key is missing or unknown, or a value is out of its range.
         """
@@ -98,12 +104,16 @@ class ClassSet:
                     f'class {position} of {name!r}: {_unlike(unknown, allowed)}missing keys '
                     f'{sorted(missing)}; allowed are {sorted(allowed)}')
             result.append(SegmentationClass(**entry))  # type: ignore[arg-type]
-        return cls(name, tuple(sorted(result, key=lambda e: e.id)))
+        known = tuple(sorted(result, key=lambda e: e.id))
+        return cls(name, known, LabelMapping.from_dict(mapping or {}, [e.name for e in known]))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> ClassSet:
         """
         Read a class set from a YAML file: ``name: ...`` and ``classes: [{id, name, color}]``.
+
+        Where label pictures hold something else than ids, ``ids: {value: name}`` or ``colors:
+        {name: [r, g, b]}`` say what means what.
 
         :raises ValueError: the file does not hold a class set; the message says what is wrong.
         """
@@ -116,11 +126,15 @@ class ClassSet:
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
             raise ValueError(
                 f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
-        unknown = data.keys() - {'name', 'classes'}
+        allowed = ('name', 'classes', 'ids', 'colors')
+        unknown = data.keys() - set(allowed)
         if unknown:
-            raise ValueError(
-                f'{path}: {_unlike(unknown, ("name", "classes"))}allowed are name and classes')
-        return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'])
+            raise ValueError(f'{path}: {_unlike(unknown, allowed)}allowed are {list(allowed)}')
+        try:
+            return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'], {
+                key: data[key] for key in ('ids', 'colors') if data.get(key) is not None})
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
 
 
 def _unlike(unknown: Iterable[object], allowed: Iterable[str]) -> str:

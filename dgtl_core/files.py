@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
@@ -11,15 +11,23 @@ import signal
 import sys
 
 
-def destination(path: Path, suffix: str) -> None:
+def destination(path: Path, suffix: str, *, force: bool = True,
+                sources: Iterable[Path] = ()) -> None:
     """
     Make the folder of a file that a long run is going to write, and find out now if it cannot.
 
-    :raises ValueError: the name has another suffix, or is that of a folder.
+    :param force: overwrite a file that is there.
+    :param sources: what the run reads, and must not overwrite.
+    :raises ValueError: the name has another suffix, is that of a folder or of a source, or there
+        is such a file already.
     :raises OSError: there is no such folder and there can be none.
     """
     if path.suffix != suffix or path.is_dir():
         raise ValueError(f'the result must be a file that ends in {suffix}, got {path}')
+    if any(path.resolve() == source.resolve() for source in sources):
+        raise ValueError(f'{path} is what is read here; give the result another name')
+    if path.exists() and not force:
+        raise ValueError(f'{path} exists; --force overwrites it, another name keeps it')
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'nothing can be written to the folder {path.parent}')
