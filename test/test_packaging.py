@@ -199,8 +199,14 @@ def test_package_xml():
     assert '                                 Apache License\n' in (ROOT / 'LICENSE').read_text()
 
     used = ros_packages('dgtl_ros', 'launch')
-    declared = {d.name for d in package.exec_depends if not d.name.startswith('python3-')}
+    package.evaluate_conditions({})
+    declared = {d.name for d in package.exec_depends
+                if d.evaluated_condition and not d.name.startswith('python3-')}
     assert declared == used
+    package.evaluate_conditions({'DGTL_ROS_DESKTOP': 'true'})
+    shown = {d.name for d in package.exec_depends if d.condition and d.evaluated_condition}
+    launch = (ROOT / 'launch' / 'segment.launch.py').read_text()
+    assert shown and all(f"'{name}'" in launch for name in shown)
     declared = {d.name for d in package.test_depends if not d.name.startswith('python3-')}
     assert declared == ros_packages('test') - used
 
