@@ -36,6 +36,7 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'dgtl_core', 'dgtl_core.*']),
+    package_data={'dgtl_core.engine': ['pictures/*.jpg']},
     zip_safe=False,
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
