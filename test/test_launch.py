@@ -372,7 +372,7 @@ def launched(tmp_path):
 
     def run(path, *arguments, code=0, play=0, **variables):
         for name, last in (('segment_node', f'sys.exit({code})'),
-                           ('camera_player', f'time.sleep({play})')):
+                           ('camera_player', f'time.sleep({play})'), ('label_points', '')):
             program = folder / name
             program.write_text(
                 f'#!{sys.executable}\nimport json, os, sys, time\n'
@@ -429,6 +429,51 @@ def test_the_demonstration_runs_without_rviz(launched):
     code, said, seen = launched(ROOT / 'launch' / 'demo.launch.py', 'params_file:=/nope.yaml')
     assert code == 0 and set(seen) == {'segment_node', 'camera_player'}, said
     assert 'rviz2 is not installed' in said
+
+
+NAV2 = ROOT / 'launch' / 'nav2_segmentation.launch.py'
+
+
+def test_nav2_gets_two_managed_nodes(launched, tmp_path):
+    code, said, seen = launched(NAV2, 'namespace:=robot')
+    assert code == 1 and not seen and 'nav2_lifecycle_manager is not installed' in said
+    code, said, seen = launched(NAV2, 'namespace:=robot', 'manage:=False', 'use_sim_time:=True')
+    assert code == 0 and set(seen) == {'segment_node', 'label_points'}, said
+    for arguments, _, text in seen.values():
+        assert '__ns:=/robot' in arguments
+        assert 'autostart: false' in text and 'use_sim_time: true' in text
+    labelling = seen['label_points'][0]
+    assert {'segmentation:=/robot/segmentation', 'segmentation/points:=/robot/segmentation/points',
+            'segmentation/confidence:=/robot/segmentation/confidence'} <= set(labelling)
+
+
+def test_the_manager_of_nav2_is_told_both_names(launched, tmp_path):
+    (tmp_path / 'share/ament_index/resource_index/packages/nav2_lifecycle_manager').touch()
+    (tmp_path / 'lib/nav2_lifecycle_manager').mkdir(parents=True)
+    (tmp_path / 'lib/nav2_lifecycle_manager/lifecycle_manager').symlink_to(
+        tmp_path / 'lib/dgtl_ros/camera_player')
+    code, said, seen = launched(NAV2)
+    assert code == 0, said
+    text = seen['camera_player'][2]
+    assert 'segmenter' in text and 'label_points' in text and 'bond_timeout: 0.0' in text
+
+
+def test_the_layer_of_nav2_knows_every_class_and_our_topics():
+    layer = yaml.safe_load((ROOT / 'config' / 'nav2_semantic_layer.yaml').read_text())
+    layer = layer['local_costmap']['local_costmap']['ros__parameters']['semantic_layer']
+    camera = layer[layer['observation_sources']]
+    classes = [name for kind in camera['class_types'] for name in camera[kind]['classes']]
+    cityscapes = yaml.safe_load((ROOT / 'config/classes/cityscapes.yaml').read_text())
+    assert sorted(classes) == sorted(entry['name'] for entry in cityscapes['classes'])
+    points = load_text(ROOT / 'launch' / 'points.launch.py')
+    for topic in ('segmentation_topic', 'pointcloud_topic'):
+        assert f"'{camera[topic]}'" in points
+    assert {camera['confidence_topic'], camera['labels_topic']} == {
+        f'{camera["segmentation_topic"]}/{name}' for name in ('confidence', 'label_info')}
+
+
+def load_text(path):
+    return path.read_text(encoding='utf-8')
 
 
 def documented(words):
