@@ -86,6 +86,7 @@ setup(
         'dev': [
             'pytest>=7.4',
             'pytest-timeout>=2.2',
+            'hypothesis>=6.80',
             'mypy>=1.10',
             'ruff>=0.5',
             'psutil>=5.9',

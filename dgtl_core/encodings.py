@@ -150,8 +150,8 @@ def decode_compressed(data: Any, name: str, max_pixels: int = MAX_PIXELS,
     try:
         header = read_header(data, max_pixels=max_pixels)
     except PictureError as error:
-        raise ImageError(f'{start} is damaged, truncated or too large: {error}; check the camera '
-                         'driver, the network and max_pixels') from None
+        raise ImageError(f'{start} cannot be read: {error}; check the camera driver and the '
+                         'network') from None
     if header.orientation != 1:
         remark(f'Exif orientation {header.orientation} would turn them; they are read as they '
                'are stored, and the labels fit those pixels')

@@ -60,7 +60,7 @@ def read_header(data: Data, *, whole: bool = True, max_pixels: int = MAX_PIXELS)
     if not (0 < height and 0 < width and height * width <= max_pixels):
         raise PictureError(
             f'a {header.kind} picture of {width}x{height} is refused: both sides must be at least '
-            f'1 and the product at most {max_pixels} pixels; make it smaller')
+            f'1 and the product at most {max_pixels} pixels')
     if (header.scans > _MOST_SCANS or
             height * width * header.scans > _SCANS_OF_LARGEST * max_pixels):
         raise PictureError(
@@ -78,7 +78,7 @@ def upright(tiff: bytes) -> bytes:
     return tiff
 
 
-_CUT = PictureError('it is cut short: its end is missing; copy it again')
+_CUT = PictureError('it is cut short: its end is missing')
 _MANY = PictureError(f'it has more than {_MOST_PARTS} parts; save it again')
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # by the kind of colour
 # A marker of JPEG. Stuffed zeros and restarts belong to the picture, TEM has no content.

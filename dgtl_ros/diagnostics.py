@@ -156,9 +156,9 @@ def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
         return Status('input', WARN, 'pictures come, and wait for what hangs', values)
     sent, lost = _account(recent)
     if recent['dropped_stale'] > _MANY_DROPPED * sent:
+        why = old(settings, recent['dropped_stale'] >= recent['received'])
         return Status('input', WARN, f'{recent["dropped_stale"]} of {sent} pictures{_LATELY} '
-                      f'were {old(settings, recent["dropped_stale"] >= recent["received"])}',
-                      values)
+                      f'were too old, {why}', values)
     for name, what in (
             ('stamp_in_future', 'have a stamp in the future: synchronise the clocks; max_image_age'
              ' does not see how old they are'),
@@ -189,7 +189,7 @@ def old(settings: Settings, all_of_them: bool = False) -> str:
     boot = ('all of them: a driver that stamps from the start of the machine, not by the time of '
             'day, does that; ' if all_of_them else '')
     return (
-        f'older than max_image_age ({settings.max_image_age:g} s); {boot}for bags use --clock and '
+        f'more than max_image_age ({settings.max_image_age:g} s); {boot}for bags use --clock and '
         'use_sim_time, between machines synchronise the clocks; max_rate makes pictures wait too; '
         'or set max_image_age to 0')
 
@@ -212,18 +212,24 @@ def starvation(camera: Camera, seconds: float, size: tuple[int, int] = (0, 0),
         return start + ('the camera offers best_effort and the node asks for reliable; set '
                         'qos.image.reliability to auto')
     there = f'{camera.publishers} publisher(s) are there'
-    if camera.since is not None and now - camera.since < _DISCOVERY:
-        return start + f'{there}, since {now - camera.since:.1f} s'
+    if discovered(camera, now):
+        return start + f'{there}, since {now - (camera.since or now):.1f} s'
     ways = ['they send nothing']
     if not 0 < size[0] * size[1] < _LARGE:
         ways.append(
             'large pictures are lost in the shared memory of Fast DDS: start the camera and the '
             'node with FASTDDS_DEFAULT_PROFILES_FILE (Humble, Jazzy: FASTRTPS_...) set to '
             'config/fastdds_large_images.xml')
-    ways.append('camera and node share no memory, as another user or in another container: run '
-                'both as one user, containers with --ipc=host, or Fast DDS over UDP alone '
-                '(FASTDDS_BUILTIN_TRANSPORTS=UDPv4)')
-    return f'{start}{there}; either ' + ', or '.join(ways)
+    if size == (0, 0):
+        ways.append('camera and node share no memory, as another user or in another container: '
+                    'run both as one user, containers with --ipc=host, or Fast DDS over UDP alone '
+                    '(FASTDDS_BUILTIN_TRANSPORTS=UDPv4)')
+    return f'{start}{there}; ' + ', or '.join(ways)
+
+
+def discovered(camera: Camera, now: float) -> bool:
+    """Whether the camera's publisher is so new that nothing can be expected of it."""
+    return camera.since is not None and now - camera.since < _DISCOVERY
 
 
 def _inference(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
@@ -231,7 +237,7 @@ def _inference(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
     p50, p95, most = (health.stages['total'].percentile(p) for p in (50, 95, 100))
     values = {
         'backend': snap.backend, 'precision': snap.model.precision if snap.model else '',
-        'batch': snap.batch, 'fps': health.output_rate.hz(),
+        'batch': snap.batch, 'fps': health.output_rate.hz(now),
         'latency_ms_p50': p50, 'latency_ms_p95': p95, 'latency_ms_max': most,
         **{f'{name}_ms_p50': health.stages[name].percentile(50) for name in STAGES[:-1]},
         'infer_ms_p95': health.stages['infer'].percentile(95),

@@ -31,6 +31,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 _INFERENCE_END = 5.0  # seconds that a deactivation waits for the inference that is running
+_LEASE = 25.0  # seconds; for so long the graph has a node whose process was killed
 _RESTARTS = 3  # without a picture between them; each leaves a thread and a model behind
 
 
@@ -58,6 +59,7 @@ class SegmentNode(LifecycleNode):
         self._inference: Inference | None = None
         self._hung: list[Inference] = []  # that did not end when they should
         self._twins = 0  # other nodes with our name
+        self._alone = time.monotonic()  # when there was none
         self._watchdog = Watchdog()
         self._restarts = self._published = 0  # how often in a row, after how many pictures
 
@@ -185,12 +187,15 @@ class SegmentNode(LifecycleNode):
 
     def _count_twins(self) -> None:
         me = self.get_name(), self.get_namespace()
-        twins = self.get_node_names_and_namespaces().count(me) - 1
+        twins, now = self.get_node_names_and_namespaces().count(me) - 1, time.monotonic()
+        self._alone = now if twins < 1 else self._alone
+        if now - self._alone < _LEASE:
+            twins = 0
         if twins > self._twins:
             self.get_logger().warning(
                 f'another node is called {self.get_fully_qualified_name()} too: give each a name '
                 'or a namespace of its own')
-        self._twins = max(twins, 0)
+        self._twins = twins
 
     def _begin(self) -> None:
         assert self._predict is not None

@@ -9,7 +9,7 @@ from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.encodings import ImageError
-from dgtl_ros.diagnostics import CameraSnapshot, starvation
+from dgtl_ros.diagnostics import CameraSnapshot, discovered, starvation
 from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.image_codec import Picture
@@ -111,7 +111,8 @@ class Stream:
         now = time.monotonic()
         silent = now - max(self.health.last_input or 0.0, self._active_since)
         # Not throttled by rclpy, which counts all cameras as one.
-        if silent > self._settings().input_timeout and now - self._complained > _COMPLAINTS:
+        late = silent > self._settings().input_timeout and not discovered(self.camera, now)
+        if late and now - self._complained > _COMPLAINTS:
             self._complained = now
             self._node.get_logger().warning(starvation(
                 self.camera, silent, self.health.size, now))

@@ -121,6 +121,7 @@ def test_age(predict, age, settings, published):
     line.send(picture(), age)
     assert bool(line.outputs.labels) == published
     assert line.health.counts()['dropped_stale'] == (not published)
+    assert line.health.counts()['stamp_in_future'] == (age == -5.0)
 
 
 def test_once_stopped_nothing_is_published_and_nothing_counts_as_a_fault(predict):
@@ -143,6 +144,25 @@ def test_what_cannot_be_published_is_counted(predict):
     line.outputs.fault = None
     line.send(picture())
     assert line.health.counts()['published'] == 1
+
+
+@pytest.mark.parametrize('stage', ['publish_pictures', 'publish_times', 'look'])
+@pytest.mark.parametrize('fault', [RuntimeError('no middleware'), ValueError('odd \ud800 shape')])
+def test_what_fails_after_the_inference_is_a_publish_error_of_that_camera_alone(
+        predict, monkeypatch, stage, fault):
+    line = Line(predict, on_inference_error='deactivate', max_consecutive_errors=1)
+
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(line.a.monitor if stage == 'look' else line.a.outputs, stage, fail)
+    line.send_both(line.message(picture()), line.message(picture()))
+    counts, others = line.a.health.counts(), line.b.health.counts()
+    assert counts['publish_errors'] == 1 and counts['errors_total'] == 0
+    assert counts['published'] == 1, 'its labels are out'
+    assert others['published'] == 1 and others['publish_errors'] == 0
+    assert not line.pipeline.gave_up and len(line.b.outputs.pictures) == 1
+    line.said[0].encode('utf-8')
 
 
 class Broken:
