@@ -36,7 +36,7 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'dgtl_core', 'dgtl_core.*']),
-    package_data={'dgtl_core.engine': ['pictures/*.jpg']},
+    package_data={'dgtl_core.engine': ['pictures/*.jpg'], 'dgtl_core.view': ['page/*']},
     zip_safe=False,
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
@@ -77,6 +77,7 @@ setup(
         # its way onto a cluster.
         'recorded': ['av>=12', 'rosbags>=0.10.5'],
         'rerun': ['rerun-sdk>=0.23'],
+        'view': ['starlette>=0.37', 'uvicorn>=0.27', 'websockets>=12'],  # the page of `dgtl view`
         'ray': ['ray>=2.9'],
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
@@ -93,6 +94,10 @@ setup(
             'av>=12',
             'rosbags>=0.10.5',
             'rerun-sdk>=0.23',
+            'starlette>=0.37',
+            'uvicorn>=0.27',
+            'websockets>=12',
+            'playwright>=1.40',  # drives the browser that is installed, if one is
             'scikit-learn>=1.3',
             'huggingface_hub>=0.20',
             'transformers>=4.40',

@@ -16,6 +16,7 @@ from dgtl_core.files import tidy_on_signals
 COMMANDS = {
     'fetch': 'List published weights, or bring some here and make a model file of them.',
     'info': 'Show what a model file says about itself.',
+    'view': 'Watch a model at work on pictures, a video or a bag, in a browser.',
 }
 _EPILOG = """Exit codes: 0 all is well, 1 something failed, 2 the command was used wrongly.
 "dgtl COMMAND --help" describes a command."""
