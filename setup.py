@@ -118,5 +118,7 @@ setup(
             'label_points = dgtl_ros.points.label_points:main',
             'camera_player = dgtl_ros.show.camera_player:main',
         ],
+        # What `dgtl` finds without importing it (dgtl_core/cli/external.py).
+        'dgtl.commands': ['view-ros = dgtl_ros.show.view:main'],
     },
 )

@@ -159,6 +159,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
         'dgtl_ros.show.recorder': {'dgtl_core.metrics'},
         'dgtl_ros.show.results': {'dgtl_core.web_video'},
+        'dgtl_ros.show.view': {'dgtl_core.cli.view', 'dgtl_core.view.feed'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
              for name in tree.below('dgtl_ros') for i in tree.imports[name]
@@ -187,6 +188,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.engine.cache', set()),
     ('dgtl_core.streetworld', {'numpy', 'cv2'}),
     ('dgtl_core.cli.fetch', set()),
+    ('dgtl_core.cli.view', set()),
 ])
 def test_light_modules_load_only(tree, module, allowed):
     extra = tree.foreign(module) - allowed - {'yaml'}

@@ -67,11 +67,11 @@ def page(browser, server):
 
 def overlay(page, x, y):
     """RGBA of the overlay at a place, 0..1."""
-    return page.evaluate('''([x, y]) => {
+    return page.evaluate("""([x, y]) => {
         const canvas = document.getElementById('overlay');
         const context = canvas.getContext('2d');
         return [...context.getImageData(x * canvas.width, y * canvas.height, 1, 1).data];
-    }''', [x, y])
+    }""", [x, y])
 
 
 def point_at(page, x, y):
@@ -118,8 +118,8 @@ def test_pause_step_seek(page, player):
     expect(page.locator('#position')).to_have_text(f'{shown + 2} of 200')
     page.locator('#seek').fill('150')
     expect(page.locator('#position')).to_have_text('151 of 200')
-    picture = page.evaluate('''[...document.getElementById('picture').getContext('2d')
-        .getImageData(5, 5, 1, 1).data]''')
+    picture = page.evaluate("""[...document.getElementById('picture').getContext('2d')
+        .getImageData(5, 5, 1, 1).data]""")
     assert abs(picture[0] - 150) < 4  # the very frame
 
 

@@ -32,13 +32,14 @@ def encode(shown: Shown) -> bytes:
     good, jpeg = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
                               [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     assert good
+    step = -(-shown.labels.shape[1] // _MOST)  # a node may publish them at the network's size
     labels = np.ascontiguousarray(shown.labels[::step, ::step])
     parts = {'picture': jpeg.tobytes(), 'labels': zlib.compress(labels.data, 1)}
     sizes = {'picture': list(image.shape[:2]), 'labels': list(labels.shape)}
     if shown.confidence is not None:
-        coarse = np.ascontiguousarray(
-            shown.confidence[::step * _COARSE, ::step * _COARSE])
-        parts['confidence'], sizes['confidence'] = zlib.compress(coarse.data, 1), list(coarse.shape)
+        coarse = np.ascontiguousarray(shown.confidence[::step * _COARSE, ::step * _COARSE])
+        parts['confidence'] = zlib.compress(coarse.data, 1)
+        sizes['confidence'] = list(coarse.shape)
     counts = np.bincount(labels.reshape(-1), minlength=256)
     shares = {str(entry.id): round(float(counts[entry.id] / labels.size), 4)
               for entry in shown.classes}
