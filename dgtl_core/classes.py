@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-import difflib
 from pathlib import Path
 
 from dgtl_core.label_mapping import LabelMapping
+from dgtl_core.strict import closest, read_yaml, shown
 
 IGNORE_INDEX = 255  # a label that means "no label"; never a class
 
@@ -24,18 +24,19 @@ class SegmentationClass:
 
     def __post_init__(self) -> None:
         if type(self.id) is not int or not 0 <= self.id < IGNORE_INDEX:  # YAML's yes is a bool
-            raise ValueError(f'class id must be an integer in 0..254, got {self.id!r}')
+            raise ValueError(f'class id must be an integer in 0..254, got {shown(self.id)}')
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f'class {self.id} needs a name, got {self.name!r}')
+            raise ValueError(f'class {self.id} needs a name, got {shown(self.name)}')
         color = tuple(self.color) if isinstance(self.color, Sequence) else ()
-        if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+        if len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
             raise ValueError(
-                f'color of class {self.name!r} must be [r, g, b], each 0..255, got {self.color!r}')
+                f'color of class {self.name!r} must be [r, g, b], each 0..255, got '
+                f'{shown(self.color)}')
         words = self.prompts
         if isinstance(words, str) or not isinstance(words, Sequence) or not all(
                 isinstance(word, str) and word.strip() for word in words):
             raise ValueError(
-                f'prompts of class {self.name!r} must be a list of words, got {words!r}')
+                f'prompts of class {self.name!r} must be a list of words, got {shown(words)}')
         object.__setattr__(self, 'color', color)
         object.__setattr__(self, 'prompts', tuple(self.prompts))
 
@@ -56,9 +57,11 @@ class ClassSet:
         ids = [entry.id for entry in self.entries]
         if not ids or ids != list(range(len(ids))):
             raise ValueError(
-                f'class ids of {self.name!r} must be 0, 1, 2, ... without a gap, got {ids}')
+                f'class ids of {self.name!r} must be 0, 1, 2, ... without a gap, got '
+                f'{shown(ids)}')
         if len(set(self.names)) != len(ids):
-            raise ValueError(f'class names of {self.name!r} must differ, got {list(self.names)}')
+            raise ValueError(f'class names of {self.name!r} must differ, got '
+                             f'{shown(list(self.names))}')
 
     def __iter__(self) -> Iterator[SegmentationClass]:
         return iter(self.entries)
@@ -97,7 +100,8 @@ class ClassSet:
         result = []
         for position, entry in enumerate(entries):
             if not isinstance(entry, Mapping):
-                raise ValueError(f'class {position} of {name!r} must be a mapping, got {entry!r}')
+                raise ValueError(f'class {position} of {name!r} must be a mapping, got '
+                                 f'{shown(entry)}')
             unknown, missing = set(entry) - allowed, {'id', 'name', 'color'} - set(entry)
             if unknown or missing:
                 raise ValueError(
@@ -117,12 +121,7 @@ class ClassSet:
 
         :raises ValueError: the file does not hold a class set; the message says what is wrong.
         """
-        import yaml
-
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f'{path} is not valid YAML: {error}') from None
+        data = read_yaml(path)
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
             raise ValueError(
                 f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
@@ -141,8 +140,8 @@ def _unlike(unknown: Iterable[object], allowed: Iterable[str]) -> str:
     """Name unknown keys, each with the nearest one that is allowed."""
     text = ''
     for key in sorted(map(str, unknown)):
-        close = difflib.get_close_matches(key, allowed, 1)
-        text += f'unknown key {key}' + (f' (did you mean {close[0]}?)' if close else '') + ', '
+        near = closest(key, allowed)
+        text += f'unknown key {key:.80}' + (f' (did you mean {near}?)' if near else '') + ', '
     return text
 
 

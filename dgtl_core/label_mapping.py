@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-import difflib
+
+from dgtl_core.strict import shown, suggestion
 
 MAX_VALUE = 65535  # of a pixel in a 16-bit label picture
 HOW_TO_MAP = (
@@ -29,7 +30,7 @@ class LabelMapping:
             raise ValueError('label pictures have ids or colors, not both: give one of the two')
         for value, _ in self.ids:
             if type(value) is not int or not 0 <= value <= MAX_VALUE:  # YAML's yes is a bool
-                raise ValueError(f'a label value must be in 0..{MAX_VALUE}, got {value!r}')
+                raise ValueError(f'a label value must be in 0..{MAX_VALUE}, got {shown(value)}')
         known = [color[:3] for color in self.colors]
         for color in known:
             if known.count(color) > 1:
@@ -72,15 +73,13 @@ class LabelMapping:
                 if not isinstance(color, Sequence) or len(color) != 3 or not all(
                         type(part) is int and 0 <= part <= 255 for part in color):
                     raise ValueError(
-                        f'colors of {name!r} must be [r, g, b], each 0..255, got {color!r}')
+                        f'colors of {name!r} must be [r, g, b], each 0..255, got '
+                        f'{shown(color)}')
                 painted.append((*color, _index(name, names)))
         return cls(ids=tuple(pairs), colors=tuple(painted))
 
 
 def _index(name: object, names: Sequence[str]) -> int:
     if name not in names:
-        close = difflib.get_close_matches(str(name), names, 1)
-        raise ValueError(
-            f'{name!r} is no class' + (f'; did you mean {close[0]!r}?' if close else
-                                       f'; there are {", ".join(names)}'))
+        raise ValueError(f'{shown(name)} is no class{suggestion(name, names)}')
     return list(names).index(str(name))

@@ -155,7 +155,7 @@ def test_colours_mean_classes(tmp_path):
 
 
 @pytest.mark.parametrize(('text', 'message'), [
-    ('ids: {7: gras}', "'gras' is no class; did you mean 'grass'"),
+    ('ids: {7: gras}', "'gras' is no class; did you mean grass"),
     ('ids: {70000: grass}', 'a label value must be in 0..65535, got 70000'),
     ('ids: {yes: grass}', 'got True'), ('ids: [7]', 'ids must be a mapping'),
     ('colors: {grass: [1, 2]}', 'must be .r, g, b., each 0..255'),

@@ -195,8 +195,8 @@ def test_own_folder_with_two_classes(tmp_path):
 
 
 @pytest.mark.parametrize(('spec', 'message'), [
-    ('gta', "unknown data set 'gta'; did you mean 'gta5'"),
-    ('acdc:x,conditions=fog', "acdc has no option 'conditions'; did you mean 'condition'"),
+    ('gta', "unknown data set 'gta'; did you mean gta5"),
+    ('acdc:x,conditions=fog', "acdc has no option 'conditions'; did you mean condition"),
     ('streetworld:fog,count=many', "option count of streetworld must be a number, got 'many'"),
     ('streetworld:hail', "StreetWorld has no condition 'hail'"),
 ])

@@ -10,7 +10,7 @@ import sys
 
 import cv2
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
+from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data import catalog
 from dgtl_core.data.datasets import LabelledPicture, NO_SIZES
 from dgtl_core.evaluation.protocols import fitted, labeler_of_file, labeler_of_model
@@ -19,6 +19,7 @@ from dgtl_core.learning.processes import Processes
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.predictor import Segmentation
+from dgtl_core.strict import from_dict, override, to_dict
 import numpy as np
 import pytest
 from small_recipe import COLORS, MODEL, write_pictures

@@ -172,6 +172,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
 @pytest.mark.parametrize('module, allowed', [
     ('dgtl_core.classes', set()),
     ('dgtl_core.config', set()),
+    ('dgtl_core.strict', set()),
     ('dgtl_core.processing', {'numpy', 'cv2'}),
     ('dgtl_core.encodings', {'numpy', 'cv2'}),
     ('dgtl_core.groups', {'numpy', 'cv2'}),

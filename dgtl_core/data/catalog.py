@@ -10,7 +10,6 @@ where DGTL_DATA is not set). Layouts and encodings are those of the published ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import difflib
 from functools import partial
 import hashlib
 import inspect
@@ -28,6 +27,7 @@ from dgtl_core.data.datasets import (
 )
 from dgtl_core.data.labels import DataError, id_table, named, read_colors, read_ids, read_synthia
 from dgtl_core.data.pairs import find_pairs, Pair, Pairs
+from dgtl_core.strict import suggestion
 import numpy as np
 
 # stored id -> train id
@@ -230,7 +230,7 @@ def open_pictures(spec: str) -> Pictures:
     """
     name, _, rest = spec.partition(':')
     if name not in DATASETS:
-        raise DataError(f'unknown data set {name!r}{_near(name, list(DATASETS))}')
+        raise DataError(f'unknown data set {name!r}{suggestion(name, DATASETS)}')
     function = DATASETS[name]
     place, *words = rest.split(',')
     if function is StreetWorldPictures:
@@ -261,7 +261,7 @@ def _options(name: str, words: Sequence[str], **more: str) -> dict[str, Any]:
     for word in words:
         key, _, value = word.partition('=')
         if key not in allowed:
-            raise DataError(f'{name} has no option {key!r}{_near(key, list(allowed))}')
+            raise DataError(f'{name} has no option {key!r}{suggestion(key, allowed)}')
         number = isinstance(allowed[key], int)
         if number and not value.isdigit():
             raise DataError(f'option {key} of {name} must be a number, got {value!r}')
@@ -317,8 +317,3 @@ def _table_of(pairs: Pairs) -> np.ndarray:
 
 def _with(name: str, *parts: str) -> str:
     return '-'.join([name, *(part for part in parts if part != '*')])
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1)
-    return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known))}'

@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.config import to_dict
 from dgtl_core.learning.optim import build_optimizer
 from dgtl_core.learning.recipe import changes, Recipe
 from dgtl_core.model.backbone_weights import load_backbone
 from dgtl_core.model.checkpoint import load_matching, read_header, restore, save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
+from dgtl_core.strict import to_dict
 import torch
 
 LAST = 'last.safetensors'  # everything that a resume needs

@@ -15,11 +15,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.config import from_dict, SegmenterConfig, to_dict
+from dgtl_core.config import SegmenterConfig
 from dgtl_core.files import placing
 from dgtl_core.model.backbone_weights import match
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model_file import KEY, ModelError, ModelMetadata
+from dgtl_core.strict import from_dict, to_dict
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 import torch

@@ -9,7 +9,6 @@ hash, and of a model what was made of it: ``NAME.safetensors`` and ``NAME.onnx``
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-import difflib
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ import re
 
 from dgtl_core.files import write_atomically
 from dgtl_core.model_file import ModelError
+from dgtl_core.strict import closest
 
 _MAX_RECORD = 1 << 16  # bytes
 _NAME = re.compile(r'[a-z0-9][a-z0-9+.-]{0,63}')
@@ -115,7 +115,7 @@ def find_model(model: str | Path) -> Path:
     if entry is not None:
         raise ModelError(
             f'the weights {text} are not on this machine; run "dgtl fetch {text}" first')
-    close = difflib.get_close_matches(text, published(), 1, 0.8)
-    if close and not path.suffix:
-        raise ModelError(f'there is no model {text!r}; did you mean {close[0]}?')
+    near = closest(text, published(), 0.8)
+    if near and not path.suffix:
+        raise ModelError(f'there is no model {text!r}; did you mean {near}?')
     return path

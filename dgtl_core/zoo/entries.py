@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-import difflib
 from functools import cache
 from pathlib import Path
 import re
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from dgtl_core.config import from_dict
 from dgtl_core.files import shipped
+from dgtl_core.strict import closest, from_dict, read_yaml
 
-_MAX_BYTES = 1 << 18  # of the list itself
 _MAX_SIZE = 16 << 30  # of one file
 _NAME = re.compile(r'[a-z0-9][a-z0-9+.-]{0,63}')
 _SHA256 = re.compile(r'[0-9a-f]{64}')
@@ -76,14 +74,8 @@ def read_entries(path: Path) -> dict[str, Entry]:
     :raises ValueError: it is none; the message names the file and the entry.
     :raises OSError: it cannot be read.
     """
-    import yaml
-
-    with open(path, 'rb') as file:
-        content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-        raise ValueError(f'{path} is longer than {_MAX_BYTES} bytes, so it is no list of weights')
     try:
-        found = from_dict(_Zoo, yaml.safe_load(content.decode('utf-8')))
+        found = from_dict(_Zoo, read_yaml(path))
         entries = {entry.name: entry for entry in found.entries}
         if len(entries) != len(found.entries):
             raise ValueError('two entries have the same name')
@@ -91,7 +83,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
             base = entries.get(entry.needs)
             if entry.needs and (base is None or base.kind != 'backbone'):
                 raise ValueError(f'{entry.name} needs {entry.needs!r}, which is no backbone here')
-    except (RecursionError, ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     return entries
 
@@ -110,7 +102,7 @@ def find_entry(name: str) -> Entry:
     """
     entries = published()
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, 3, 0.5)
-        hint = f' (did you mean {" or ".join(near)}?)' if near else ''
+        near = closest(name, entries, 0.5)
+        hint = f' (did you mean {near}?)' if near else ''
         raise ValueError(f'there are no weights named {name!r}{hint}; "dgtl fetch" lists all')
     return entries[name]
