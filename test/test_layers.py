@@ -151,7 +151,7 @@ def test_training_knows_no_ros(tree):
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {f'dgtl_core.{module}' for module in (
         'classes', 'encodings', 'picture_header', 'pictures', 'points', 'predictor',
-        'visualize')}
+        'strict', 'visualize')}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         # test material: the player plays it, the demo scores it
