@@ -55,6 +55,8 @@ class LabelMapping:
 
         :raises ValueError: a class that is not among ``names``, no number, or no colour.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f'a label mapping must have ids or colors, got {data!r}')
         ids, colors = data.get('ids', {}), data.get('colors', {})
         if not isinstance(ids, Mapping) or not isinstance(colors, Mapping):
             raise ValueError(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of data sets that people have met, said before a run begins; labels of other kinds."""
 
+from dataclasses import replace
+import json
 import os
 
 import cv2
@@ -8,11 +10,14 @@ from dgtl_core.classes import ClassSet
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.checks import check
 from dgtl_core.data.labels import DataError, read_colors, read_ids
+from dgtl_core.label_mapping import LabelMapping
 from dgtl_core.learning.batches import cached
+from dgtl_core.model_file import ModelError, ModelMetadata
 import numpy as np
 from PIL import Image
 import pytest
 from test_pictures import png_of
+import yaml
 
 SIZE = (12, 20)
 TWO = ('name: two\nclasses:\n- {id: 0, name: grass, color: [1, 200, 1]}\n'
@@ -259,3 +264,19 @@ def test_labels_of_a_picture_that_was_cut_are_not_learned(tmp_path):
     file.write_bytes(file.read_bytes()[:-60])
     with pytest.raises(DataError, match='0.jpg cannot be read: it is cut short'):
         open_pictures(spec)[0]
+
+
+@pytest.mark.parametrize('text', [
+    'ids: {7: stone, 255: grass}', 'colors: {grass: [[1, 2, 3], [4, 5, 6]], stone: [[7, 8, 9]]}'])
+def test_model_file_tells_what_its_labels_were(text, tmp_path):
+    (tmp_path / 'classes.yaml').write_text(TWO + text)
+    classes = ClassSet.from_yaml(tmp_path / 'classes.yaml')
+    made = ModelMetadata(name='m', classes=classes, input_size=(8, 8), method='rein', backbone='x')
+    told = json.loads(made.to_json())['label_mapping']
+    assert told == json.loads(json.dumps(yaml.safe_load(text)))
+    assert ModelMetadata.from_json(made.to_json(), 'm').classes.mapping == classes.mapping
+    plain = replace(classes, mapping=LabelMapping())
+    assert 'label_mapping' not in replace(made, classes=plain).to_json()
+    wrong = json.dumps({**json.loads(made.to_json()), 'label_mapping': [1]})
+    with pytest.raises(ModelError, match='a label mapping must have'):
+        ModelMetadata.from_json(wrong, 'm')
