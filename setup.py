@@ -36,14 +36,13 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'dgtl_core', 'dgtl_core.*']),
-    package_data={'dgtl_core.engine': ['pictures/*.jpg'], 'dgtl_core.view': ['page/*']},
     zip_safe=False,
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         *installed_tree('launch', ['*.launch.py']),
         *installed_tree('config', ['*.yaml', '*.xml', '*.rviz']),
-        *installed_tree('models', ['dgtl_mini.*', 'zoo.yaml']),
+        *installed_tree('models', ['dgtl_mini.*']),
     ],
     install_requires=[
         'numpy>=1.26',
@@ -53,6 +52,7 @@ setup(
         'pyyaml>=5.4',
         # On a GPU: install with --no-deps, and onnxruntime-gpu, which is the same module.
         'onnxruntime>=1.19',
+        'tqdm>=4.60',
     ],
     extras_require={
         # A real rclpy and DDS for a machine without ROS 2 (x86-64); never beside a sourced one.
@@ -70,14 +70,12 @@ setup(
             'pillow>=9',
             'scipy>=1.11',
             'tensorboard>=2.14',
-            'tqdm>=4.60',
         ],
         'export': [*NETWORK, 'onnx>=1.16', 'onnxscript>=0.1'],
         # What `dgtl predict` reads bags and writes videos with, its sink for the rerun viewer, and
         # its way onto a cluster.
         'recorded': ['av>=12', 'rosbags>=0.10.5'],
         'rerun': ['rerun-sdk>=0.23'],
-        'view': ['starlette>=0.37', 'uvicorn>=0.27', 'websockets>=12'],  # the page of `dgtl view`
         'ray': ['ray>=2.9'],
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
@@ -87,17 +85,12 @@ setup(
         'dev': [
             'pytest>=7.4',
             'pytest-timeout>=2.2',
-            'hypothesis>=6.80',
             'mypy>=1.10',
             'ruff>=0.5',
             'psutil>=5.9',
             'av>=12',
             'rosbags>=0.10.5',
-            'rerun-sdk>=0.23',
-            'starlette>=0.37',
-            'uvicorn>=0.27',
-            'websockets>=12',
-            'playwright>=1.40',  # drives the browser that is installed, if one is
+            'rerun-sdk[catalog]>=0.26',  # the catalog reads back what was written
             'scikit-learn>=1.3',
             'huggingface_hub>=0.20',
             'transformers>=4.40',
@@ -118,7 +111,5 @@ setup(
             'label_points = dgtl_ros.points.label_points:main',
             'camera_player = dgtl_ros.show.camera_player:main',
         ],
-        # What `dgtl` finds without importing it (dgtl_core/cli/external.py).
-        'dgtl.commands': ['view-ros = dgtl_ros.show.view:main'],
     },
 )

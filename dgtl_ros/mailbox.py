@@ -8,8 +8,6 @@ import threading
 import time
 from typing import Generic, TypeVar
 
-from dgtl_ros.printable import complain
-
 T = TypeVar('T')
 _LONGEST_S = 0.2  # of one rest between two calls
 
@@ -33,17 +31,16 @@ class Mailbox(Generic[T]):
         with self._changed:
             return self._closed
 
-    def put(self, item: T, sender: str = '') -> T | None:
+    def put(self, item: T, sender: str = '') -> bool:
         """
         Leave an item and return at once; once closed, nothing is kept.
 
-        :returns: what nobody will take: the sender's older item, which this one superseded; the
-            item itself, once closed; else None.
+        :returns: whether the item superseded one of the same sender that nobody had taken.
         """
         with self._changed:
             if self._closed:
-                return item
-            superseded = self._items.get(sender)
+                return False
+            superseded = sender in self._items
             self._items[sender] = item
             self._changed.notify()
             return superseded
@@ -65,36 +62,31 @@ class Mailbox(Generic[T]):
         with self._changed:
             self._changed.wait_for(lambda: self._closed, seconds)
 
-    def close(self) -> list[T]:
-        """Return what nobody will take, and wake everybody who waits. May be called again."""
+    def close(self) -> None:
+        """Throw away what is left and wake everybody who waits. May be called again."""
         with self._changed:
             self._closed = True
-            left = list(self._items.values())
             self._items.clear()
             self._changed.notify_all()
-            return left
 
 
 class Worker(Generic[T]):
     """
     A thread that calls ``work`` with the newest items of its mailbox until it is stopped.
 
-    ``busy_since`` is when the call that is running began, by the steady clock; None: it rests.
-
-    :param work: called in the thread with one item of each of at most ``most`` senders; it should
-        not raise, and the thread goes on where it does.
+    :param work: called in the thread with one item of each of at most ``most`` senders; it must
+        not raise.
     :param interval: returns the least time in seconds between the starts of two calls. The wait
         comes before the items are taken, so that what is taken is the newest there is.
     """
 
     def __init__(self, work: Callable[[list[T]], None], interval: Callable[[], float],
-                 most: int = 1, name: str = 'inference') -> None:
+                 most: int = 1) -> None:
         self.mailbox: Mailbox[T] = Mailbox()
-        self.busy_since: float | None = None
         self._work = work
         self._interval = interval
         self._most = most
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
@@ -112,9 +104,5 @@ class Worker(Generic[T]):
                 self.mailbox.pause(min(rest, _LONGEST_S))  # the interval may change meanwhile
             items = self.mailbox.take(most=self._most)
             if items:
-                self.busy_since = started = time.monotonic()
-                try:
-                    self._work(items)
-                except Exception:  # a fault of the work's own care for faults
-                    complain(f'the thread {self._thread.name} goes on after a fault')
-                self.busy_since = None
+                started = time.monotonic()
+                self._work(items)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 import glob
 import logging
 import os
@@ -107,7 +107,8 @@ def open_sources(words: Sequence[str | Path], topics: Sequence[str] = ()) -> lis
 
 def frames(sources: Sequence[Source], stride: int = 1, limit: int = 0,
            skip: Callable[[str], bool] = lambda name: False,
-           broken: Callable[[str, str], None] | None = None) -> Iterator[Frame]:
+           broken: Callable[[str, str], None] | None = None,
+           ) -> Generator[Frame, None, None]:
     """
     Read the frames of all sources, one after the other; what cannot be read is passed over.
 

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dgtl predict SOURCE... --out DIR``: labels for pictures, videos and bags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+import logging
+import os
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from dgtl_core.cli.progress import Progress
+from dgtl_core.groups import ClassGroups, least_confidence, read_mapping, recolored
+from dgtl_core.predictor import default_model, EngineOptions, file_sha256, Predictor
+from dgtl_core.processing import read_mask
+from dgtl_core.recorded.bag import Bag
+from dgtl_core.recorded.frame import Source, SourceError
+from dgtl_core.recorded.journal import Journal, ResultsExistError
+from dgtl_core.recorded.labels import only, Rules
+from dgtl_core.recorded.run import Job, KINDS, label
+from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
+from dgtl_core.recorded.sources import open_sources
+from dgtl_core.recorded.summary import summarize, table
+
+_DESCRIPTION = f"""Label every frame of the sources and write what you ask for.
+
+A SOURCE is {SOURCE_KINDS}.
+Several can be given. A run that was stopped goes on where it was when the command is repeated."""
+_EPILOG = """What --save can write, any of these, separated by commas:
+  labels        8-bit PNG of class ids, 255 = unlabelled
+  color         PNG, each class in its colour
+  overlay       JPEG, the colours over the picture
+  confidence    8-bit PNG, 255 = certain
+  confidence16  16-bit PNG, 65535 = certain, as the BRAVO challenge wants it
+  sheet         one contact sheet of the run
+  video         MP4 of the overlays for each source, plays in a browser
+  bag           of a bag: its pictures with /segmentation, confidence and class map
+  rrd           a recording for the rerun viewer
+
+examples:
+  dgtl predict holiday/ --out labels --save labels,overlay,sheet
+  dgtl predict drive.mp4 --out drive --save video --stride 2
+  dgtl predict drive.mcap --topic /front/image_raw --out drive --save bag"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.ERROR if args.quiet else logging.WARNING,
+                        format='%(levelname)s: %(message)s')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '8')  # faults are told by us, once
+    try:
+        sources = open_sources(args.sources, args.topic)
+    except SourceError as error:
+        parser.error(str(error))
+    if 'bag' in args.save and not any(isinstance(source, Bag) for source in sources):
+        parser.error('--save bag is for bags, and none of the sources is one')
+    path = args.model or default_model()
+    predict = Predictor.load(
+        path, args.backend, args.device, precision=args.precision,
+        engine=EngineOptions(max_batch=args.batch))
+    try:
+        if args.size and tuple(args.size) != predict.input_size:
+            height, width = predict.input_size
+            parser.error(
+                f'--size {args.size[0]} {args.size[1]}: the model takes {height} {width}, which '
+                'lies in the file; export it at another size: python -m training.export '
+                'CHECKPOINT OUT.onnx --size H W')
+        try:
+            job = Job(out=args.out, kinds=args.save, rules=_rules(args, predict),
+                      alpha=args.alpha, batch=args.batch, stride=args.stride, limit=args.limit)
+            journal = Journal(args.out, _settings(args, path), args.force)
+        except (ResultsExistError, ValueError) as error:
+            parser.error(str(error))
+        try:
+            return _run(args, predict, sources, job, journal)
+        finally:
+            journal.close()
+    finally:
+        predict.close()
+
+
+def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source], job: Job,
+         journal: Journal) -> int:
+    progress = Progress(_total(args, sources, journal), 'frame', args.quiet)
+    if journal.resumed and not args.quiet:
+        progress.note(f'dgtl predict: going on with {args.out}, where {len(journal.frames)} '
+                      'frames are finished')
+    new, broken, files = 0, [], [f for s in journal.sources.values() for f in s['files']]
+    finished_frames, finished_sources = set(journal.frames), set(journal.sources)
+    start = time.perf_counter()
+    try:
+        for record in label(predict, sources, job, finished_frames, finished_sources):
+            if 'frame' in record:
+                journal.frames.pop(record['frame'], None)  # so that new ones are the last
+                new += 1
+                progress.advance()
+            elif 'broken' in record:
+                broken.append(record)
+                progress.note(f'dgtl predict: {record["broken"]} left out: {record["fault"]}')
+            else:
+                files += record['files']
+            journal.add(record)
+    finally:
+        progress.close()
+    summary = summarize(list(journal.frames.values()), new, broken, time.perf_counter() - start,
+                        job.rules.classes)
+    summary = {'out': str(args.out), 'model': predict.metadata.name,
+               'backend': predict.backend_name, **summary, 'files': files}
+    journal.add({'summary': summary})
+    if args.json:
+        print(json.dumps(summary))
+    elif not args.quiet:
+        print(table(summary))
+        print(f'written to  {args.out}: {", ".join(job.kinds)}')
+    if broken:
+        print(f'dgtl predict: {len(broken)} of {len(broken) + summary["frames"]} frames or '
+              'sources could not be read', file=sys.stderr)
+    if not summary['frames'] and not broken:
+        print('dgtl predict: the sources held no frame', file=sys.stderr)
+    return 1 if broken or not summary['frames'] else 0
+
+
+def _rules(args: argparse.Namespace, predict: Predictor) -> Rules:
+    groups = ClassGroups.from_yaml(args.group, predict.classes) if args.group else None
+    classes = groups.classes if groups else predict.classes
+    if args.palette:
+        classes = recolored(classes, read_mapping(args.palette), str(args.palette))
+    default, single = args.threshold
+    return Rules(
+        classes=classes, rotation=args.rotation, groups=groups,
+        keep=only(args.classes, classes) if args.classes else None,
+        least=least_confidence(default, single, classes),
+        ego_mask=read_mask(args.ego_mask) if args.ego_mask else None)
+
+
+def _settings(args: argparse.Namespace, model: Path) -> dict[str, Any]:
+    """Return all that results depend on; files by their content."""
+    content = {name: getattr(args, name) and file_sha256(getattr(args, name))
+               for name in ('group', 'palette', 'ego_mask')}
+    return {'model': file_sha256(model), 'sources': [str(word) for word in args.sources],
+            **{name: getattr(args, name) for name in (
+                'topic', 'save', 'alpha', 'classes', 'threshold', 'rotation', 'stride', 'limit',
+                'precision')}, **content}
+
+
+def _total(args: argparse.Namespace, sources: Sequence[Source], journal: Journal) -> int | None:
+    total = 0
+    for source in sources:
+        if source.total is None and not args.limit:
+            return None
+        count = -(-(source.total or args.limit * args.stride) // args.stride)
+        total += min(count, args.limit * len(source.cameras)) if args.limit else count
+    return max(total - len(journal.frames), 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='dgtl predict', description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('sources', nargs='+', metavar='SOURCE', help='what to label')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR',
+                        help='a folder for the results, new or empty')
+    model = parser.add_argument_group('model')
+    model.add_argument('--model', type=Path, metavar='FILE',
+                       help='.onnx, .engine or .safetensors (the embedded model)')
+    model.add_argument('--size', type=_positive, nargs=2, metavar=('H', 'W'),
+                       help='insist that the network has this input size')
+    model.add_argument('--batch', type=_positive, default=1, metavar='N',
+                       help='frames in one call of the network (%(default)s)')
+    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
+    model.add_argument('--backend', default='auto',
+                       help='auto, onnxruntime, tensorrt or torch (%(default)s)')
+    model.add_argument('--precision', default='auto',
+                       help='auto, fp32, fp16, bf16 or int8 (%(default)s)')
+    frames = parser.add_argument_group('frames')
+    frames.add_argument('--topic', action='append', default=[], metavar='NAME',
+                        help='of a bag; can be given several times (the only one with pictures)')
+    frames.add_argument('--stride', type=_positive, default=1, metavar='N',
+                        help='label every Nth frame (%(default)s)')
+    frames.add_argument('--limit', type=_positive, default=0, metavar='N',
+                        help='label at most N frames of each source and topic (all)')
+    frames.add_argument('--rotation', type=int, choices=(0, 90, 180, 270), default=0,
+                        help='degrees clockwise that turn the pictures upright for the network; '
+                             'results come as the camera sees (%(default)s)')
+    frames.add_argument('--ego-mask', type=Path, metavar='PNG',
+                        help='where it is 255 (the own vehicle) nothing is labelled')
+    results = parser.add_argument_group('results')
+    results.add_argument('--save', type=_kinds, default=('labels',), metavar='KINDS',
+                         help='what to write, see below (labels)')
+    results.add_argument('--classes', type=_words, default=(), metavar='NAMES',
+                         help='keep these alone, separated by commas; all others become 255')
+    results.add_argument('--group', type=Path, metavar='FILE',
+                         help='YAML that makes own classes of the model\'s: "name: [class, ...]"')
+    results.add_argument('--threshold', type=_threshold, default=(0.0, {}), metavar='P',
+                         help='least confidence of a label, 0..1, others become 255; for single '
+                              'classes: 0.5,car=0.8')
+    results.add_argument('--palette', type=Path, metavar='FILE',
+                         help='YAML with colours: "class: [r, g, b]"')
+    results.add_argument('--alpha', type=_share, default=0.5, metavar='A',
+                         help='how strongly overlays are coloured, 0..1 (%(default)s)')
+    results.add_argument('--force', action='store_true',
+                         help='write into a folder that is not empty, over what is there')
+    results.add_argument('--json', action='store_true',
+                         help='print the summary as one JSON object')
+    results.add_argument('--quiet', action='store_true', help='print faults alone')
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be a number in 0..1, got {text!r}')
+    return value
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(',') if word.strip())
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(_words(text)))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise argparse.ArgumentTypeError(
+            f'knows {", ".join(KINDS)}; got {", ".join(unknown) or "nothing"}')
+    return kinds
+
+
+def _threshold(text: str) -> tuple[float, dict[str, float]]:
+    default, single = 0.0, {}
+    for word in _words(text):
+        name, equals, value = word.rpartition('=')
+        if equals:
+            single[name.strip()] = _share(value)
+        else:
+            default = _share(word)
+    return default, single

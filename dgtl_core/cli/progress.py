@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a command is: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import TextIO
+
+_EVERY = 10.0  # seconds between two lines where the output is not a terminal
+
+
+class Progress:
+    """
+    Counts what is done, on standard error.
+
+    :param total: how much there is to do; None: not known.
+    :param unit: of it: ``frame``, or ``B`` for bytes, which are shown as MB.
+    :param quiet: show nothing but notes.
+    """
+
+    def __init__(self, total: int | None, unit: str, quiet: bool = False,
+                 stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._total, self._unit, self._quiet = total, unit, quiet
+        self._done, self._start = 0, time.monotonic()
+        self._shown = self._start
+        self._bar = None
+        if self._stream.isatty() and not quiet:
+            from tqdm import tqdm
+
+            columns, lines = shutil.get_terminal_size()  # some terminals say 0, and mean unknown
+            self._bar = tqdm(total=total, unit=unit, unit_scale=unit == 'B', file=self._stream,
+                             ncols=columns - 1, nrows=lines, leave=False)
+
+    def advance(self, count: int = 1) -> None:
+        """Note that so much more is done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif not self._quiet and time.monotonic() - self._shown >= _EVERY:
+            self._shown = time.monotonic()
+            self._print(self.line())
+
+    def note(self, text: str) -> None:
+        """Say something that is to stay, above the bar."""
+        if self._bar is not None:
+            self._bar.clear()
+        self._print(text)
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def line(self) -> str:
+        """Return how far it is, for people."""
+        scale, unit = (1e6, 'MB') if self._unit == 'B' else (1, f'{self._unit}s')
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        done = f'{self._done / scale:.0f}'
+        if self._total is None:
+            return f'{done} {unit}, {rate / scale:.1f} {unit}/s'
+        left = (self._total - self._done) / rate if rate else float('inf')
+        return (f'{done} of {self._total / scale:.0f} {unit}, {rate / scale:.1f} {unit}/s, '
+                f'{max(left, 0):.0f} s left')
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run has finished, ``predict.jsonl`` in its folder: so no work is done twice.
+
+One JSON object a line: first ``{"settings": {...}}``; then ``{"frame": name, ...}`` for each frame
+whose files are all there, ``{"broken": name, "fault": text}``, and ``{"source": name, "files":
+[...]}`` for each source at its end; last ``{"summary": {...}}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+NAME = 'predict.jsonl'
+
+
+class ResultsExistError(ValueError):
+    """A folder with results that would be mixed with, or overwritten by, other ones."""
+
+
+class Journal:
+    """
+    The journal of the run whose results go to ``out``, begun or taken up again.
+
+    :param settings: what the results depend on; a run goes on only with the same.
+    :param force: begin anew whatever is there. Files that get the same names are overwritten.
+    :raises ResultsExistError: there are results that this run would not go on with.
+    :raises OSError: the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], force: bool = False) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self._path = out / NAME
+        settings = json.loads(json.dumps(settings))
+        others = [path for path in out.iterdir() if path.name != NAME]
+        if not self._path.exists() and others and not force:
+            raise ResultsExistError(
+                f'the folder {out} is not empty: name another one, or write into it with --force')
+        self._file = open(self._path, 'r+' if self._path.exists() else 'w+', encoding='utf-8')
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ResultsExistError(f'another run is writing to {out}; wait for its end, or name '
+                                    'another folder') from None
+        self.frames: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, dict[str, Any]] = {}
+        if not force:
+            try:
+                self._take_up(out, settings)
+            except ResultsExistError:
+                self._file.close()
+                raise
+        if not self.resumed:
+            self._file.seek(0)
+            self._file.truncate()
+            self.add({'settings': settings})
+
+    @property
+    def resumed(self) -> bool:
+        """Whether something was finished before."""
+        return bool(self.frames or self.sources)
+
+    def _take_up(self, out: Path, settings: Mapping[str, Any]) -> None:
+        whole = 0
+        for line in self._file.read().splitlines(keepends=True):
+            try:
+                entry = json.loads(line) if line.endswith('\n') else None
+            except ValueError:
+                entry = None
+            if entry is None:  # the run was killed while it wrote this
+                break
+            whole += len(line.encode())
+            if 'summary' in entry:
+                raise ResultsExistError(
+                    f'{out} holds the results of a run that is finished: name another folder, or '
+                    'replace them with --force')
+            if 'settings' in entry:
+                different = sorted(
+                    key for key in {*settings, *entry['settings']}
+                    if settings.get(key) != entry['settings'].get(key))
+                if different:
+                    raise ResultsExistError(
+                        f'{out} holds an unfinished run with another {", ".join(different)}: '
+                        'repeat its command to go on with it, name another folder, or begin anew '
+                        'with --force')
+            elif 'frame' in entry:
+                self.frames[entry['frame']] = entry
+            elif 'source' in entry:
+                self.sources[entry['source']] = entry
+        self._file.seek(whole)
+        self._file.truncate()
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Note what is finished."""
+        self._file.write(json.dumps(entry) + '\n')
+        self._file.flush()
+        if 'frame' in entry:
+            self.frames[entry['frame']] = dict(entry)
+        elif 'source' in entry:
+            self.sources[entry['source']] = dict(entry)
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._file.close()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Label all frames of some sources and write what is wanted of them.
+
+Reading, the network and writing go on at once: a thread reads ahead, one writes what has to be in
+order (videos, bags), a few write the files of single frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import time
+from typing import Any
+
+from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.predictor import Predictor, Timing
+from dgtl_core.recorded import frame_files
+from dgtl_core.recorded.ahead import read_ahead
+from dgtl_core.recorded.bag import Bag
+from dgtl_core.recorded.bag_sink import BagSink
+from dgtl_core.recorded.frame import Frame, Source
+from dgtl_core.recorded.labels import Labelled, Rules
+from dgtl_core.recorded.rerun_sink import RerunSink
+from dgtl_core.recorded.sheet import Sheet
+from dgtl_core.recorded.sink import Sink
+from dgtl_core.recorded.sources import frames
+from dgtl_core.recorded.video_sink import VideoSink
+import numpy as np
+
+SOURCE_KINDS = ('video', 'bag', 'rrd')  # one file of a whole source
+KINDS = (*frame_files.KINDS, 'sheet', *SOURCE_KINDS)
+_WRITERS = min(4, os.cpu_count() or 1)
+Record = dict[str, Any]  # a line of the journal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done with frames; the same on one machine and on many."""
+
+    out: Path
+    kinds: tuple[str, ...]  # of KINDS
+    rules: Rules
+    alpha: float = 0.5  # of overlays
+    batch: int = 1
+    stride: int = 1
+    limit: int = 0
+
+    @property
+    def by_source(self) -> bool:
+        """Whether a source is finished only as a whole."""
+        return any(kind in SOURCE_KINDS for kind in self.kinds)
+
+
+def label(predict: Predictor, sources: Sequence[Source], job: Job,
+          finished_frames: Collection[str] = (),
+          finished_sources: Collection[str] = ()) -> Iterator[Record]:
+    """
+    Label and write; yield what is finished as soon as it is.
+
+    A record is ``{'frame': name, 'source': name, 'stamp': ns, 'pixels': [of each class, of none],
+    'confidence': mean of 0..1, 'ms': {stage: milliseconds}}``, ``{'broken': name, 'fault':
+    text}``, or ``{'source': name, 'files': [...]}``. Files that are not finished when the caller
+    stops are removed.
+
+    :raises OSError: something cannot be written.
+    :raises SinkError: something that is wanted needs a package that is not there.
+    """
+    done = frozenset() if job.by_source else frozenset(finished_frames)
+    sheet = [Sheet(job.out, job.rules.classes, job.alpha)] * ('sheet' in job.kinds)
+    for source in sources:
+        if source.name not in finished_sources:
+            yield from _Run(predict, source, job, done, sheet).records()
+    for made in sheet:
+        yield {'source': 'sheet', 'files': [str(path) for path in made.finish()]}
+
+
+class _Run:
+    """The labelling of one source."""
+
+    def __init__(self, predict: Predictor, source: Source, job: Job, done: Collection[str],
+                 sheet: Sequence[Sink]) -> None:
+        self._predict, self._source, self._job, self._done = predict, source, job, done
+        self._broken: deque[Record] = deque()
+        self._sheet, self._sinks = sheet, list[Sink]()
+        self._waiting: deque[tuple[Record, list[Future[float]]]] = deque()
+
+    def records(self) -> Iterator[Record]:
+        job = self._job
+        found = read_ahead(frames(
+            [self._source], job.stride, job.limit, self._done.__contains__,
+            lambda name, fault: self._broken.append({'broken': name, 'fault': fault})),
+            depth=2 * job.batch + 2)
+        # One thread opens, fills and closes what has to be in order: SQLite insists on it.
+        with ThreadPoolExecutor(_WRITERS) as files, ThreadPoolExecutor(1) as ordered:
+            try:
+                ordered.submit(self._open).result()
+                batch: list[tuple[Frame, float]] = []
+                for entry in found:
+                    batch.append(entry)
+                    if len(batch) == job.batch:
+                        self._label(batch, files, ordered)
+                        batch = []
+                        yield from self._finished(most=2 * job.batch + 2)
+                if batch:
+                    self._label(batch, files, ordered)
+                yield from self._finished(most=0)
+                made = ordered.submit(self._finish).result()
+                yield {'source': self._source.name, 'files': [str(path) for path in made]}
+            except BaseException:  # also of a caller that stops
+                ordered.submit(self._abandon).result()
+                raise
+            finally:
+                found.close()
+
+    def _open(self) -> None:
+        for make in _sinks(self._source, self._job):
+            self._sinks.append(make())
+
+    def _finish(self) -> list[Path]:
+        made: list[Path] = []
+        while self._sinks:
+            made += self._sinks[0].finish()
+            self._sinks.pop(0)
+        return made
+
+    def _abandon(self) -> None:
+        for sink in self._sinks:
+            sink.abandon()
+
+    def _label(self, batch: Sequence[tuple[Frame, float]], files: ThreadPoolExecutor,
+               ordered: ThreadPoolExecutor) -> None:
+        rules = self._job.rules
+        results, timing = self._predict.timed_many(
+            [rules.before(frame.image) for frame, _ in batch])
+        for (frame, read_ms), result in zip(batch, results):
+            try:
+                labelled = rules.after(frame, *result)
+            except ValueError as error:
+                self._broken.append({'broken': frame.name, 'fault': str(error)})
+                continue
+            record = {'frame': frame.name, 'source': self._source.name, 'stamp': frame.stamp,
+                      'ms': _stages(read_ms, timing, len(batch))}
+            writing = [files.submit(self._write, labelled, record)]
+            if self._sheet or self._sinks:
+                writing.append(ordered.submit(self._add, labelled))
+            self._waiting.append((record, writing))
+
+    def _write(self, labelled: Labelled, record: Record) -> float:
+        start = time.perf_counter()
+        job = self._job
+        for kind in job.kinds:
+            if kind in frame_files.KINDS:
+                frame_files.write(job.out, kind, labelled, job.rules.classes, job.alpha)
+        counts = np.bincount(labelled.labels.reshape(-1), minlength=256)
+        known = len(job.rules.classes)
+        record['pixels'] = [*counts[:known].tolist(), int(counts[known:].sum())]
+        seen = labelled.labels != IGNORE_INDEX
+        record['confidence'] = round(
+            float(labelled.confidence[seen].mean()) / 255, 4) if seen.any() else None
+        return (time.perf_counter() - start) * 1e3
+
+    def _add(self, labelled: Labelled) -> float:
+        start = time.perf_counter()
+        for sink in (*self._sheet, *self._sinks):
+            sink.add(labelled)
+        return (time.perf_counter() - start) * 1e3
+
+    def _finished(self, most: int) -> Iterator[Record]:
+        """Yield what is finished; wait until at most so many frames are still being written."""
+        while self._broken:
+            yield self._broken.popleft()
+        while len(self._waiting) > most or (
+                self._waiting and all(f.done() for f in self._waiting[0][1])):
+            record, writing = self._waiting[0]
+            record['ms']['write'] = round(sum(future.result() for future in writing), 3)
+            self._waiting.popleft()
+            yield record
+
+
+def _sinks(source: Source, job: Job) -> list[Callable[[], Sink]]:
+    """Return what makes the sinks of a source."""
+    classes, places = job.rules.classes, {kind: job.out / kind / source.name for kind in KINDS}
+    make: dict[str, Callable[[], Sink]] = {
+        'video': lambda: VideoSink(places['video'], len(source.cameras), classes, job.alpha),
+        'rrd': lambda: RerunSink(places['rrd'], classes, job.alpha)}
+    if isinstance(source, Bag):
+        make['bag'] = lambda: BagSink(places['bag'], source, classes)
+    return [make[kind] for kind in job.kinds if kind in make]
+
+
+def _stages(read_ms: float, timing: Timing, count: int) -> dict[str, float]:
+    return {'read': round(read_ms, 3), 'preprocess': round(timing.preprocess_ms / count, 3),
+            'infer': round(timing.infer_ms / count, 3),
+            'postprocess': round(timing.postprocess_ms / count, 3)}

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came of a run, as figures and as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dgtl_core.classes import ClassSet
+import numpy as np
+
+STAGES = ('read', 'preprocess', 'infer', 'postprocess', 'write')
+
+
+def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Mapping[str, Any]],
+              seconds: float, classes: ClassSet) -> dict[str, Any]:
+    """
+    Return the figures of a run, ready for JSON.
+
+    :param frames: the records of all frames, those of a run that this one went on with too.
+    :param new: how many of them are of this run, the last ones; times are of these.
+    :param seconds: that this run took.
+    """
+    now = frames[len(frames) - new:]
+    pixels = np.array([frame['pixels'] for frame in frames]).reshape(-1, len(classes) + 1).sum(0)
+    total = max(int(pixels.sum()), 1)
+    means = [frame['confidence'] for frame in frames if frame['confidence'] is not None]
+    return {
+        'frames': len(frames), 'frames_before': len(frames) - new, 'broken': len(broken),
+        'faults': {entry['broken']: entry['fault'] for entry in broken},
+        'seconds': round(seconds, 3), 'fps': round(new / seconds, 3) if seconds else 0.0,
+        'ms': {stage: round(sum(f['ms'][stage] for f in now) / new, 3)
+               for stage in STAGES} if new else {},
+        'shares': {name: round(int(count) / total, 5) for name, count in zip(
+            [*classes.names, 'unlabelled'], pixels)},
+        'confidence': round(float(np.mean(means)), 4) if means else None}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Return the figures for people; classes by share, without those that would show as 0.0 %."""
+    before = f', {summary["frames_before"]} of them before' if summary['frames_before'] else ''
+    lines = [f'frames      {summary["frames"]}{before}; broken {summary["broken"]}',
+             f'rate        {summary["fps"]:.1f} frames/s in {summary["seconds"]:.1f} s']
+    if summary['ms']:
+        lines.append('per frame   ' + ', '.join(
+            f'{stage} {ms:.1f}' for stage, ms in summary['ms'].items())
+            + ' ms (stages overlap)')
+    if summary['confidence'] is not None:
+        lines.append(f'confidence  {summary["confidence"]:.2f} on average')
+    shares = sorted(((s, n) for n, s in summary['shares'].items() if s >= 5e-4), reverse=True)
+    for share, name in shares:
+        lines.append(f'  {name:<20} {share:>6.1%} {"#" * round(40 * share)}')
+    return '\n'.join(lines)

@@ -1,1 +1,0 @@
-"""Published weights by name: what there is, bringing them here, and finding them again."""
