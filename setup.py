@@ -36,13 +36,14 @@ setup(
     license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*', 'dgtl_core', 'dgtl_core.*']),
+    package_data={'dgtl_core.engine': ['pictures/*.jpg'], 'dgtl_core.view': ['page/*']},
     zip_safe=False,
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         *installed_tree('launch', ['*.launch.py']),
         *installed_tree('config', ['*.yaml', '*.xml', '*.rviz']),
-        *installed_tree('models', ['dgtl_mini.*']),
+        *installed_tree('models', ['dgtl_mini.*', 'zoo.yaml']),
     ],
     install_requires=[
         'numpy>=1.26',
@@ -76,6 +77,7 @@ setup(
         # its way onto a cluster.
         'recorded': ['av>=12', 'rosbags>=0.10.5'],
         'rerun': ['rerun-sdk>=0.23'],
+        'view': ['starlette>=0.37', 'uvicorn>=0.27', 'websockets>=12'],  # the page of `dgtl view`
         'ray': ['ray>=2.9'],
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
@@ -85,12 +87,17 @@ setup(
         'dev': [
             'pytest>=7.4',
             'pytest-timeout>=2.2',
+            'hypothesis>=6.80',
             'mypy>=1.10',
             'ruff>=0.5',
             'psutil>=5.9',
             'av>=12',
             'rosbags>=0.10.5',
             'rerun-sdk[catalog]>=0.26',  # the catalog reads back what was written
+            'starlette>=0.37',
+            'uvicorn>=0.27',
+            'websockets>=12',
+            'playwright>=1.40',  # drives the browser that is installed, if one is
             'scikit-learn>=1.3',
             'huggingface_hub>=0.20',
             'transformers>=4.40',
@@ -111,5 +118,7 @@ setup(
             'label_points = dgtl_ros.points.label_points:main',
             'camera_player = dgtl_ros.show.camera_player:main',
         ],
+        # What `dgtl` finds without importing it (dgtl_core/cli/external.py).
+        'dgtl.commands': ['view-ros = dgtl_ros.show.view:main'],
     },
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-import difflib
 from pathlib import Path
+
+from dgtl_core.label_mapping import LabelMapping
+from dgtl_core.strict import closest, read_yaml, shown
 
 IGNORE_INDEX = 255  # a label that means "no label"; never a class
 
@@ -22,18 +24,19 @@ class SegmentationClass:
 
     def __post_init__(self) -> None:
         if type(self.id) is not int or not 0 <= self.id < IGNORE_INDEX:  # YAML's yes is a bool
-            raise ValueError(f'class id must be an integer in 0..254, got {self.id!r}')
+            raise ValueError(f'class id must be an integer in 0..254, got {shown(self.id)}')
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f'class {self.id} needs a name, got {self.name!r}')
+            raise ValueError(f'class {self.id} needs a name, got {shown(self.name)}')
         color = tuple(self.color) if isinstance(self.color, Sequence) else ()
-        if len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
+        if len(color) != 3 or not all(type(c) is int and 0 <= c <= 255 for c in color):
             raise ValueError(
-                f'color of class {self.name!r} must be [r, g, b], each 0..255, got {self.color!r}')
+                f'color of class {self.name!r} must be [r, g, b], each 0..255, got '
+                f'{shown(self.color)}')
         words = self.prompts
         if isinstance(words, str) or not isinstance(words, Sequence) or not all(
                 isinstance(word, str) and word.strip() for word in words):
             raise ValueError(
-                f'prompts of class {self.name!r} must be a list of words, got {words!r}')
+                f'prompts of class {self.name!r} must be a list of words, got {shown(words)}')
         object.__setattr__(self, 'color', color)
         object.__setattr__(self, 'prompts', tuple(self.prompts))
 
@@ -48,14 +51,17 @@ class ClassSet:
 
     name: str
     entries: tuple[SegmentationClass, ...]
+    mapping: LabelMapping = LabelMapping()  # of label pictures; a model always gives ids
 
     def __post_init__(self) -> None:
         ids = [entry.id for entry in self.entries]
         if not ids or ids != list(range(len(ids))):
             raise ValueError(
-                f'class ids of {self.name!r} must be 0, 1, 2, ... without a gap, got {ids}')
+                f'class ids of {self.name!r} must be 0, 1, 2, ... without a gap, got '
+                f'{shown(ids)}')
         if len(set(self.names)) != len(ids):
-            raise ValueError(f'class names of {self.name!r} must differ, got {list(self.names)}')
+            raise ValueError(f'class names of {self.name!r} must differ, got '
+                             f'{shown(list(self.names))}')
 
     def __iter__(self) -> Iterator[SegmentationClass]:
         return iter(self.entries)
@@ -81,9 +87,12 @@ class ClassSet:
         return [{'id': e.id, 'name': e.name, 'color': list(e.color)} for e in self.entries]
 
     @classmethod
-    def from_list(cls, name: str, entries: Sequence[Mapping[str, object]]) -> ClassSet:
+    def from_list(cls, name: str, entries: Sequence[Mapping[str, object]],
+                  mapping: Mapping[str, object] | None = None) -> ClassSet:
         """
         Read classes from plain mappings with the keys id, name, color and prompts (optional).
+
+        :param mapping: ``ids`` or ``colors`` of label pictures, see :class:`LabelMapping`.
 
         :raises ValueError: a key is missing or unknown, or a value is out of its range.
         """
@@ -91,44 +100,48 @@ class ClassSet:
         result = []
         for position, entry in enumerate(entries):
             if not isinstance(entry, Mapping):
-                raise ValueError(f'class {position} of {name!r} must be a mapping, got {entry!r}')
+                raise ValueError(f'class {position} of {name!r} must be a mapping, got '
+                                 f'{shown(entry)}')
             unknown, missing = set(entry) - allowed, {'id', 'name', 'color'} - set(entry)
             if unknown or missing:
                 raise ValueError(
                     f'class {position} of {name!r}: {_unlike(unknown, allowed)}missing keys '
                     f'{sorted(missing)}; allowed are {sorted(allowed)}')
             result.append(SegmentationClass(**entry))  # type: ignore[arg-type]
-        return cls(name, tuple(sorted(result, key=lambda e: e.id)))
+        known = tuple(sorted(result, key=lambda e: e.id))
+        return cls(name, known, LabelMapping.from_dict(mapping or {}, [e.name for e in known]))
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> ClassSet:
         """
         Read a class set from a YAML file: ``name: ...`` and ``classes: [{id, name, color}]``.
 
+        Where label pictures hold something else than ids, ``ids: {value: name}`` or ``colors:
+        {name: [r, g, b]}`` say what means what.
+
         :raises ValueError: the file does not hold a class set; the message says what is wrong.
         """
-        import yaml
-
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f'{path} is not valid YAML: {error}') from None
+        data = read_yaml(path)
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
             raise ValueError(
                 f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
-        unknown = data.keys() - {'name', 'classes'}
+        allowed = ('name', 'classes', 'ids', 'colors')
+        unknown = data.keys() - set(allowed)
         if unknown:
-            raise ValueError(
-                f'{path}: {_unlike(unknown, ("name", "classes"))}allowed are name and classes')
-        return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'])
+            raise ValueError(f'{path}: {_unlike(unknown, allowed)}allowed are {list(allowed)}')
+        try:
+            return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'], {
+                key: data[key] for key in ('ids', 'colors') if data.get(key) is not None})
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from None
 
 
 def _unlike(unknown: Iterable[object], allowed: Iterable[str]) -> str:
     """Name unknown keys, each with the nearest one that is allowed."""
     text = ''
     for key in sorted(map(str, unknown)):
-        close = difflib.get_close_matches(key, allowed, 1)
-        text += f'unknown key {key}' + (f' (did you mean {close[0]}?)' if close else '') + ', '
+        near = closest(key, allowed)
+        text += f'unknown key {key:.80}' + (f' (did you mean {near}?)' if near else '') + ', '
     return text
 
 

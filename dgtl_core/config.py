@@ -2,23 +2,16 @@
 """
 What a segmenter is made of: dataclasses with the only defaults there are, and the presets.
 
-Sizes are (height, width) in pixels. A configuration is read strictly: an unknown key or a value
-of the wrong type is a :class:`ValueError` that says what is allowed.
+Sizes are (height, width) in pixels. A configuration is read by :mod:`dgtl_core.strict`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-import difflib
-import math
-from pathlib import Path
-import types
-from typing import Any, get_args, get_origin, get_type_hints, Literal, TypeVar, Union
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
-
-T = TypeVar('T')
+from dgtl_core.strict import suggestion
 
 # name: (embed_dim, depth, num_heads) of the named variants; a family's own name leaves them free
 BACKBONES: dict[str, tuple[int, int, int] | None] = {
@@ -60,7 +53,8 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
-            raise ValueError(f'unknown backbone.name {self.name!r}{_near(self.name, BACKBONES)}')
+            raise ValueError(
+                f'unknown backbone.name {self.name!r}{suggestion(self.name, BACKBONES)}')
         variant = BACKBONES[self.name]
         given = (self.embed_dim, self.depth, self.num_heads)
         if variant is None and min(given) <= 0:
@@ -294,132 +288,11 @@ def preset(name: str) -> SegmenterConfig:
     :raises ValueError: there is no such preset; the message lists them.
     """
     if name not in PRESETS:
-        raise ValueError(f'unknown preset {name!r}{_near(name, PRESETS)}')
+        raise ValueError(f'unknown preset {name!r}{suggestion(name, PRESETS)}')
     return PRESETS[name]
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as plain mappings, lists, numbers and strings (JSON, YAML)."""
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-    return plain(asdict(config))
-
-
-def from_dict(cls: type[T], mapping: Mapping[str, Any]) -> T:
-    """
-    Build the dataclass ``cls`` from a mapping, nested ones included; what is left out is default.
-
-    :raises ValueError: an unknown key (with a suggestion), a missing one, or a wrong type.
-    """
-    return _build(cls, mapping, '')
-
-
-def override(config: T, changes: Mapping[str, Any]) -> T:
-    """Return ``config`` with the differences ``changes`` (nested mappings) laid over it."""
-    if not isinstance(changes, Mapping):
-        raise ValueError(f'the changes must be a mapping, got {changes!r}')
-
-    def merge(base: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        merged = dict(base)
-        for key, value in extra.items():
-            nested = isinstance(value, Mapping) and isinstance(base.get(key), dict)
-            merged[key] = merge(base[key], value) if nested else value
-        return merged
-    return from_dict(type(config), merge(to_dict(config), changes))
-
-
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """
-    Read ``cls`` from a YAML file.
-
-    :raises ValueError: not YAML, not a mapping, or what :func:`from_dict` refuses.
-    """
-    import yaml
-
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        return from_dict(cls, {} if data is None else data)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f'{path}: {error}') from None
-
-
-def _near(name: object, allowed: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(key) for key in allowed], 1)
-    listing = ', '.join(sorted(str(key) for key in allowed))
-    return f'; did you mean {close[0]}?' if close else f'; allowed are {listing}'
 
 
 def _sized(family: str) -> list[str]:
     start = family.split('-')[0]
     sized = [name for name, sizes in BACKBONES.items() if sizes]
     return [name for name in sized if name.split('-')[0] == start] or sized
-
-
-def _build(cls: type[T], mapping: Any, where: str) -> T:
-    inside = f' (in {where})' if where else ''
-    if not isinstance(mapping, Mapping):
-        raise ValueError(
-            f'{where or cls.__name__} must be a mapping of keys to values, got {mapping!r}')
-    hints = get_type_hints(cls)
-    known = {item.name: hints[item.name] for item in fields(cls) if item.init}  # type: ignore
-    values = {}
-    for key, value in mapping.items():
-        if key not in known:
-            raise ValueError(f'unknown key {key}{_near(key, known)}{inside}')
-        values[key] = _value(known[key], value, f'{where}.{key}' if where else str(key))
-    try:
-        return cls(**values)
-    except TypeError:
-        missing = [name for name in known if name not in values]
-        raise ValueError(f'missing keys: some of {missing} have no default{inside}') from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check ``value`` against a type hint and bring it into the dataclass's form."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [arg for arg in args if arg is not type(None)]
-        for option in options[:-1]:
-            try:
-                return _value(option, value, where)
-            except ValueError:
-                continue
-        return _value(options[-1], value, where)
-    if origin is Literal:
-        if value is False and 'off' in args:  # YAML 1.1 reads a bare off as false
-            value = 'off'
-        if value not in args:
-            raise ValueError(f'{where} must be one of {list(args)}, got {value!r}')
-        return value
-    if is_dataclass(hint):
-        return value if isinstance(value, hint) else _build(hint, value, where)  # type: ignore
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (
-                args[-1] is not Ellipsis and len(value) != len(args)):
-            count = '' if args[-1] is Ellipsis else f'{len(args)} '
-            raise ValueError(f'{where} must be a list of {count}values, got {value!r}')
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return tuple(_value(kind, item, f'{where}[{i}]')
-                     for i, (kind, item) in enumerate(zip(kinds, value)))
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ValueError(f'{where} must be a mapping, got {value!r}')
-        return {_value(args[0], key, where): _value(args[1], item, f'{where}.{key}')
-                for key, item in value.items()}
-    if hint is float and not isinstance(value, bool):
-        try:  # YAML 1.1 reads 1e-4 as a string
-            number = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f'{where} must be float, got {value!r}') from None
-        if not math.isfinite(number):
-            raise ValueError(f'{where} must be a finite number, got {value!r}')
-        return number
-    if isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise ValueError(f'{where} must be {hint.__name__}, got {value!r}')

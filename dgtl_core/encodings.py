@@ -7,12 +7,12 @@ The one place that knows BGR. Everything leaves it as (H, W, 3) uint8 RGB.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import cv2
+from dgtl_core.picture_header import MAX_PIXELS, PictureError, read_header
 import numpy as np
-
-MAX_PIXELS = 1 << 26  # a message that claims more is broken; no camera has 67 megapixels
 
 # layout -> (bytes or 16-bit words per pixel, OpenCV's conversion to RGB). OpenCV names a Bayer
 # pattern by its second row, ROS by its first: RGGB is OpenCV's BG.
@@ -29,12 +29,29 @@ _PACKED = {  # two bytes per pixel, two pixels share their colour; old and new R
 }
 _PLANAR = {  # a full plane of brightness, then half as many rows of interleaved colour
     'nv12': cv2.COLOR_YUV2RGB_NV12, 'nv21': cv2.COLOR_YUV2RGB_NV21,
+    'i420': cv2.COLOR_YUV2RGB_I420,  # of this one, a plane of each colour
 }
+_FULL = 'nv24'  # a full plane of brightness, then a full plane of interleaved colour
+# BT.601 with the range 16..235, as OpenCV computes the others: rows R, G, B; columns Y, U, V, 1.
+_YUV_TO_RGB = np.array([[1.164, 0, 1.596], [1.164, -0.391, -0.813], [1.164, 2.018, 0]])
+_YUV_TO_RGB = np.hstack([_YUV_TO_RGB, _YUV_TO_RGB @ [[-16], [-128], [-128]]])
+_UNSAID = {  # names of OpenCV, which do not say what the channels mean; cv_bridge's default
+    '8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 ENCODINGS = tuple(sorted(
-    [f'{layout}{bits}' for layout in _LAYOUTS for bits in (8, 16)] + [*_PACKED, *_PLANAR]))
+    [f'{layout}{bits}' for layout in _LAYOUTS for bits in (8, 16)] +
+    [*_PACKED, *_PLANAR, _FULL]))
+
 
 class ImageError(ValueError):
     """A message that does not hold a picture we can read; the text says why."""
+
+
+class UnknownEncodingError(ImageError):
+    """A raw picture whose encoding is not among ENCODINGS."""
+
+
+def _unsaid(_: str) -> None:
+    """Take a remark, and do not say it."""
 
 
 class RawImage(Protocol):
@@ -54,7 +71,8 @@ class RawImage(Protocol):
     def data(self) -> Any: ...  # bytes, or what has their buffer
 
 
-def decode(msg: RawImage, encoding: str = '') -> np.ndarray:
+def decode(msg: RawImage, encoding: str = '', max_pixels: int = MAX_PIXELS,
+           remark: Callable[[str], None] = _unsaid) -> np.ndarray:
     """
     Read the picture of a raw message.
 
@@ -62,14 +80,20 @@ def decode(msg: RawImage, encoding: str = '') -> np.ndarray:
     included; else a new array. Of 16-bit pixels the high byte is used.
 
     :param encoding: where the message's own is wrong; empty: the message's.
+    :param max_pixels: what is larger is refused.
+    :param remark: called with what is doubtful about a picture that can be read.
     :raises ImageError: unknown encoding, impossible size, too little data.
     """
     encoding = encoding or msg.encoding
     height, width = msg.height, msg.width
-    if not (0 < height and 0 < width and height * width <= MAX_PIXELS):
+    if not (0 < height and 0 < width and height * width <= max_pixels):
         raise ImageError(
             f'image size {width}x{height} is impossible: both sides must be at least 1 and the '
-            f'product at most {MAX_PIXELS}; check the camera driver')
+            f'product at most {max_pixels} (max_pixels); check the camera driver')
+    if encoding in _UNSAID:
+        remark(f'the encoding {encoding} does not say what the channels mean, and is read as '
+               f'{_UNSAID[encoding]}; where that is wrong, set input_encoding')
+        encoding = _UNSAID[encoding]
     layout, bits = encoding[:-1], 8
     if encoding.endswith('16'):
         layout, bits = encoding[:-2], 16
@@ -87,55 +111,117 @@ def decode(msg: RawImage, encoding: str = '') -> np.ndarray:
     if encoding in _PLANAR:
         _require_even(msg, encoding, width, 'width')
         _require_even(msg, encoding, height, 'height')
+        if encoding == 'i420':  # the rows of colour are half as long, and so is their padding
+            _pixels(msg, encoding, 1, 1)
+            _require_even(msg, encoding, msg.step, 'step')
+            planes = _rows(msg, encoding, height + height // 2)
+            return cv2.cvtColor(planes, _PLANAR[encoding])[:, :width]
         planes = _pixels(msg, encoding, height + height // 2, 1)
         return cv2.cvtColor(planes, _PLANAR[encoding])
-    raise ImageError(
+    if encoding == _FULL:
+        rows = _pixels(msg, encoding, height, 1), _color_rows(msg, encoding)
+        return cv2.transform(np.concatenate(rows, 2), _YUV_TO_RGB)
+    raise UnknownEncodingError(
         f'image encoding {encoding!r} is not supported: use one of {list(ENCODINGS)}; set it '
-        'in the camera driver, or convert with image_proc')
+        'in the camera driver, convert with image_proc, or install cv_bridge')
 
 
-def decode_compressed(data: Any, name: str) -> np.ndarray:
+def decode_compressed(data: Any, name: str, max_pixels: int = MAX_PIXELS,
+                      remark: Callable[[str], None] = _unsaid) -> np.ndarray:
     """
     Read the picture of a ``sensor_msgs/CompressedImage``.
 
     Shape: (H, W, 3) uint8 RGB, a new array.
 
+    A Bayer mosaic (image_transport says so in ``format``) is demosaiced. An Exif rotation is not
+    applied: labels must fit the camera's picture as it is stored.
+
     :param data: the field of that name: bytes, or what has their buffer.
-    :param name: the field ``format``, for messages.
-    :raises ImageError: neither JPEG nor PNG, impossible size, cut off or damaged.
+    :param name: the field ``format``, such as ``bayer_rggb8; jpeg compressed bayer_rggb8``.
+    :param max_pixels: what is larger, or as much work, is refused before it is decoded.
+    :param remark: called with what is doubtful about a picture that can be read.
+    :raises ImageError: neither JPEG nor PNG, not as ``format`` says, too large, cut off, damaged.
     """
-    data = np.frombuffer(data, np.uint8)
-    height, width = _compressed_size(bytes(data), name)
-    if not (0 < height and 0 < width and height * width <= MAX_PIXELS):
+    data = bytes(data)
+    start = f'compressed image ({name!r}, {len(data)} bytes)'
+    if not data.startswith((b'\xff\xd8', b'\x89PNG')):
+        raise ImageError(f'{start} is neither JPEG nor PNG; set the camera driver to one of them, '
+                         'or use image_transport "raw"')
+    try:
+        header = read_header(data, max_pixels=max_pixels)
+    except PictureError as error:
+        raise ImageError(f'{start} cannot be read: {error}; check the camera driver and the '
+                         'network') from None
+    if header.orientation != 1:
+        remark(f'Exif orientation {header.orientation} would turn them; they are read as they '
+               'are stored, and the labels fit those pixels')
+    layout = _stated_layout(name)
+    gray = layout == 'mono' or layout.startswith('bayer')
+    if layout and gray != (header.channels == 1):
         raise ImageError(
-            f'compressed image of {width}x{height} is impossible: at most {MAX_PIXELS} pixels')
-    # The labels must fit the camera's picture, so a rotation noted in the file is not applied.
+            f'{start} has {header.channels} channel(s), and its format states {layout}: correct '
+            'the format in the camera driver')
+    bayer = layout.startswith('bayer')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(data, flags)
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED if bayer else flags)
     except cv2.error:
         image = None
-    if image is None:
-        raise ImageError(
-            f'compressed image ({name!r}, {data.size} bytes) is damaged: OpenCV cannot '
-            'decode it; check the camera driver and the network')
+    if image is None or bayer and (image.ndim != 2 or min(image.shape) < 2):
+        raise ImageError(f'{start} is damaged: OpenCV cannot decode it; check the camera driver '
+                         'and the network')
+    conversion = _LAYOUTS[layout][1] if bayer else None
+    if conversion is not None:
+        if image.dtype == np.uint16:
+            image = (image.view(np.uint16) >> 8).astype(np.uint8)
+        return cv2.cvtColor(image, conversion)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _stated_layout(name: str) -> str:
+    """Return what the field ``format`` says that the compressed pixels are; empty: nothing."""
+    # image_transport writes "SOURCE; jpeg compressed TARGET"; without a target it is the source.
+    source, _, rest = name.partition(';')
+    target = rest.partition('compressed')[2].strip() or source.strip()
+    layout = target.removesuffix('16').removesuffix('8')
+    return layout if layout in _LAYOUTS and layout != target else ''
 
 
 def _pixels(msg: RawImage, encoding: str, rows: int, pixel_bytes: int) -> np.ndarray:
     """View the data as (rows, width, pixel_bytes), whatever the padding of the rows."""
-    data, row_bytes = np.frombuffer(msg.data, np.uint8), msg.width * pixel_bytes
+    row_bytes = msg.width * pixel_bytes
     if msg.step < row_bytes:
         raise ImageError(
             f'image step {msg.step} is too small: a row of {msg.width} pixels of '
             f'{encoding} has {row_bytes} bytes; check the camera driver')
-    needed = msg.step * (rows - 1) + row_bytes  # some drivers leave out the last row's padding
+    # Some drivers leave out the last row's padding.
+    data = _data(msg, encoding, msg.step * (rows - 1) + row_bytes)
+    shape = (rows, msg.width, pixel_bytes)
+    return np.ndarray(shape, np.uint8, data, strides=(msg.step, pixel_bytes, 1))
+
+
+def _rows(msg: RawImage, encoding: str, rows: int) -> np.ndarray:
+    """View the data as (rows, step), padding included."""
+    return _data(msg, encoding, rows * msg.step)[:rows * msg.step].reshape(rows, msg.step)
+
+
+def _color_rows(msg: RawImage, encoding: str) -> np.ndarray:
+    """View what follows a full plane as (height, width, 2)."""
+    start, step = msg.step * msg.height, 2 * msg.step
+    data = _data(msg, encoding, start + step * (msg.height - 1) + 2 * msg.width)
+    shape = (msg.height, msg.width, 2)
+    return np.ndarray(shape, np.uint8, data, start, strides=(step, 2, 1))
+
+
+def _data(msg: RawImage, encoding: str, needed: int) -> np.ndarray:
+    """View the data as bytes, of which there must be so many."""
+    data = np.frombuffer(msg.data, np.uint8)
     if data.size < needed:
         raise ImageError(
             f'image is truncated: {msg.width}x{msg.height} {encoding} with step {msg.step} '
             f'needs {needed} bytes, got {data.size}; check the camera driver and the network')
-    shape = (rows, msg.width, pixel_bytes)
-    return np.ndarray(shape, np.uint8, data, strides=(msg.step, pixel_bytes, 1))
+    return data
 
 
 def _require_even(msg: RawImage, encoding: str, length: int, side: str) -> None:
@@ -143,30 +229,3 @@ def _require_even(msg: RawImage, encoding: str, length: int, side: str) -> None:
         raise ImageError(
             f'{encoding} shares colour between neighbours, so its {side} must be even, got '
             f'{msg.width}x{msg.height}; check the camera driver')
-
-
-def _compressed_size(data: bytes, name: str) -> tuple[int, int]:
-    """Read (height, width) without decoding; OpenCV would fill a truncated picture with grey."""
-    truncated = ImageError(
-        f'compressed image ({name!r}, {len(data)} bytes) is truncated: its end is missing; check '
-        'the camera driver and the network')
-    if data[:8] == b'\x89PNG\r\n\x1a\n':
-        if len(data) < 33 or b'IEND' not in data[-64:]:
-            raise truncated
-        return int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big')
-    if data[:2] != b'\xff\xd8':
-        raise ImageError(
-            f'compressed image ({name!r}, {len(data)} bytes) is neither JPEG nor PNG; set the '
-            'camera driver to one of them, or use image_transport "raw"')
-    at, size = 2, None
-    while at + 9 < len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xDA:  # the picture itself starts here; it must have an end
-            if size is None or data.rfind(b'\xff\xd9', at) < 0:
-                break
-            return size
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            size = (int.from_bytes(data[at + 5:at + 7], 'big'),
-                    int.from_bytes(data[at + 7:at + 9], 'big'))
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-    raise truncated

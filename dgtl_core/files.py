@@ -3,23 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+import fcntl
 import os
 from pathlib import Path
+import shutil
 import signal
 import sys
+import tempfile
+import threading
+
+_PREFIX, _SUFFIX = '.dgtl-', '.part'
+_TIDIED: set[Path] = set()  # folders without leftovers of killed writers
+_TIDYING = threading.Lock()
 
 
-def destination(path: Path, suffix: str) -> None:
+def destination(path: Path, suffix: str, *, force: bool = True,
+                sources: Iterable[Path] = ()) -> None:
     """
     Make the folder of a file that a long run is going to write, and find out now if it cannot.
 
-    :raises ValueError: the name has another suffix, or is that of a folder.
+    :param force: overwrite a file that is there.
+    :param sources: what the run reads, and must not overwrite.
+    :raises ValueError: the name has another suffix, is that of a folder or of a source, or there
+        is such a file already.
     :raises OSError: there is no such folder and there can be none.
     """
     if path.suffix != suffix or path.is_dir():
         raise ValueError(f'the result must be a file that ends in {suffix}, got {path}')
+    if any(path.resolve() == source.resolve() for source in sources):
+        raise ValueError(f'{path} is what is read here; give the result another name')
+    if path.exists() and not force:
+        raise ValueError(f'{path} exists; --force overwrites it, another name keeps it')
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'nothing can be written to the folder {path.parent}')
@@ -42,24 +58,97 @@ def tidy_on_signals() -> None:
             signal.signal(number, end)
 
 
+def put(files: Mapping[Path, Path]) -> None:
+    """Give written files their places on the same disk, once all of them are safely on it."""
+    for written in files:
+        with open(written, 'rb') as content:
+            os.fsync(content.fileno())
+    for written, place in files.items():
+        os.replace(written, place)
+
+
 @contextmanager
 def placing(path: Path) -> Iterator[Path]:
     """
-    Give a temporary path in the folder of ``path``; what is written there takes its place.
+    Give a temporary path of the same name; what is written there takes the place of ``path``.
 
     Where the block raises, nothing stays behind, and what was at ``path`` before still is.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+    with placing_all([path]) as [temporary]:
         yield temporary
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)  # some writers make their files private
-        os.replace(temporary, path)
+
+
+@contextmanager
+def placing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """
+    Do as :func:`placing` does for files of one folder, all of which are written before one moves.
+
+    They are written in a folder beside their place, which holds a lock, so that the next writer
+    knows what a killed one has left there, and removes it.
+    """
+    parent = paths[0].parent
+    _remove_leftovers(parent)
+    with _workshop(parent) as workshop:
+        temporaries = [workshop / path.name for path in paths]
+        for temporary in temporaries:
+            temporary.touch()
+        mode = temporaries[0].stat().st_mode
+        yield temporaries
+        for temporary in temporaries:
+            os.chmod(temporary, mode)  # some writers make their files private
+        put(dict(zip(temporaries, paths)))
+
+
+@contextmanager
+def _workshop(parent: Path) -> Iterator[Path]:
+    """Make a folder that is locked while the block runs and is removed after it."""
+    while True:
+        try:
+            folder = Path(tempfile.mkdtemp(suffix=_SUFFIX, prefix=_PREFIX, dir=parent))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(parent)) from None
+        number = _locked(folder)
+        if number is not None:  # else somebody who tidies has taken it for a leftover
+            break
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(number)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a file descriptor that holds the lock of a folder; None: it has another owner."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a disk that knows no locks
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            return None
+    if os.fstat(number).st_nlink:
+        return number
+    os.close(number)  # removed in this moment
+    return None
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove what killed writers left in a folder, when this process first writes there."""
+    parent = parent.absolute()
+    with _TIDYING:
+        if parent in _TIDIED:
+            return
+        _TIDIED.add(parent)
+        for folder in parent.glob(f'{_PREFIX}*{_SUFFIX}'):
+            number = _locked(folder)
+            if number is not None:
+                with suppress(OSError):  # where there are no locks nobody knows: it stays
+                    fcntl.flock(number, fcntl.LOCK_EX)
+                    shutil.rmtree(folder, ignore_errors=True)
+                os.close(number)
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
@@ -70,3 +159,21 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """
     with placing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def shipped(name: str) -> Path:
+    """
+    Find a file of ``models/``: in the source tree, or where it was installed.
+
+    :raises FileNotFoundError: it is in none of the places; the message lists them.
+    """
+    # A checkout has it beside the package; pip and colcon put it below the prefix they install to.
+    parents = Path(__file__).resolve().parents
+    places = [parents[1] / 'models' / name]
+    places += [parent / 'share' / 'dgtl_ros' / 'models' / name for parent in parents[1:]]
+    for candidate in places:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f'{name} is neither at {places[0]} nor in share/dgtl_ros/models of a folder above it; '
+        'install the package again')

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-import difflib
 from pathlib import Path
 
 import cv2
 from dgtl_core.classes import ClassSet, IGNORE_INDEX, SegmentationClass
+from dgtl_core.strict import read_yaml, shown, suggestion
 import numpy as np
 
 
@@ -74,7 +74,7 @@ class ClassGroups:
         :raises OSError: it cannot be read.
         :raises ValueError: it does not hold groups of these classes.
         """
-        return cls.from_mapping(str(path), read_mapping(path), of)
+        return cls.from_mapping(str(path), read_yaml(path), of)
 
 
 def least_confidence(default: float, single: Mapping[str, float], classes: ClassSet) -> np.ndarray:
@@ -113,11 +113,8 @@ def class_id(name: object, classes: ClassSet, where: str) -> int:
     """
     if name in classes.names:
         return classes.names.index(str(name))
-    close = difflib.get_close_matches(str(name), classes.names, 1)
     raise ValueError(
-        f'{where}: there is no class {name!r}' + (
-            f'; did you mean {close[0]!r}?' if close else
-            f'; the classes are {", ".join(classes.names)}'))
+        f'{where}: there is no class {shown(name)}{suggestion(name, classes.names)}')
 
 
 def recolored(classes: ClassSet, colors: object, name: str) -> ClassSet:
@@ -132,21 +129,6 @@ def recolored(classes: ClassSet, colors: object, name: str) -> ClassSet:
     return ClassSet(classes.name, tuple(
         SegmentationClass(id=e.id, name=e.name, color=own.get(e.id, e.color), prompts=e.prompts)
         for e in classes))
-
-
-def read_mapping(path: str | Path) -> object:
-    """
-    Read a YAML file.
-
-    :raises OSError: it cannot be read.
-    :raises ValueError: it is not YAML.
-    """
-    import yaml
-
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f'{path} is not valid YAML: {error}') from None
 
 
 def _confidence(probability: float, of: str) -> int:

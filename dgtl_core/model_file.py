@@ -48,6 +48,8 @@ class ModelMetadata:
             'backbone': self.backbone, 'commit': self.commit, 'source': self.source}
         if self.precision != 'fp32':
             data['precision'] = self.precision
+        if self.classes.mapping:  # of the label pictures that were learned from
+            data['label_mapping'] = self.classes.mapping.to_dict(self.classes.names)
         return json.dumps(data)
 
     @classmethod
@@ -73,7 +75,8 @@ class ModelMetadata:
             if precision not in FILE_PRECISIONS:
                 raise ValueError(f'precision {precision!r}, known are {list(FILE_PRECISIONS)}')
             return cls(
-                name=str(data['name']), classes=ClassSet.from_list(data['name'], data['classes']),
+                name=str(data['name']), classes=ClassSet.from_list(
+                    data['name'], data['classes'], data.get('label_mapping')),
                 input_size=(height, width), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
                 source=str(data.get('source', '')), precision=precision)

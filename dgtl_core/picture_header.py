@@ -15,7 +15,10 @@ import struct
 from typing import NamedTuple
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192; more is refused before it is decoded
-MAX_SCANNED = 1 << 30  # pixels times scans of a progressive JPEG, each of which visits all of them
+# Each scan of a progressive JPEG visits all pixels. Encoders make about ten; a file of 400 KB may
+# hold hundreds. All together are as much work as so many scans of the largest picture.
+_MOST_SCANS, _SCANS_OF_LARGEST = 64, 16
+_MOST_PARTS = 1 << 16  # segments or chunks; a picture of 500 MB has fewer
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF: 1 upright, 2..8 mirrored or turned
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # tags of TIFF
 
@@ -33,6 +36,7 @@ class PictureHeader(NamedTuple):
     size: tuple[int, int]  # as the pixels are stored
     orientation: int = 1  # a viewer would turn the picture where it is not 1
     scans: int = 1
+    channels: int = 0  # of JPEG and PNG: 1 (grey) or 3 and more, without alpha; 0: not looked at
 
 
 def read_header(data: Data, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> PictureHeader:
@@ -56,8 +60,9 @@ def read_header(data: Data, *, whole: bool = True, max_pixels: int = MAX_PIXELS)
     if not (0 < height and 0 < width and height * width <= max_pixels):
         raise PictureError(
             f'a {header.kind} picture of {width}x{height} is refused: both sides must be at least '
-            f'1 and the product at most {max_pixels} pixels; make it smaller')
-    if height * width * header.scans > MAX_SCANNED:
+            f'1 and the product at most {max_pixels} pixels')
+    if (header.scans > _MOST_SCANS or
+            height * width * header.scans > _SCANS_OF_LARGEST * max_pixels):
         raise PictureError(
             f'a JPEG of {width}x{height} with {header.scans} scans would take seconds to decode; '
             'save it with fewer, for example as baseline JPEG')
@@ -73,47 +78,54 @@ def upright(tiff: bytes) -> bytes:
     return tiff
 
 
-_CUT = PictureError('it is cut short: its end is missing; copy it again')
+_CUT = PictureError('it is cut short: its end is missing')
+_MANY = PictureError(f'it has more than {_MOST_PARTS} parts; save it again')
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # by the kind of colour
 # A marker of JPEG. Stuffed zeros and restarts belong to the picture, TEM has no content.
-_MARKER = re.compile(rb'\xff+([^\x00\x01\xd0-\xd7\xff])')
+_MARKER = re.compile(rb'\xff([^\x00\x01\xd0-\xd7\xff])')
 
 
 def _jpeg(data: Data, whole: bool) -> PictureHeader:
-    at, size, orientation, scans = 2, None, 1, 0
-    while marker := _MARKER.search(data, at):
+    at, size, orientation, scans, channels = 2, None, 1, 0, 0
+    for _ in range(_MOST_PARTS):
+        marker = _MARKER.search(data, at)
+        if marker is None:
+            raise _CUT
         code, at = marker[1][0], marker.end()
         if code == 0xD9 and scans and size:  # end of image
-            return PictureHeader('JPEG', size, orientation, scans)
+            return PictureHeader('JPEG', size, orientation, scans, channels)
         if code in (0xD8, 0xD9):
             continue
         length = struct.unpack('>H', data[at:at + 2])[0]
         if at + length > len(data):
-            break
+            raise _CUT
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # start of frame
-            size = struct.unpack('>HH', data[at + 3:at + 7])
+            height, width, channels = struct.unpack('>HHB', data[at + 3:at + 8])
+            size = height, width
         elif code == 0xE1 and data[at + 2:at + 8] == b'Exif\0\0':
             orientation = _tags(bytes(data[at + 8:at + length])).get(ORIENTATION, 1)
         elif code == 0xDA:  # start of scan
             scans += 1
             if not whole and size:
-                return PictureHeader('JPEG', size, orientation)
+                return PictureHeader('JPEG', size, orientation, channels=channels)
         at += max(length, 2)
-    raise _CUT
+    raise _MANY
 
 
 def _png(data: Data, whole: bool) -> PictureHeader:
-    width, height = struct.unpack('>II', data[16:24])
+    width, height, color = struct.unpack('>IIxB', data[16:26])
     orientation, at = 1, 8
-    while at + 12 <= len(data):
+    for _ in range(_MOST_PARTS):
         length, kind = struct.unpack('>I4s', data[at:at + 8])
         if kind == b'IEND' or kind == b'IDAT' and not whole:
-            return PictureHeader('PNG', (height, width), orientation)
+            return PictureHeader('PNG', (height, width), orientation,
+                                 channels=_PNG_CHANNELS.get(color, 0))
         if at + 12 + length > len(data):
-            break
+            raise _CUT
         if kind == b'eXIf':
             orientation = _tags(bytes(data[at + 8:at + 8 + length])).get(ORIENTATION, 1)
         at += 12 + length
-    raise _CUT
+    raise _MANY
 
 
 def _bmp(data: Data, whole: bool) -> PictureHeader:

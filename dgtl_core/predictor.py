@@ -11,16 +11,18 @@ from typing import NamedTuple
 from dgtl_core.classes import ClassSet
 from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.options import EngineOptions
+from dgtl_core.files import shipped
 from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
 from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.contract import Backend, EngineStatus, MAX_THREADS, RunOptions
+from dgtl_core.zoo.cache import find_model
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'LabelledFrame',
-    'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor', 'RunOptions',
-    'Segmentation', 'Timing']
+    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'find_model',
+    'LabelledFrame', 'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor',
+    'RunOptions', 'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 
@@ -75,7 +77,8 @@ class Predictor:
         """
         Load a model file.
 
-        :param path: ``.onnx``, ``.engine`` or ``.safetensors``; None: the embedded default.
+        :param path: ``.onnx``, ``.engine`` or ``.safetensors``, or the name of fetched weights;
+            None: the embedded default.
         :param backend: ``auto``, ``onnxruntime``, ``tensorrt`` or ``torch``.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param threads: CPU threads for one inference; 0 leaves it to the engine.
@@ -86,7 +89,7 @@ class Predictor:
         :param compiled: run a checkpoint through torch.compile; the first call takes minutes.
         :raises ModelError: the file is missing, not a model, or cannot run here.
         """
-        found = default_model() if path is None else path
+        found = default_model() if path is None else find_model(path)
         options = RunOptions(
             backend=backend, device=device, threads=threads, engine=engine, precision=precision,
             compiled=compiled)
@@ -213,16 +216,10 @@ def default_model() -> Path:
 
     :raises ModelError: it is in none of the places; the message lists them.
     """
-    # A checkout has it beside the package; pip and colcon put it below the prefix they install to.
-    parents = Path(__file__).resolve().parents
-    places = [parents[1] / 'models' / _DEFAULT]
-    places += [parent / 'share' / 'dgtl_ros' / 'models' / _DEFAULT for parent in parents[1:]]
-    for candidate in places:
-        if candidate.is_file():
-            return candidate
-    raise ModelError(
-        f'the embedded model {_DEFAULT} is neither at {places[0]} nor in share/dgtl_ros/models '
-        'of a folder above it; install the package again, or name a model file')
+    try:
+        return shipped(_DEFAULT)
+    except FileNotFoundError as error:
+        raise ModelError(f'the embedded model {error}, or name a model file') from None
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

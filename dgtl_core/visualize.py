@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import cv2
 from dgtl_core.classes import ClassSet
+from dgtl_core.pictures import read_image as read_image  # where it was until it had a room
 import numpy as np
 
 _BAR = 22  # height of a title bar, pixels

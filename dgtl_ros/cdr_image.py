@@ -48,7 +48,7 @@ def read_image(message: bytes) -> CdrImage:
         encoding, at = _text(message, at + 8, order, aligned=False)
         bigendian = message[at]
         step, size = struct.unpack_from(f'{order}II', message, _aligned(at + 1))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError) as error:
         raise ImageError(
             f'a message of {len(message)} bytes is no image ({error}); check the camera driver '
             'and the network') from None
@@ -62,7 +62,7 @@ def _text(message: bytes, at: int, order: str, aligned: bool = True) -> tuple[st
     """Return a string and where the next field starts."""
     size, = struct.unpack_from(f'{order}I', message, at)
     end = at + 4 + size
-    text = message[at + 4:end].rstrip(b'\0').decode()
+    text = message[at + 4:end].rstrip(b'\0').decode(errors='replace')  # as rclpy does
     return text, _aligned(end) if aligned else end
 
 

@@ -14,8 +14,10 @@ import time
 from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.predictor import EngineStatus
-from dgtl_ros.health import Camera, Health, RECENT_S, STAGES
+from dgtl_ros.health import Camera, Health, OUTCOMES, RECENT_S, STAGES
+from dgtl_ros.printable import printable
 from dgtl_ros.settings import Settings
+from dgtl_ros.watchdog import Stuck
 
 if TYPE_CHECKING:
     from diagnostic_msgs.msg import DiagnosticArray
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 OK, WARN, ERROR = 0, 1, 2
 _LATELY = f' in the last {RECENT_S:.0f} s'
 _MANY_DROPPED = 0.1  # share of the pictures whose loss is worth a warning
+_DISCOVERY = 2.0  # seconds that a new publisher gets before it is missed
+_LARGE = 150_000  # pixels; Fast DDS passes smaller pictures as it is
 
 
 class Status(NamedTuple):
@@ -58,6 +62,8 @@ class CameraSnapshot:
     domain: tuple[dict[str, float], list[str]] = ({}, [])
     subscribers: int = 0
     active_since: float = 0.0  # by the steady clock
+    stuck: Stuck | None = None  # its decoder
+    faults: Sequence[str] = ()  # of its outputs
 
 
 @dataclass
@@ -73,6 +79,9 @@ class Snapshot:
     batch: int = 1  # the most pictures in one call
     cameras: Sequence[CameraSnapshot] = ()
     device: Mapping[str, object] = field(default_factory=dict)
+    stuck: Stuck | None = None  # what all cameras wait for
+    twins: int = 0  # other nodes with our name
+    unlabeled: str = ''  # the class that has the id unlabeled_id, if one has
 
 
 def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
@@ -83,8 +92,8 @@ def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
         return result
     for camera in snap.cameras:
         recent = camera.health.recent(now)
-        found = [_input(snap, camera, now, recent), _inference(snap, camera),
-                 _output(camera, recent)]
+        found = [_input(snap, camera, now, recent), _inference(snap, camera, now),
+                 _output(snap, camera, now, recent)]
         if snap.settings.domain_enabled:
             found.append(_domain(camera))
         result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
@@ -108,6 +117,10 @@ def _model(snap: Snapshot) -> Status:
         'cuda_version': engine.cuda_version if engine else ''}
     if snap.model_error:
         return Status('model', ERROR, snap.model_error, values)
+    if snap.twins:
+        return Status('model', WARN, f'{snap.twins} other node(s) have our name: both answer to '
+                      'services and publish on one topic; give each a name or a namespace of its '
+                      'own', values)
     if engine is not None and engine.state == 'fallback':
         return Status('model', WARN, f'{snap.backend} answers, there is no engine: '
                       f'{engine.reason}; ~/rebuild_engine tries again', values)
@@ -129,57 +142,111 @@ def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
         'rate_hz': health.input_rate.hz(now),
         'last_frame_age_s': math.nan if health.last_input is None else now - health.last_input,
         **{name: counts[name] for name in (
-            'received', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-            'lost_middleware', 'decode_errors', 'header_stamp_zero', 'out_of_order')}}
+            'received', 'waiting', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
+            'dropped_inactive', 'lost_middleware', 'not_delivered', 'decode_errors',
+            'header_stamp_zero', 'stamp_in_future', 'out_of_order')}}
+    if seen.stuck is not None:
+        return Status('input', ERROR, f'{seen.stuck.text(now)}; on_timeout says what follows',
+                      values)
     if silent > settings.input_timeout:
-        return Status('input', ERROR, starvation(camera, silent), values)
+        return Status('input', ERROR, starvation(camera, silent, health.size, now), values)
     if recent['decode_errors'] and recent['decode_errors'] >= recent['received']:
         return Status('input', ERROR, 'no picture could be read; see the log', values)
-    if recent['dropped_stale'] > _MANY_DROPPED * recent['received']:
+    if snap.stuck is not None:
+        return Status('input', WARN, 'pictures come, and wait for what hangs', values)
+    sent, lost = _account(recent)
+    if recent['dropped_stale'] > _MANY_DROPPED * sent:
+        why = old(settings, recent['dropped_stale'] >= recent['received'])
+        return Status('input', WARN, f'{recent["dropped_stale"]} of {sent} pictures{_LATELY} '
+                      f'were too old, {why}', values)
+    for name, what in (
+            ('stamp_in_future', 'have a stamp in the future: synchronise the clocks; max_image_age'
+             ' does not see how old they are'),
+            ('header_stamp_zero', 'have no stamp: nobody can match their labels to other topics; '
+             'let the camera driver set header.stamp')):
+        if recent[name] > _MANY_DROPPED * sent:
+            return Status('input', WARN, f'{recent[name]} of {sent} pictures{_LATELY} {what}',
+                          values)
+    if recent['dropped_superseded'] + lost > _MANY_DROPPED * sent and not settings.max_rate:
         return Status('input', WARN, (
-            f'{recent["dropped_stale"]} of {recent["received"]} pictures{_LATELY} were older than '
-            f'max_image_age ({settings.max_image_age:g} s): when playing a bag use --clock and '
-            'use_sim_time, when the cameras are on another machine synchronise the clocks, or '
-            'set max_image_age to 0'), values)
-    lost = recent['dropped_superseded'] + recent['lost_middleware']
-    if lost > _MANY_DROPPED * recent['received'] and not settings.max_rate:
-        return Status('input', WARN, (
-            f'{lost} of {recent["received"]} pictures{_LATELY} were skipped: the camera is faster '
-            'than the model'), values)
+            f'of {sent} pictures{_LATELY} {recent["dropped_superseded"]} were skipped (the camera '
+            f'is faster than the model) and {lost} not delivered (by the middleware)'), values)
     if recent['decode_errors']:
         return Status('input', WARN, (
             f'{recent["decode_errors"]} pictures could not be read{_LATELY}'), values)
     return Status('input', OK, f'{values["rate_hz"]:.1f} Hz', values)
 
 
-def starvation(camera: Camera, seconds: float) -> str:
-    """Say why no picture comes, as far as it can be known, and what to do."""
+def _account(recent: Mapping[str, int]) -> tuple[int, int]:
+    """Return how many pictures were sent, as far as we know, and how many of them did not come."""
+    lost = max(recent['lost_middleware'], recent['not_delivered'])
+    # What ended lately may have come before; a part is never more than the whole.
+    return max(recent['received'], sum(recent[name] for name in OUTCOMES)) + lost, lost
+
+
+def old(settings: Settings, all_of_them: bool = False) -> str:
+    """Say what a picture that is too old is, and what to do."""
+    boot = ('all of them: a driver that stamps from the start of the machine, not by the time of '
+            'day, does that; ' if all_of_them else '')
+    return (
+        f'more than max_image_age ({settings.max_image_age:g} s); {boot}for bags use --clock and '
+        'use_sim_time, between machines synchronise the clocks; max_rate makes pictures wait too; '
+        'or set max_image_age to 0')
+
+
+def starvation(camera: Camera, seconds: float, size: tuple[int, int] = (0, 0),
+               now: float = math.inf) -> str:
+    """
+    Say why no picture comes, as far as it can be known, and what to do.
+
+    :param size: (height, width) of the last picture that came; zeros: none did.
+    :param now: by the steady clock.
+    """
     start = f'no picture on {camera.topic} for {seconds:.1f} s: '
+    if camera.other:
+        return start + camera.other
     if not camera.publishers:
         return start + ('nobody publishes there; start the camera, or map the topic with '
                         'image_topic:=... (launch) or --ros-args -r image:=...')
     if not camera.compatible:
         return start + ('the camera offers best_effort and the node asks for reliable; set '
                         'qos.image.reliability to auto')
-    return start + (
-        f'{camera.publishers} publisher(s) are there; either they send nothing, or large pictures '
-        'are lost in the shared memory of Fast DDS: start the camera and the node with '
-        'FASTDDS_DEFAULT_PROFILES_FILE and FASTRTPS_DEFAULT_PROFILES_FILE set to '
-        'config/fastdds_large_images.xml')
+    there = f'{camera.publishers} publisher(s) are there'
+    if discovered(camera, now):
+        return start + f'{there}, since {now - (camera.since or now):.1f} s'
+    ways = ['they send nothing']
+    if not 0 < size[0] * size[1] < _LARGE:
+        ways.append(
+            'large pictures are lost in the shared memory of Fast DDS: start the camera and the '
+            'node with FASTDDS_DEFAULT_PROFILES_FILE (Humble, Jazzy: FASTRTPS_...) set to '
+            'config/fastdds_large_images.xml')
+    if size == (0, 0):
+        ways.append('camera and node share no memory, as another user or in another container: '
+                    'run both as one user, containers with --ipc=host, or Fast DDS over UDP alone '
+                    '(FASTDDS_BUILTIN_TRANSPORTS=UDPv4)')
+    return f'{start}{there}; ' + ', or '.join(ways)
 
 
-def _inference(snap: Snapshot, seen: CameraSnapshot) -> Status:
+def discovered(camera: Camera, now: float) -> bool:
+    """Whether the camera's publisher is so new that nothing can be expected of it."""
+    return camera.since is not None and now - camera.since < _DISCOVERY
+
+
+def _inference(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
     health, settings, counts = seen.health, snap.settings, seen.health.counts()
     p50, p95, most = (health.stages['total'].percentile(p) for p in (50, 95, 100))
     values = {
         'backend': snap.backend, 'precision': snap.model.precision if snap.model else '',
-        'batch': snap.batch, 'fps': health.output_rate.hz(),
+        'batch': snap.batch, 'fps': health.output_rate.hz(now),
         'latency_ms_p50': p50, 'latency_ms_p95': p95, 'latency_ms_max': most,
         **{f'{name}_ms_p50': health.stages[name].percentile(50) for name in STAGES[:-1]},
         'infer_ms_p95': health.stages['infer'].percentile(95),
         'infer_ms_max': health.stages['infer'].percentile(100),
         'errors_total': counts['errors_total'], 'consecutive_errors': health.consecutive_errors,
         'last_error': health.last_error}
+    if snap.stuck is not None:
+        return Status('inference', ERROR, f'{snap.stuck.text(now)}; on_timeout is '
+                      f'"{settings.on_timeout}"', values)
     if health.consecutive_errors:
         level = ERROR if health.consecutive_errors >= settings.max_consecutive_errors else WARN
         return Status('inference', level, (
@@ -188,7 +255,10 @@ def _inference(snap: Snapshot, seen: CameraSnapshot) -> Status:
     if not settings.enabled:
         return Status('inference', OK, 'disabled (parameter enabled, service ~/enable)', values)
     if math.isnan(p50):
-        return Status('inference', OK, 'nothing inferred yet', values)
+        waits = health.input_rate.hz(now) > 0
+        return Status('inference', WARN if waits else OK, 'nothing inferred yet', values)
+    if _idle(health, now):
+        return Status('inference', WARN, 'pictures come, and none is inferred', values)
     if p50 > settings.latency_warn_ms:
         return Status('inference', WARN, (
             f'{p50:.0f} ms for one picture, more than latency_warn_ms '
@@ -196,16 +266,35 @@ def _inference(snap: Snapshot, seen: CameraSnapshot) -> Status:
     return Status('inference', OK, f'{p50:.0f} ms for one picture', values)
 
 
-def _output(seen: CameraSnapshot, recent: Mapping[str, int]) -> Status:
-    health, counts = seen.health, seen.health.counts()
+def _idle(health: Health, now: float) -> bool:
+    """Whether pictures come and no labels go."""
+    return health.input_rate.hz(now) > 0 and health.output_rate.hz(now) == 0
+
+
+def _output(snap: Snapshot, seen: CameraSnapshot, now: float, recent: Mapping[str, int]) -> Status:
+    health, counts, settings = seen.health, seen.health.counts(), snap.settings
     values = {
-        'rate_hz': health.output_rate.hz(), 'published': counts['published'],
-        'publish_errors': counts['publish_errors'], 'subscribers': seen.subscribers,
+        'rate_hz': health.output_rate.hz(now), 'published': counts['published'],
+        'unpublished': counts['unpublished'], 'publish_errors': counts['publish_errors'],
+        'subscribers': seen.subscribers,
         'pipeline_latency_ms': health.pipeline.percentile(50),
         'pipeline_latency_ms_p95': health.pipeline.percentile(95)}
+    if not settings.enabled:
+        return Status('output', OK, 'disabled (parameter enabled, service ~/enable)', values)
+    if _idle(health, now):
+        return Status('output', ERROR if snap.stuck or seen.stuck else WARN, (
+            f'no labels, and pictures come at {health.input_rate.hz(now):.1f} Hz; the statuses '
+            'input and inference say why'), values)
     if recent['publish_errors']:
         return Status('output', WARN, (
-            f'{recent["publish_errors"]} pictures could not be published{_LATELY}'), values)
+            f'{recent["publish_errors"]} times something could not be published{_LATELY}; see '
+            'the log'), values)
+    if snap.unlabeled:
+        return Status('output', WARN, f'unlabeled_id is {settings.unlabeled_id}, the id of '
+                      f'{snap.unlabeled}: pixels without a class, or below confidence_threshold, '
+                      f'are published as {snap.unlabeled}; use 255', values)
+    if seen.faults:
+        return Status('output', WARN, '; '.join(seen.faults), values)
     return Status('output', OK, f'{values["rate_hz"]:.1f} Hz to {seen.subscribers} subscriber(s)',
                   values)
 
@@ -233,11 +322,11 @@ def to_message(found: list[Status], node: str, hardware: str, stamp: object) -> 
     array.header.stamp = stamp
     for status in found:
         array.status.append(DiagnosticStatus(
-            name=f'{node}: {status.task}', level=bytes([status.level]), message=status.message,
-            hardware_id=hardware,
+            name=f'{node}: {status.task}', level=bytes([status.level]),
+            message=printable(status.message), hardware_id=printable(hardware),
             values=[KeyValue(key=k, value=_text(v)) for k, v in status.values.items()]))
     return array
 
 
 def _text(value: object) -> str:
-    return f'{value:.4g}' if isinstance(value, float) else str(value)
+    return f'{value:.4g}' if isinstance(value, float) else printable(value)

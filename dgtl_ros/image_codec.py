@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
-from dgtl_core.encodings import decode, decode_compressed, ImageError
+from dgtl_core.encodings import (
+    decode,
+    decode_compressed,
+    ImageError,
+    UnknownEncodingError,
+)
+from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_ros.cdr_image import CdrImage
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
@@ -17,19 +25,42 @@ if TYPE_CHECKING:
 Picture: TypeAlias = 'Image | CdrImage | CompressedImage'
 
 
-def to_rgb(msg: Picture, encoding: str = '') -> np.ndarray:
+def to_rgb(msg: Picture, encoding: str = '', max_pixels: int = MAX_PIXELS,
+           remark: Callable[[str], None] = lambda _: None) -> np.ndarray:
     """
     Read the picture of a message.
 
     Shape: (H, W, 3) uint8 RGB. For ``rgb8`` it is a view of the message's own memory, padded rows
-    included; else a new array. Of 16-bit pixels the high byte is used.
+    included; else a new array. Of 16-bit pixels the high byte is used. An encoding that we do not
+    know is left to ``cv_bridge``, where that is installed.
 
     :param encoding: of a raw picture, where the message's own is wrong; empty: the message's.
+    :param max_pixels: what is larger is refused.
+    :param remark: called with what is doubtful about a picture that can be read.
     :raises ImageError: unknown encoding, impossible size, too little data, a broken JPEG or PNG.
     """
     if isinstance(msg, CompressedImage):
-        return decode_compressed(msg.data, msg.format)
-    return decode(msg, encoding)
+        return decode_compressed(msg.data, msg.format, max_pixels, remark)
+    try:
+        return decode(msg, encoding, max_pixels, remark)
+    except UnknownEncodingError as error:
+        return _converted(msg, error)
+
+
+def _converted(msg: Image | CdrImage, unknown: UnknownEncodingError) -> np.ndarray:
+    """Let cv_bridge convert what we cannot; only then it is imported."""
+    try:
+        bridge = import_module('cv_bridge').CvBridge()
+    except (ImportError, AttributeError):  # not there, or made for another NumPy
+        raise unknown from None
+    try:
+        image = np.ascontiguousarray(bridge.imgmsg_to_cv2(msg, 'rgb8'))
+    except Exception as error:  # CvBridgeError, KeyError, TypeError and more, by its version
+        raise ImageError(f'{unknown}; cv_bridge cannot convert it either '
+                         f'({type(error).__name__}: {error})') from None
+    if image.shape != (msg.height, msg.width, 3) or image.dtype != np.uint8:
+        raise ImageError(f'{unknown}; cv_bridge made {image.dtype} of shape {image.shape} of it')
+    return image
 
 
 def mono8(pixels: np.ndarray, header: Header) -> Image:

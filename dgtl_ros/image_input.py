@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+import time
+from typing import Any, TYPE_CHECKING
 
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
 try:
@@ -19,14 +20,20 @@ from dgtl_core.encodings import ImageError
 from dgtl_ros.cdr_image import read_image
 from dgtl_ros.health import Camera
 from dgtl_ros.image_codec import Picture
+from dgtl_ros.qos import subscription_overrides
 from dgtl_ros.settings import Settings
 
 if TYPE_CHECKING:
     from rclpy.node import Node
-    from rclpy.subscription import Subscription
 
+_MOST_SENDERS = 100  # that are remembered; drivers may come and go for weeks
+_INFORMED = hasattr(Subscription, 'CallbackType')  # Humble tells nothing about a message
 _POLICIES = {
     'reliable': ReliabilityPolicy.RELIABLE, 'best_effort': ReliabilityPolicy.BEST_EFFORT}
+
+
+def _type_name(kind: type) -> str:
+    return f'sensor_msgs/msg/{kind.__name__}'
 
 
 class ImageInput:
@@ -36,14 +43,17 @@ class ImageInput:
     :param topic: ``image``, below the camera's name if it has one.
     :param on_image: called with each message, in the thread of the executor.
     :param on_broken: called instead with what is wrong with a message.
-    :param on_lost: called with the number of messages that the middleware lost.
+    :param count: called with the name of a counter and what to add to it.
     """
 
     def __init__(self, node: Node, settings: Settings, topic: str,
                  on_image: Callable[[Picture], None], on_broken: Callable[[ImageError], None],
-                 on_lost: Callable[[int], None]) -> None:
+                 count: Callable[[str, int], None]) -> None:
         self._node, self._settings = node, settings
-        self._on_image, self._on_broken, self._on_lost = on_image, on_broken, on_lost
+        self._on_image, self._on_broken, self._count = on_image, on_broken, count
+        self._publishers = 0
+        self._first_seen: float | None = None  # by the steady clock
+        self._last: dict[bytes, int] = {}  # sequence number of each publisher's last message
         compressed = settings.image_transport == 'compressed'
         self._type = CompressedImage if compressed else Image
         self._topic = node.resolve_topic_name(topic)
@@ -62,7 +72,9 @@ class ImageInput:
 
     def probe(self) -> Camera:
         """Look who publishes now, and subscribe anew where that asks for another reliability."""
-        found = self._node.get_publishers_info_by_topic(self._topic)
+        everybody = self._node.get_publishers_info_by_topic(self._topic)
+        found = [info for info in everybody if info.topic_type == _type_name(self._type)]
+        self._publishers = len(found)
         reliable = sum(
             info.qos_profile.reliability == ReliabilityPolicy.RELIABLE for info in found)
         offered, wanted = '', self._asked
@@ -73,7 +85,23 @@ class ImageInput:
         if wanted != self._asked or (found and self._subscription is None):
             self._asked = wanted
             self._subscribe()
-        return Camera(self._topic, len(found), offered, self._asked)
+        self._first_seen = (self._first_seen or time.monotonic()) if found else None
+        other = '' if found else self._other_way()
+        return Camera(self._topic, len(found), offered, self._asked, other,
+                      self._first_seen)
+
+    def _other_way(self) -> str:
+        """Return the argument that finds a camera which publishes pictures of the other type."""
+        compressed = self._type is CompressedImage
+        kind = _type_name(Image if compressed else CompressedImage)
+        base = self._topic.removesuffix('/compressed')
+        for topic in dict.fromkeys((self._topic, base if compressed else f'{base}/compressed')):
+            infos = self._node.get_publishers_info_by_topic(topic)
+            if any(info.topic_type == kind for info in infos):
+                way = (f'raw and map image to {topic}' if compressed
+                       else f'compressed and map image to {topic.removesuffix("/compressed")}')
+                return f'{topic} has {kind}: set image_transport to {way}'
+        return ''
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -84,12 +112,13 @@ class ImageInput:
     def _subscribe(self) -> None:
         self.close()
         qos = QoSProfile(depth=self._settings.image_depth, reliability=_POLICIES[self._asked])
-        # The reliability is ours: it follows the camera (qos.image.reliability).
-        overrides = QoSOverridingOptions((QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH))
+        overrides = subscription_overrides(self._node, self._topic)
         events = SubscriptionEventCallbacks(
-            message_lost=lambda event: self._on_lost(event.total_count_change))
+            message_lost=lambda event: self._count('lost_middleware', event.total_count_change))
         raw = self._settings.raw_subscription
-        callback = self._on_bytes if raw else self._on_image
+        self._last.clear()
+        take = self._on_bytes if raw else self._on_message
+        callback = take if _INFORMED else lambda message: take(message, {})
         try:
             self._subscription = self._node.create_subscription(
                 self._type, self._topic, callback, qos, event_callbacks=events, raw=raw,
@@ -99,7 +128,33 @@ class ImageInput:
                 self._type, self._topic, callback, qos, raw=raw,
                 qos_overriding_options=overrides)
 
-    def _on_bytes(self, message: bytes) -> None:
+    def _on_message(self, message: Picture, info: Mapping[str, Any]) -> None:
+        self._look_for_gaps(info)
+        self._on_image(message)
+
+    def _look_for_gaps(self, info: Mapping[str, Any]) -> None:
+        """
+        Count what was sent and did not come.
+
+        The middleware tells of what the network lost, but not of what it replaced because the
+        depth was full.
+        """
+        number = info.get('publication_sequence_number')  # not every middleware has one
+        if number is None:
+            return
+        gid = info.get('publisher_gid')
+        if gid is None and self._publishers != 1:
+            return  # whose number is it?
+        sender = bytes(gid['data']) if gid is not None else b''
+        before = self._last.get(sender)
+        if before is None and len(self._last) >= _MOST_SENDERS:
+            self._last.clear()
+        self._last[sender] = number
+        if before is not None and number > before + 1:
+            self._count('not_delivered', number - before - 1)
+
+    def _on_bytes(self, message: bytes, info: Mapping[str, Any]) -> None:
+        self._look_for_gaps(info)
         try:
             picture = read_image(message)
         except ImageError as error:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 import time
 
 from dgtl_core.predictor import (
     default_model,
     EngineOptions,
     file_sha256,
+    find_model,
     ModelError,
     ModelMetadata,
     onnx_metadata,
@@ -29,7 +29,7 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
     :raises ModelError: it is missing, cannot run here, or is not what the parameters ask for.
     """
     start = time.monotonic()
-    path = Path(settings.model_path).expanduser() if settings.model_path else default_model()
+    path = find_model(settings.model_path) if settings.model_path else default_model()
     if path.suffix == '.onnx' and path.is_file() and os.access(path, os.R_OK):
         _check_size(onnx_metadata(path), settings)  # before minutes go into its engine
     # An engine alone is wanted, so the reason why there is none has to be said.

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Generic, TypeVar
 
+from dgtl_ros.printable import complain
+
 T = TypeVar('T')
 _LONGEST_S = 0.2  # of one rest between two calls
 
@@ -31,16 +33,17 @@ class Mailbox(Generic[T]):
         with self._changed:
             return self._closed
 
-    def put(self, item: T, sender: str = '') -> bool:
+    def put(self, item: T, sender: str = '') -> T | None:
         """
         Leave an item and return at once; once closed, nothing is kept.
 
-        :returns: whether the item superseded one of the same sender that nobody had taken.
+        :returns: what nobody will take: the sender's older item, which this one superseded; the
+            item itself, once closed; else None.
         """
         with self._changed:
             if self._closed:
-                return False
-            superseded = sender in self._items
+                return item
+            superseded = self._items.get(sender)
             self._items[sender] = item
             self._changed.notify()
             return superseded
@@ -62,31 +65,36 @@ class Mailbox(Generic[T]):
         with self._changed:
             self._changed.wait_for(lambda: self._closed, seconds)
 
-    def close(self) -> None:
-        """Throw away what is left and wake everybody who waits. May be called again."""
+    def close(self) -> list[T]:
+        """Return what nobody will take, and wake everybody who waits. May be called again."""
         with self._changed:
             self._closed = True
+            left = list(self._items.values())
             self._items.clear()
             self._changed.notify_all()
+            return left
 
 
 class Worker(Generic[T]):
     """
     A thread that calls ``work`` with the newest items of its mailbox until it is stopped.
 
-    :param work: called in the thread with one item of each of at most ``most`` senders; it must
-        not raise.
+    ``busy_since`` is when the call that is running began, by the steady clock; None: it rests.
+
+    :param work: called in the thread with one item of each of at most ``most`` senders; it should
+        not raise, and the thread goes on where it does.
     :param interval: returns the least time in seconds between the starts of two calls. The wait
         comes before the items are taken, so that what is taken is the newest there is.
     """
 
     def __init__(self, work: Callable[[list[T]], None], interval: Callable[[], float],
-                 most: int = 1) -> None:
+                 most: int = 1, name: str = 'inference') -> None:
         self.mailbox: Mailbox[T] = Mailbox()
+        self.busy_since: float | None = None
         self._work = work
         self._interval = interval
         self._most = most
-        self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> bool:
@@ -104,5 +112,9 @@ class Worker(Generic[T]):
                 self.mailbox.pause(min(rest, _LONGEST_S))  # the interval may change meanwhile
             items = self.mailbox.take(most=self._most)
             if items:
-                started = time.monotonic()
-                self._work(items)
+                self.busy_since = started = time.monotonic()
+                try:
+                    self._work(items)
+                except Exception:  # a fault of the work's own care for faults
+                    complain(f'the thread {self._thread.name} goes on after a fault')
+                self.busy_since = None

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING
 from dgtl_core.classes import ClassSet
 from dgtl_core.visualize import colorize, overlay
 from dgtl_ros.image_codec import jpeg, mono8, rgb8
+from dgtl_ros.qos import publisher_overrides
 from dgtl_ros.settings import Settings
 import numpy as np
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.duration import Duration
+from rclpy.qos import (
+    DurabilityPolicy,
+    qos_policy_name_from_kind,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, String
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -24,9 +35,12 @@ except ImportError:  # not among the wheels for machines without ROS
     LabelInfo = VisionClass = None
 
 if TYPE_CHECKING:
+    from rclpy.event_handler import QoSOfferedIncompatibleQoSInfo
     from rclpy.node import Node
     from rclpy.publisher import Publisher
     from std_msgs.msg import Header
+
+_ACKNOWLEDGED = 3.0  # seconds that subscribers get
 
 
 class Outputs:
@@ -38,9 +52,11 @@ class Outputs:
 
     def __init__(self, node: Node, settings: Settings, classes: ClassSet,
                  prefix: str = '') -> None:
-        self._node, self._classes = node, classes
+        self._node, self.classes = node, classes
         self._publishers: list[Publisher] = []
         self._next_overlay = 0.0
+        self._refused: dict[str, str] = {}  # topic: what a subscriber asks for and we do not offer
+        self._unacknowledged_since: float | None = None
         qos = QoSProfile(
             depth=settings.output_depth,
             reliability=ReliabilityPolicy.RELIABLE if settings.output_reliability == 'reliable'
@@ -65,10 +81,29 @@ class Outputs:
                        for name in ('processing_time', 'pipeline_latency', 'cyclic_time')}
 
     def _add(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:
+        def refused(event: QoSOfferedIncompatibleQoSInfo) -> None:
+            self._refused[topic] = qos_policy_name_from_kind(event.last_policy_kind)
+
         publisher: Publisher = self._node.create_publisher(
-            kind, topic, qos, qos_overriding_options=QoSOverridingOptions.with_default_policies())
+            kind, topic, qos, qos_overriding_options=publisher_overrides(self._node, topic),
+            event_callbacks=PublisherEventCallbacks(incompatible_qos=refused))
         self._publishers.append(publisher)
         return publisher
+
+    def faults(self, now: float) -> list[str]:
+        """Return what keeps our messages from who asks for them; to be called now and then."""
+        lines = [f'a subscriber of {topic} asks for another {policy} and gets nothing: set it '
+                 'there, or qos.output.*' for topic, policy in dict(self._refused).items()]
+        try:
+            waits = not self._labels.wait_for_all_acked(Duration())
+        except RuntimeError:  # closed by another thread
+            waits = False
+        self._unacknowledged_since = (self._unacknowledged_since or now) if waits else None
+        if self._unacknowledged_since and now - self._unacknowledged_since > _ACKNOWLEDGED:
+            lines.append('a reliable subscriber of the labels has not acknowledged the latest for '
+                         f'{now - self._unacknowledged_since:.0f} s: it hangs, or large messages '
+                         'are lost (dds_profile)')
+        return lines
 
     @property
     def announces_label_info(self) -> bool:
@@ -84,11 +119,11 @@ class Outputs:
 
     def announce(self, threshold: float) -> None:
         """Publish the classes for all who are there and all who come later."""
-        self._class_map.publish(String(data=json.dumps(self._classes.to_list())))
+        self._class_map.publish(String(data=json.dumps(self.classes.to_list())))
         if self._label_info is not None:
             message = LabelInfo(
                 threshold=threshold,
-                class_map=[VisionClass(class_id=c.id, class_name=c.name) for c in self._classes])
+                class_map=[VisionClass(class_id=c.id, class_name=c.name) for c in self.classes])
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._label_info.publish(message)
 
@@ -110,7 +145,7 @@ class Outputs:
         Shape: image (h, w, 3) uint8 RGB, labels (h, w) uint8.
         """
         if self._color.get_subscription_count():
-            self._color.publish(rgb8(colorize(labels, self._classes), header))
+            self._color.publish(rgb8(colorize(labels, self.classes), header))
         raw = self._overlay.get_subscription_count()
         compressed = self._overlay_jpeg.get_subscription_count()
         now = time.monotonic()
@@ -118,7 +153,7 @@ class Outputs:
             return
         if settings.overlay_max_rate:
             self._next_overlay = now + 1 / settings.overlay_max_rate
-        picture = overlay(image, labels, self._classes, settings.overlay_alpha)
+        picture = overlay(image, labels, self.classes, settings.overlay_alpha)
         if raw:
             self._overlay.publish(rgb8(picture, header))
         if compressed:

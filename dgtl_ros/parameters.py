@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 import dataclasses
 from dataclasses import Field, field
-import difflib
 from pathlib import Path
 from typing import Any, TYPE_CHECKING, TypeVar
 
+from dgtl_core.strict import closest
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 
@@ -83,9 +83,9 @@ def unknown_parameters(node: Node, names: Iterable[str]) -> list[str]:
     for name in sorted(names):
         if node.has_parameter(name) or name.startswith(('qos_overrides.', 'use_sim_time')):
             continue
-        close = difflib.get_close_matches(name, node.get_parameters_by_prefix(''), 1)
+        near = closest(name, node.get_parameters_by_prefix(''))
         lines.append(f'unknown parameter {name} has no effect' +
-                     (f'; did you mean {close[0]}?' if close else ''))
+                     (f'; did you mean {near}?' if near else ''))
     return lines
 
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import threading
 import time
 import traceback
 from typing import NamedTuple, TYPE_CHECKING
 
-from dgtl_core.encodings import ImageError
 from dgtl_core.predictor import Predictor, Segmentation, Timing
-from dgtl_ros.image_codec import to_rgb
+from dgtl_ros.diagnostics import old
+from dgtl_ros.printable import described, printable
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival, Result, Stream
 import numpy as np
@@ -22,18 +23,26 @@ if TYPE_CHECKING:
     from std_msgs.msg import Header
 
 _THROTTLE = 5.0  # seconds between two log lines of the same fault
+_FUTURE = 0.5  # seconds that a clock may be ahead of ours
+_BOOT = 1e8  # seconds; so old is no picture, its stamp counts from another start
 
 
 class _Frame(NamedTuple):
     """A picture on its way."""
 
-    stream: Stream
-    header: Header
+    arrival: Arrival
     image: np.ndarray  # (H, W, 3) uint8 RGB
     stamp_ns: int
-    arrived: float  # these by the steady clock
-    started: float
-    decoded: float
+    taken: float    # by the steady clock
+    decode: float   # seconds
+
+    @property
+    def stream(self) -> Stream:
+        return self.arrival.stream
+
+    @property
+    def header(self) -> Header:
+        return self.arrival.message.header
 
 
 class Pipeline:
@@ -51,26 +60,26 @@ class Pipeline:
         self._clock, self._logger = clock, logger
         self._inferring = threading.Lock()
         self.stopped = False   # set to True: publish nothing any more
+        self.doing = ''        # the stage of the pictures that are on their way
         self.gave_up = ''      # what failed too often, if the parameters say to deactivate then
 
     def __call__(self, arrivals: list[Arrival]) -> None:
         """Take pictures through all stages, in one call of the network."""
         settings = self._settings()
+        self.doing = 'reading'
         frames = []
         for arrival in arrivals:
             try:
                 frame = self._read(arrival, settings)
-            except ImageError as error:
-                arrival.stream.broken(error)
-            except Exception as error:  # such as no memory for a very large one
-                self._failed([arrival.stream], error, settings)
+            except Exception as error:  # such as no memory
+                self._failed([arrival], error, settings)
             else:
                 frames += [frame] if frame is not None else []
         try:
             if frames:
                 self._label(frames, settings)
         except Exception as error:  # an engine may raise anything; the next picture may be fine
-            self._failed([frame.stream for frame in frames], error, settings)
+            self._failed([frame.arrival for frame in frames], error, settings)
 
     def replace(self, predict: Predictor, timeout: float) -> bool:
         """
@@ -93,83 +102,98 @@ class Pipeline:
         threading.Thread(target=close, name='abandoned model', daemon=True).start()
 
     def _label(self, frames: list[_Frame], settings: Settings) -> None:
+        self.doing = 'inference'
         with self._inferring:
             results, timing = self._predict.timed_many([frame.image for frame in frames])
         if self.stopped:
             return
         inferred = time.monotonic()
+        self.doing = 'publishing'
         published = []
         for frame, result in zip(frames, results):
-            labels = finish(result.labels, result.confidence, settings)
-            if self._publish(frame, labels, result, timing, inferred, settings):
+            frame.stream.health.succeeded()
+            with self._publishing(frame):
+                labels = finish(result.labels, result.confidence, settings)
+                self._publish(frame, labels, result, timing, inferred, settings)
                 published.append((frame, labels, result))
         for frame, labels, result in published:  # from here on nobody waits
-            if settings.domain_enabled:
-                frame.stream.monitor.look(frame.image, result.labels, result.confidence)
-            frame.stream.outputs.publish_pictures(frame.header, frame.image, labels, settings)
+            with self._publishing(frame):
+                if settings.domain_enabled:
+                    frame.stream.monitor.look(frame.image, result.labels, result.confidence)
+                frame.stream.outputs.publish_pictures(frame.header, frame.image, labels, settings)
+
+    @contextlib.contextmanager
+    def _publishing(self, frame: _Frame) -> Iterator[None]:
+        """Make what fails after the inference an error of that camera alone."""
+        try:
+            yield
+        except Exception as error:  # the middleware, a drawing, a full memory: this camera's
+            if self.stopped:
+                return
+            frame.stream.health.count('publish_errors')
+            frame.arrival.end('unpublished')  # unless its labels are out
+            self._logger.error(
+                f'cannot publish: {described(error)}', throttle_duration_sec=_THROTTLE)
 
     def _read(self, arrival: Arrival, settings: Settings) -> _Frame | None:
         """Return the picture of a message, if it is worth an inference."""
-        stream, header = arrival.stream, arrival.message.header
-        stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-        if self._stale(stream, stamp_ns, settings):
+        stamp = arrival.message.header.stamp
+        stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+        if self._stale(arrival, stamp_ns, settings):
             return None
-        start = time.monotonic()
-        encoding = settings.input_encoding
-        image = to_rgb(arrival.message, '' if encoding == 'auto' else encoding)
-        stream.health.size = image.shape[0], image.shape[1]
+        taken = time.monotonic()
+        decoded = arrival.decoded or arrival.stream.reader.read(arrival.message, arrival.ticket)
+        if decoded is None:
+            return None
+        image = decoded.image
         if settings.output_size == 'network':  # what the labels belong to is the small picture
             image = self._predict.seen(image)
-        return _Frame(stream, header, image, stamp_ns, arrival.time, start, time.monotonic())
+        return _Frame(arrival, image, stamp_ns, taken, decoded.seconds)
 
-    def _stale(self, stream: Stream, stamp_ns: int, settings: Settings) -> bool:
-        if not settings.max_image_age or not stamp_ns:
+    def _stale(self, arrival: Arrival, stamp_ns: int, settings: Settings) -> bool:
+        if not stamp_ns:
             return False
         age = (self._clock.now().nanoseconds - stamp_ns) / 1e9
-        if age <= settings.max_image_age:
+        arrival.stream.health.count('stamp_in_future', age < -_FUTURE)
+        if age <= settings.max_image_age or not settings.max_image_age:
             return False
         drop = settings.on_stale == 'drop'
-        stream.health.count('dropped_stale', drop)
+        if drop:
+            arrival.end('dropped_stale')
         self._logger.warning(
-            f'picture is {age:.2f} s old, more than max_image_age ({settings.max_image_age:g} s); '
-            'for bags use --clock and use_sim_time, between machines synchronise the clocks; '
-            'max_rate makes pictures wait too; or set max_image_age to 0',
+            f'picture is {age:.2f} s old, {old(settings, age > _BOOT)}',
             throttle_duration_sec=_THROTTLE)
         return drop
 
-    def _failed(self, streams: list[Stream], error: Exception, settings: Settings) -> None:
+    def _failed(self, arrivals: list[Arrival], error: Exception, settings: Settings) -> None:
         if self.stopped:
             return
-        in_a_row = max(stream.health.failed(error) for stream in streams)
+        for arrival in arrivals:
+            arrival.end('errors_total')
+        in_a_row = max(arrival.stream.health.failed(error) for arrival in arrivals)
         self._logger.error(
-            f'inference failed ({in_a_row} in a row):\n{traceback.format_exc()}',
+            f'inference failed ({in_a_row} in a row):\n{printable(traceback.format_exc())}',
             throttle_duration_sec=_THROTTLE)
         if (settings.on_inference_error == 'deactivate' and
                 in_a_row >= settings.max_consecutive_errors):
             self.gave_up = (f'{in_a_row} inferences in a row failed: deactivating '
-                            f'(on_inference_error); the last: {type(error).__name__}: {error}')
+                            f'(on_inference_error); the last: {described(error)}')
 
     def _publish(self, frame: _Frame, labels: np.ndarray, result: Segmentation, timing: Timing,
-                 inferred: float, settings: Settings) -> bool:
-        """Publish the labels and note the times; return whether that was possible."""
+                 inferred: float, settings: Settings) -> None:
+        """Publish the labels and note the times."""
         health, outputs = frame.stream.health, frame.stream.outputs
-        health.succeeded()
-        try:
-            outputs.publish(frame.header, labels, result.confidence)
-        except RuntimeError as error:  # what rclpy's errors have in common
-            if not self.stopped:
-                health.count('publish_errors')
-                self._logger.error(f'cannot publish: {error}', throttle_duration_sec=_THROTTLE)
-            return False
+        outputs.publish(frame.header, labels, result.confidence)
         end = time.monotonic()
-        health.count('published')
+        frame.arrival.end('published')
         frame.stream.last = Result(frame.image, labels, result.confidence, frame.stamp_ns)
+        done_before = frame.decode if frame.arrival.decoded is not None else 0.0
         stages = {
-            'wait': (frame.started - frame.arrived) * 1e3,
-            'decode': (frame.decoded - frame.started) * 1e3,
+            'wait': (frame.taken - frame.arrival.time - done_before) * 1e3,
+            'decode': frame.decode * 1e3,
             'preprocess': timing.preprocess_ms, 'infer': timing.infer_ms,
             'postprocess': timing.postprocess_ms, 'publish': (end - inferred) * 1e3,
-            'total': (end - frame.arrived) * 1e3}
+            'total': (end - frame.arrival.time) * 1e3}
         for name, value in stages.items():
             health.stages[name].add(value)
         latency = None
@@ -181,7 +205,6 @@ class Pipeline:
             outputs.publish_times({
                 'processing_time': stages['total'] - stages['wait'],
                 'pipeline_latency': latency, 'cyclic_time': None if gap is None else gap * 1e3})
-        return True
 
 
 def finish(labels: np.ndarray, confidence: np.ndarray, settings: Settings) -> np.ndarray:

@@ -15,10 +15,10 @@ import queue
 import signal
 import sys
 import threading
-import traceback
 from typing import cast, Protocol
 
 from dgtl_ros.parameters import ParameterError
+from dgtl_ros.printable import complain, printable
 import rclpy
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -66,7 +66,7 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
     try:
         node = make_node(requests.put)
     except (ParameterError, InvalidParameterTypeException) as error:  # ours, or use_sim_time
-        get_logger(name).fatal(str(error))
+        get_logger(name).fatal(printable(error))
         rclpy.shutdown()
         return 2
     spinner = _Spinner(node, name)
@@ -116,7 +116,7 @@ class _Spinner:
             except ExternalShutdownException:
                 return
             except Exception:  # rclpy re-raises whatever a callback or a broken message raised
-                get_logger(self._name).error(f'a callback failed:\n{traceback.format_exc()}')
+                complain(f'{self._name}: a callback failed')
 
 
 class Ticker:
@@ -140,7 +140,10 @@ class Ticker:
 
     def _run(self) -> None:
         while not self._stop.wait(self._period):
-            self._work()
+            try:
+                self._work()
+            except Exception:  # the next tick may find what is missing now
+                complain('a tick failed')
 
 
 def keep_memory() -> None:

@@ -7,21 +7,22 @@ import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
-from functools import partial
 import sys
+import time
 
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.board import Device
 from dgtl_ros.diagnostics import Model, Snapshot, statuses, to_message
+from dgtl_ros.inference import Inference
 from dgtl_ros.loading import advice, batch_of, load_model
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
-from dgtl_ros.pipeline import Pipeline
+from dgtl_ros.printable import printable
 from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshot
-from dgtl_ros.stream import Arrival, Stream
+from dgtl_ros.stream import Stream
 from dgtl_ros.transition import guarded
+from dgtl_ros.watchdog import Watchdog
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # Humble has no other
@@ -30,6 +31,8 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 _INFERENCE_END = 5.0  # seconds that a deactivation waits for the inference that is running
+_LEASE = 25.0  # seconds; for so long the graph has a node whose process was killed
+_RESTARTS = 3  # without a picture between them; each leaves a thread and a model behind
 
 
 class SegmentNode(LifecycleNode):
@@ -53,9 +56,12 @@ class SegmentNode(LifecycleNode):
         self._model: Model | None = None
         self._predict: Predictor | None = None
         self._streams: list[Stream] = []
-        self._pipeline: Pipeline | None = None
-        self._worker: Worker[Arrival] | None = None
-        self._stuck: list[Worker[Arrival]] = []  # whose inference did not end when it should
+        self._inference: Inference | None = None
+        self._hung: list[Inference] = []  # that did not end when they should
+        self._twins = 0  # other nodes with our name
+        self._alone = time.monotonic()  # when there was none
+        self._watchdog = Watchdog()
+        self._restarts = self._published = 0  # how often in a row, after how many pictures
 
         self.create_service(SetBool, '~/enable', self._on_enable)
         self.create_service(Trigger, '~/reset_stats', self._on_reset)
@@ -84,14 +90,10 @@ class SegmentNode(LifecycleNode):
     @guarded
     def on_activate(self) -> None:
         """Subscribe and start to infer."""
-        predict = self._predict
-        assert predict is not None
         self.model_error = ''
-        self._pipeline = pipeline = Pipeline(
-            predict, lambda: self._settings, self.get_clock(), self.get_logger())
-        self._worker = worker = Worker(pipeline, self._interval, batch_of(predict, self._settings))
+        self._restarts = 0
+        self._begin()
         for stream in self._streams:
-            stream.open(partial(worker.mailbox.put, sender=stream.name))
             self.get_logger().info(f'labels of {stream.camera.topic} go to '
                                    f'{self.resolve_topic_name(stream.outputs.topic)}')
         self._state = 'active'
@@ -103,6 +105,8 @@ class SegmentNode(LifecycleNode):
             raise RuntimeError(
                 f'the running inference did not end within {_INFERENCE_END:g} s; its engine is '
                 'dropped')
+        if self._predict is None:  # dropped before, and there is no other
+            raise RuntimeError(self.model_error)
         self._state = 'inactive'
 
     @guarded
@@ -124,7 +128,9 @@ class SegmentNode(LifecycleNode):
     def stop(self, timeout: float) -> bool:
         """End all inference threads; return whether they did within ``timeout`` seconds."""
         self._ticker.stop(timeout / 2)
-        return self._stop_inference(timeout / 2) and all(w.stop(0.0) for w in self._stuck)
+        inference = self._inference
+        ended = inference is None or inference.stop(timeout / 2)
+        return ended and all(hung.stop(0.0) for hung in self._hung)
 
     def _load(self) -> None:
         settings = self._settings
@@ -149,20 +155,17 @@ class SegmentNode(LifecycleNode):
         for stream in self._streams:
             stream.outputs.announce(self._settings.confidence_threshold)
 
-    def _stop_inference(self, timeout: float) -> bool:
-        if self._pipeline is not None:
-            self._pipeline.stopped = True
-        return self._worker is None or self._worker.stop(timeout)
-
     def _pause(self, timeout: float) -> bool:
         for stream in self._streams:
             stream.pause()
-        ended = self._stop_inference(timeout)
-        if self._pipeline is not None and self._worker is not None and not ended:
-            self._pipeline.abandon()
-            self._stuck.append(self._worker)
+        inference, self._inference = self._inference, None
+        ended = inference is None or inference.stop(timeout)
+        if inference is not None and not ended:
+            inference.abandon()
+            self._hung.append(inference)
             self._predict = self._model = None
-        self._worker = self._pipeline = None
+        for stream in self._streams:
+            stream.health.settle()
         return ended
 
     def _release(self) -> None:
@@ -177,28 +180,97 @@ class SegmentNode(LifecycleNode):
 
     # --- what runs while active --------------------------------------------------------------
 
-    def _interval(self) -> float:
-        rate = self._settings.max_rate
-        return 1 / rate if rate else 0.0
+    def _class_named(self, predict: Predictor | None) -> str:
+        """Return the name of the class that has the id of pixels without one."""
+        classes = predict.classes if predict is not None else ()
+        return next((c.name for c in classes if c.id == self._settings.unlabeled_id), '')
+
+    def _count_twins(self) -> None:
+        me = self.get_name(), self.get_namespace()
+        twins, now = self.get_node_names_and_namespaces().count(me) - 1, time.monotonic()
+        self._alone = now if twins < 1 else self._alone
+        if now - self._alone < _LEASE:
+            twins = 0
+        if twins > self._twins:
+            self.get_logger().warning(
+                f'another node is called {self.get_fully_qualified_name()} too: give each a name '
+                'or a namespace of its own')
+        self._twins = twins
+
+    def _begin(self) -> None:
+        assert self._predict is not None
+        self._inference = inference = Inference(
+            self._predict, lambda: self._settings, self.get_clock(), self.get_logger())
+        for stream in self._streams:
+            stream.open(inference.put, inference.interval)
 
     def _supervise(self) -> None:
+        self._count_twins()
         for stream in self._streams:
             stream.supervise()
-        if self._pipeline is not None and self._pipeline.gave_up:
-            self.model_error = self._pipeline.gave_up
-            self.get_logger().error(self.model_error)
-            self.trigger_deactivate()
+        if self._inference is not None and self._inference.gave_up:
+            self._give_up(self._inference.gave_up)
+        if self._inference is not None:
+            self._watch(self._inference)
+
+    def _give_up(self, why: str) -> None:
+        self.model_error = why
+        self.get_logger().error(why)
+        self.trigger_deactivate()
+
+    def _watch(self, inference: Inference) -> None:
+        """Say what hangs, and do about it what on_timeout asks for."""
+        now, todo = time.monotonic(), self._settings.on_timeout
+        hanging = [(stream.name, stream.stuck(now), stream.restart_decoder)
+                   for stream in self._streams]
+        for name, stuck, restart in [*hanging, ('/', inference.stuck(now), self._restart)]:
+            if stuck is None or not self._watchdog.bites(name, stuck):
+                continue
+            self.get_logger().error(f'{stuck.text(now)}; on_timeout is "{todo}"')
+            if todo == 'exit':
+                self._leave(1)
+            elif todo == 'restart':
+                restart()
+
+    def _restart(self) -> None:
+        """Leave the inference that hangs to itself, and load the model again."""
+        published = sum(stream.health.counts()['published'] for stream in self._streams)
+        self._restarts = self._restarts + 1 if published == self._published else 1
+        self._published = published
+        self._pause(0.0)
+        if self._restarts > _RESTARTS:
+            self._give_up(f'the inference hung {self._restarts} times in a row: deactivating')
+            return
+        try:
+            predict, self._model = load_model(self._settings)
+            self._predict = predict
+            self._check_classes(predict)
+        except (ModelError, OSError, RuntimeError) as error:
+            self._give_up(f'the model cannot be loaded again: {printable(error)}')
+            return
+        self._begin()
+
+    def _check_classes(self, predict: Predictor) -> None:
+        """Refuse a model with other classes than those that were announced."""
+        announced = self._streams[0].outputs.classes
+        if predict.classes.to_list() != announced.to_list():
+            raise ModelError(
+                f'the model file was replaced by one with other classes ({len(predict.classes)}, '
+                f'{len(announced)} were announced, or other names or colours): go through '
+                'deactivate, cleanup, configure and activate to use it')
 
     def _diagnose(self) -> None:  # in a thread of its own
         predict, device = self._predict, self._device.read()
+        inference, now = self._inference, time.monotonic()
         backend = predict.backend_name if predict is not None else ''
         found = statuses(Snapshot(
             state=self._state, settings=self._settings, model=self._model,
             model_error=self.model_error, backend=backend,
             engine=predict.engine if predict is not None else None,
             batch=batch_of(predict, self._settings) if predict is not None else 0,
-            cameras=[stream.snapshot() for stream in self._streams],
-            device=device))
+            cameras=[stream.snapshot(now) for stream in self._streams],
+            device=device, stuck=inference.stuck(now) if inference is not None else None,
+            twins=self._twins, unlabeled=self._class_named(predict)), now)
         message = to_message(
             found, self.get_fully_qualified_name(), str(device.get('gpu') or backend),
             self.get_clock().now().to_msg())
@@ -246,7 +318,7 @@ class SegmentNode(LifecycleNode):
         try:
             response.message = self._rebuild()
         except (ModelError, OSError, RuntimeError) as error:
-            response.success, response.message = False, str(error)
+            response.success, response.message = False, printable(error)
         else:
             response.success = True
         return response
@@ -270,9 +342,15 @@ class SegmentNode(LifecycleNode):
             predict.close()
             raise ModelError(f'nothing is changed: {predict.backend_name} would run the model, '
                              f'without an engine ({why})')
-        if self._pipeline is not None and not self._pipeline.replace(predict, _INFERENCE_END):
+        try:
+            self._check_classes(predict)
+            inference = self._inference
+            if inference is not None and not inference.replace(predict, _INFERENCE_END):
+                raise RuntimeError(
+                    f'the running inference did not end within {_INFERENCE_END:g} s')
+        except (ModelError, RuntimeError):
             predict.close()
-            raise RuntimeError(f'the running inference did not end within {_INFERENCE_END:g} s')
+            raise
         self._predict, self._model = predict, model
         old.close()
         return f'{predict.backend_name}; /diagnostics says when it is there'

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import re
 
 from dgtl_core.encodings import ENCODINGS
+from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_core.predictor import EngineOptions, MAX_THREADS, RunOptions
 from dgtl_ros.parameters import expanded, option, ParameterError
 
@@ -69,6 +70,10 @@ class Settings:
     input_encoding: str = option(
         'auto', 'How raw pictures are read; auto: as their encoding says, else for a driver that '
         'names a wrong one', choices=('auto', *ENCODINGS))
+    max_pixels: int = option(
+        1 << 25, 'Largest picture that is read; what is larger is refused before it is decoded, '
+        'and so is a JPEG whose scans are more work than such a picture is worth', low=4096,
+        high=MAX_PIXELS, dynamic=True)
     raw_subscription: bool = option(
         False, 'Take raw pictures as bytes, which rclpy need not unpack')
     image_reliability: str = option(
@@ -109,6 +114,13 @@ class Settings:
     input_timeout: float = option(
         2.0, 'Seconds without a picture after which the diagnostics report an error', low=0.1,
         high=60.0, dynamic=True)
+    inference_timeout: float = option(
+        5.0, 'Seconds after which an inference, or the decoder of a camera, counts as hung; 0: '
+        'never', low=0.0, high=3600.0, dynamic=True)
+    on_timeout: str = option(
+        'report', 'What happens then; report: an error in the diagnostics; restart: the model is '
+        'loaded again; exit: the process ends with code 1, for respawn',
+        choices=('report', 'restart', 'exit'), dynamic=True)
     latency_warn_ms: float = option(
         100.0, 'Time for one picture above which the diagnostics warn', low=1.0, high=5000.0,
         dynamic=True)

@@ -9,19 +9,24 @@ from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.encodings import ImageError
-from dgtl_ros.diagnostics import CameraSnapshot, starvation
+from dgtl_ros.diagnostics import CameraSnapshot, discovered, starvation
 from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.image_codec import Picture
 from dgtl_ros.image_input import ImageInput
+from dgtl_ros.mailbox import Worker
 from dgtl_ros.outputs import Outputs
+from dgtl_ros.printable import printable
+from dgtl_ros.reader import Decoded, Reader
 from dgtl_ros.settings import Settings
+from dgtl_ros.watchdog import overdue, Stuck
 import numpy as np
 
 if TYPE_CHECKING:
     from rclpy.node import Node
 
-_THROTTLE, _COMPLAINTS = 5.0, 10.0  # seconds between two log lines of a fault, of a silence
+_COMPLAINTS = 10.0  # seconds between two log lines of a silence
+_MOST_HUNG = 3  # decoders of one camera that are left to themselves
 
 
 class Result(NamedTuple):
@@ -49,24 +54,34 @@ class Stream:
         self.monitor = DomainMonitor(len(classes))
         self.outputs = Outputs(node, settings(), classes, f'{name}/' if name else '')
         self.last: Result | None = None
+        topic = node.resolve_topic_name(f'{name}/image' if name else 'image')
+        self.reader = Reader(topic, self.health, settings, node.get_logger())
         self._node, self._settings = node, settings
         self._input: ImageInput | None = None
-        self._put: Callable[[Arrival], bool] | None = None
+        self._decoder: Worker[Arrival] | None = None
+        self._decoding: Arrival | None = None
+        self._hung: list[Worker[Arrival]] = []
+        self._put: Callable[[Arrival], Arrival | None]
+        self._interval: Callable[[], float]
         self._active_since, self._complained = 0.0, float('-inf')
 
-    def open(self, put: Callable[[Arrival], bool]) -> None:
+    def open(self, put: Callable[[Arrival], Arrival | None],
+             interval: Callable[[], float]) -> None:
         """
         Subscribe.
 
-        :param put: takes what arrives; returns whether that superseded something.
+        :param put: takes what arrives; returns what nobody will take for it, as a mailbox does.
+        :param interval: returns the least time in seconds between two pictures that are wanted.
         """
-        self._put = put
+        self._put, self._interval = put, interval
         self.health.succeeded()  # errors of the last activation are not in a row with the next
         self._active_since = time.monotonic()
+        settings = self._settings()
+        if settings.image_transport == 'compressed':
+            self._decoder = self._new_decoder()
         self._input = ImageInput(
-            self._node, self._settings(), f'{self.name}/image' if self.name else 'image',
-            self._on_image, self._on_broken,
-            lambda lost: self.health.count('lost_middleware', lost))
+            self._node, settings, f'{self.name}/image' if self.name else 'image',
+            self._on_image, self._on_broken, self.health.count)
         self.camera = self._input.probe()
 
     def pause(self) -> None:
@@ -74,6 +89,9 @@ class Stream:
         if self._input is not None:
             self._input.close()
             self._input = None
+        if self._decoder is not None:
+            self._decoder.mailbox.close()  # its thread ends after the picture that it is at
+            self._decoder = None
 
     def close(self) -> None:
         """Unsubscribe and take the outputs back."""
@@ -93,35 +111,69 @@ class Stream:
         now = time.monotonic()
         silent = now - max(self.health.last_input or 0.0, self._active_since)
         # Not throttled by rclpy, which counts all cameras as one.
-        if silent > self._settings().input_timeout and now - self._complained > _COMPLAINTS:
+        late = silent > self._settings().input_timeout and not discovered(self.camera, now)
+        if late and now - self._complained > _COMPLAINTS:
             self._complained = now
-            self._node.get_logger().warning(starvation(self.camera, silent))
+            self._node.get_logger().warning(starvation(
+                self.camera, silent, self.health.size, now))
 
-    def snapshot(self) -> CameraSnapshot:
+    def stuck(self, now: float) -> Stuck | None:
+        """Return since when the decoder is at one picture, if for longer than it may."""
+        return overdue(
+            self._decoder, f'the decoder of {self.camera.topic} has been at one picture',
+            self._settings().inference_timeout, now)
+
+    def restart_decoder(self) -> None:
+        """Leave a decoder that hangs to itself, and decode the next picture in a new thread."""
+        if self._decoder is None or self._decoding is None:
+            return
+        self._hung = [worker for worker in self._hung if worker.busy_since is not None]
+        if len(self._hung) >= _MOST_HUNG:
+            return  # the diagnostics say that it hangs
+        self._hung.append(self._decoder)
+        hung, self._decoding = self._decoding, None
+        self.reader.broken(hung.ticket, 'its decoder does not come to an end')
+        left = self._decoder.mailbox.close()
+        self._decoder = self._new_decoder()
+        for arrival in left:
+            self._hand_on(arrival, self._decoder.mailbox.put)
+
+    def snapshot(self, now: float) -> CameraSnapshot:
         """Return what the diagnostics are made from; any thread may ask."""
         return CameraSnapshot(
             self.name, self.health, self.camera, self.monitor.report(self._settings()),
-            self.outputs.subscribers(), self._active_since)
+            self.outputs.subscribers(), self._active_since, self.stuck(now),
+            self.outputs.faults(now))
+
+    def _new_decoder(self) -> Worker[Arrival]:
+        # A compressed picture may take its time; nobody else waits for it in this thread.
+        return Worker(self._decode, self._interval, name=f'decoder {self.name}'.strip())
 
     def _on_image(self, message: Picture) -> None:
         now, stamp = time.monotonic(), message.header.stamp
-        self.health.image(
+        ticket = self.health.image(
             getattr(message, 'encoding', '') or getattr(message, 'format', ''),
             stamp.sec * 1_000_000_000 + stamp.nanosec, now)
         if not self._settings().enabled:
-            self.health.count('dropped_disabled')
-        elif self._put is not None and self._put(Arrival(self, message, now)):
-            self.health.count('dropped_superseded')
+            self.health.end(ticket, 'dropped_disabled')
+            return
+        arrival, decoder = Arrival(self, message, now, ticket), self._decoder
+        self._hand_on(arrival, decoder.mailbox.put if decoder is not None else self._put)
 
     def _on_broken(self, error: ImageError) -> None:
-        self.health.count('received')
-        self.broken(error)
+        self.reader.broken(self.health.arrive(), printable(error))
 
-    def broken(self, error: ImageError) -> None:
-        """Note a message that holds no picture."""
-        self.health.count('decode_errors')
-        self._node.get_logger().error(
-            f'picture of {self.camera.topic} dropped: {error}', throttle_duration_sec=_THROTTLE)
+    def _decode(self, arrivals: list[Arrival]) -> None:
+        for arrival in arrivals:
+            self._decoding = arrival
+            decoded = self.reader.read(arrival.message, arrival.ticket)
+            if decoded is not None and self._decoding is arrival:  # else given up meanwhile
+                self._hand_on(arrival._replace(decoded=decoded), self._put)
+
+    def _hand_on(self, arrival: Arrival, put: Callable[[Arrival], Arrival | None]) -> None:
+        left = put(arrival)
+        if left is not None:
+            left.end('dropped_inactive' if left is arrival else 'dropped_superseded')
 
 
 class Arrival(NamedTuple):
@@ -130,3 +182,9 @@ class Arrival(NamedTuple):
     stream: Stream
     message: Picture
     time: float
+    ticket: int  # of its camera's account
+    decoded: Decoded | None = None  # where that was done on the way
+
+    def end(self, outcome: str) -> bool:
+        """Note how it ended; return whether that was still open."""
+        return self.stream.health.end(self.ticket, outcome)

@@ -10,6 +10,7 @@ from typing import Protocol, TYPE_CHECKING, TypeVar
 
 from dgtl_core.predictor import ModelError
 from dgtl_ros.parameters import ParameterError
+from dgtl_ros.printable import described, printable
 from rclpy.lifecycle import TransitionCallbackReturn
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def guarded(method: Callable[[N], None]) -> Callable[..., TransitionCallbackRetu
         try:
             method(self)
         except (ModelError, ParameterError) as error:  # the message is made for the user
-            self.get_logger().error(f'cannot {name}: {error}')
-            self.model_error = str(error)
+            self.model_error = printable(error)
+            self.get_logger().error(f'cannot {name}: {self.model_error}')
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
-            self.get_logger().error(f'cannot {name}:\n{traceback.format_exc()}')
-            self.model_error = f'{type(error).__name__}: {error}'
+            self.model_error = described(error)
+            self.get_logger().error(f'cannot {name}:\n{printable(traceback.format_exc())}')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 

@@ -3,16 +3,16 @@
 
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
+from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchDescription
 
 ARGUMENTS = {
-    'source': ('streetworld', 'A video file, a folder of pictures, or "streetworld"', None),
-    'model_path': ('', 'Model file; empty: the embedded demonstration model', None),
-    'rviz': ('true', 'Show camera and labels in RViz', ['true', 'false']),
+    'source': ('streetworld', 'A video file, a folder of pictures, or "streetworld"'),
+    'model_path': ('', 'Model file; empty: the embedded demonstration model'),
+    'rviz': ('true', 'true or false: show camera and labels in RViz'),
 }
 
 
@@ -20,11 +20,13 @@ def generate_launch_description():
     """Include segment.launch.py with a player as the camera."""
     segment = str(Path(__file__).resolve().parent / 'segment.launch.py')
     return LaunchDescription([
-        *(DeclareLaunchArgument(name, default_value=default, description=text, choices=choices)
-          for name, (default, text, choices) in ARGUMENTS.items()),
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(segment),
-            launch_arguments={
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, (default, text) in ARGUMENTS.items()),
+        # Nothing but these reaches the included file, whatever somebody who includes this one set.
+        GroupAction(
+            [IncludeLaunchDescription(PythonLaunchDescriptionSource(segment))],
+            forwarding=False,
+            launch_configurations={
                 'play': LaunchConfiguration('source'),
                 'model_path': LaunchConfiguration('model_path'),
-                'rviz': LaunchConfiguration('rviz')}.items())])
+                'rviz': LaunchConfiguration('rviz')})])

@@ -22,17 +22,18 @@ ARGUMENTS = {
     'camera_info_topic': ('/camera/color/camera_info', 'CameraInfo of the labelled camera', None),
     'image_topic': ('/camera/color/image_raw', 'Picture that colours the points', None),
     'output_topic': ('/segmentation/points', 'The labelled cloud', None),
-    'use_color': ('false', 'Colour the points of a depth image', ['true', 'false']),
-    'use_confidence': ('true', 'Wait for the confidence too', ['true', 'false']),
+    'use_color': ('false', 'true or false: colour the points of a depth image', None),
+    'use_confidence': ('true', 'true or false: wait for the confidence too', None),
     'sync_tolerance': ('0.05', 'Most seconds between labels and points', None),
     'extrinsic': ('', 'x y z roll pitch yaw from the lidar into the camera; empty: ask tf', None),
     'namespace': ('', 'Namespace of the node', None),
-    'use_sim_time': ('false', 'Take the time from /clock', ['true', 'false']),
+    'autostart': ('true', 'true, or false: wait for a lifecycle manager', None),
+    'use_sim_time': ('false', 'true or false: take the time from /clock', None),
 }
 TOPICS = {'segmentation': 'segmentation_topic', 'depth': 'depth_topic', 'points': 'points_topic',
           'camera_info': 'camera_info_topic', 'image': 'image_topic',
           'segmentation/points': 'output_topic'}
-SWITCHES = ('use_color', 'use_confidence', 'use_sim_time')
+SWITCHES = ('use_color', 'use_confidence', 'autostart', 'use_sim_time')
 
 
 def generate_launch_description():
@@ -48,7 +49,7 @@ def start(context):
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     remappings = [(name, given[argument]) for name, argument in TOPICS.items()]
     remappings.append(('segmentation/confidence', given['segmentation_topic'] + '/confidence'))
-    parameters = {name: given[name] == 'true' for name in SWITCHES}
+    parameters = {name: switch(name, given[name]) for name in SWITCHES}
     parameters['source'] = given['source']
     parameters['extrinsic'] = ParameterValue(given['extrinsic'], value_type=str)
     parameters['sync_tolerance'] = float(given['sync_tolerance'])
@@ -56,3 +57,10 @@ def start(context):
         package='dgtl_ros', executable='label_points', name='label_points',
         namespace=given['namespace'], parameters=[parameters], remappings=remappings,
         output='screen', emulate_tty=True)]
+
+
+def switch(name, text):
+    """Return what true or false, in any case, stands for."""
+    if text.lower() not in ('true', 'false'):
+        raise ValueError(f'{name} must be true or false, got {text!r}')
+    return text.lower() == 'true'

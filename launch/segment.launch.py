@@ -3,17 +3,21 @@
 Start the segmentation node; ``ros2 launch dgtl_ros segment.launch.py -s`` lists the arguments.
 
 An argument that is left empty does not touch the parameter, so the parameter file decides.
+Everything is checked before anything is started.
 """
 
 import os
 from pathlib import Path
+import shutil
 
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     OpaqueFunction,
     SetEnvironmentVariable,
+    Shutdown,
 )
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -21,6 +25,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch import LaunchDescription
 
 SHARE = Path(__file__).resolve().parent.parent  # share/dgtl_ros, or the source tree
+LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 
 # Arguments that become parameters of the node when they are not empty.
@@ -34,8 +39,8 @@ PARAMETERS = {
     'engine_build': ('engine_build', str, 'Where an .onnx has no TensorRT engine yet',
                      ['', 'background', 'blocking', 'never']),
     'engine_cache_dir': ('engine_cache_dir', str, 'Folder of the TensorRT engines', None),
-    'build_only': ('build_only', bool, 'Build the engine, wait for it and end',
-                   ['', 'true', 'false']),
+    'build_only': ('build_only', bool, 'true or false: build the engine, wait for it and end; '
+                   'the launch fails where the node does', None),
     'max_batch_size': ('max_batch_size', int, 'Most pictures in one call of the network', None),
     'input_height': ('input_height', int, "Height of the network's input, as exported", None),
     'input_width': ('input_width', int, "Width of the network's input, as exported", None),
@@ -45,8 +50,8 @@ PARAMETERS = {
                         ['', 'raw', 'compressed']),
     'input_encoding': ('input_encoding', str,
                        'Encoding of raw pictures, where the driver names a wrong one', None),
-    'raw_subscription': ('raw_subscription', bool, 'Take raw pictures as bytes',
-                         ['', 'true', 'false']),
+    'raw_subscription': ('raw_subscription', bool, 'true or false: take raw pictures as bytes',
+                         None),
     'reliability': ('qos.image.reliability', str,
                     'Reliability asked of the camera; auto: what it offers',
                     ['', 'auto', 'reliable', 'best_effort']),
@@ -54,27 +59,39 @@ PARAMETERS = {
                     ['', 'input', 'network']),
     'resize_mode': ('resize_mode', str, 'How pictures are brought to the size of the network',
                     ['', 'stretch', 'letterbox', 'crop']),
-    'autostart': ('autostart', bool, 'false: wait for a lifecycle manager', ['', 'true', 'false']),
-    'use_sim_time': ('use_sim_time', bool, 'Take the time from /clock', ['', 'true', 'false']),
+    'autostart': ('autostart', bool, 'true, or false: wait for a lifecycle manager', None),
+    'use_sim_time': ('use_sim_time', bool, 'true or false: take the time from /clock', None),
 }
 CAMERA_TOPIC = '/camera/image_raw'
+# Each argument names the topic of one output; empty: below segmentation_topic.
+OUTPUTS = {
+    'confidence_topic': ('confidence', 'how sure the node is of each pixel'),
+    'color_topic': ('color', 'the labels in the colours of their classes'),
+    'overlay_topic': ('overlay', 'the picture under the colours'),
+    'class_map_topic': ('class_map', 'the classes as JSON'),
+    'label_info_topic': ('label_info', 'the classes as vision_msgs/LabelInfo'),
+}
 OTHERS = {
     'image_topic': (CAMERA_TOPIC, 'Topic of the camera. Of several: {camera} stands for the name '
                     'in it, such as /{camera}/image_raw; as it is: {camera}/image', None),
+    'segmentation_topic': ('', 'Topic of the labels, where "segmentation" will not do; the other '
+                           'outputs lie below it. Of several cameras: with {camera} in it', None),
+    **{name: ('', f'Topic of an output: {text}', None) for name, (_, text) in OUTPUTS.items()},
     'namespace': ('', 'Namespace of the node and of its topics', None),
     'node_name': ('segmenter', 'Name of the node', None),
     'config': (str(SHARE / 'config' / 'segment.yaml'), 'Parameter file', None),
     'params_file': ('', 'A second parameter file, which overrides the first', None),
-    'log_level': ('info', 'How much the node says', ['debug', 'info', 'warn', 'error', 'fatal']),
-    'respawn': ('false', 'Start the node again when it dies', ['true', 'false']),
+    'log_level': ('info', f'How much the node says: {", ".join(LOG_LEVELS)}', None),
+    'respawn': ('false', 'true or false: start the node again when it dies', None),
     'respawn_delay': ('2.0', 'Seconds before that', None),
+    'required': ('false', 'true or false: when the node ends, so does all of this launch', None),
     'dds_profile': ('large_images', 'Shared memory of Fast DDS, here and for all that this launch '
                     'starts later; a camera driver started elsewhere needs it too',
                     ['large_images', 'none']),
     'play': ('', 'Play a video file, a folder of pictures or "streetworld" as the camera, or a '
              'bag with its own clock', None),
-    'rviz': ('false', 'Show camera and labels in RViz', ['true', 'false']),
-    'rqt': ('false', 'Show the overlay in rqt_image_view', ['true', 'false']),
+    'rviz': ('false', 'true or false: show camera and labels in RViz', None),
+    'rqt': ('false', 'true or false: show the overlay in rqt_image_view', None),
 }
 
 
@@ -91,25 +108,31 @@ def generate_launch_description():
 def start(context):
     """Return the actions for the arguments as they were given."""
     given = {name: LaunchConfiguration(name).perform(context) for name in (*PARAMETERS, *OTHERS)}
-    space, only = given['namespace'], given['build_only'] == 'true'
     bag = given['play'] if is_bag(given['play']) else ''
     if bag:
         given['use_sim_time'] = given['use_sim_time'] or 'true'
     values = {
         parameter: converted(name, given[name], kind)
         for name, (parameter, kind, _, _) in PARAMETERS.items() if given[name]}
-    if given['play'] and not bag and given['image_transport'] == 'compressed':
-        raise ValueError('play gives raw pictures: leave image_transport out, or play a bag')
-    parameters = [given['config'], *filter(None, [given['params_file'], values])]
+    switches = {name: converted(name, given[name], bool)
+                for name in ('respawn', 'required', 'rviz', 'rqt')}
+    only = values.get('build_only', False)
+    check(given, switches, bag, only)
     topics = image_topics(given['image_topic'], values.get('cameras', []))
     actions = dds_profile(given['dds_profile'])
     actions.append(Node(
-        package='dgtl_ros', executable='segment_node', name=given['node_name'], namespace=space,
-        parameters=parameters, output='screen', emulate_tty=True,
+        package='dgtl_ros', executable='segment_node', name=given['node_name'],
+        namespace=given['namespace'], output='screen', emulate_tty=True,
+        parameters=[parameter_file('config', given['config']),
+                    *([parameter_file('params_file', given['params_file'])]
+                      if given['params_file'] else []),
+                    *([values] if values else [])],
         remappings=[(name + suffix, topic + suffix) for name, topic in topics.items()
-                    if name != topic for suffix in ('', '/compressed')],
-        arguments=['--ros-args', '--log-level', given['log_level']],
-        respawn=given['respawn'] == 'true' and not only,
+                    if name != topic for suffix in ('', '/compressed')]
+        + output_topics(given, values.get('cameras', [])),
+        arguments=['--ros-args', '--log-level', given['log_level'].lower()],
+        on_exit=ended if only or switches['required'] else None,
+        respawn=switches['respawn'] and not only,
         respawn_delay=converted('respawn_delay', given['respawn_delay'], float)))
     if only:
         return actions
@@ -119,24 +142,78 @@ def start(context):
     elif given['play']:
         actions += [Node(
             package='dgtl_ros', executable='camera_player', name=f'camera_player{number or ""}',
-            namespace=space, output='screen', emulate_tty=True, remappings=[('image', topic)],
+            namespace=given['namespace'], output='screen', emulate_tty=True,
+            remappings=[('image', topic)],
             parameters=[{'source': string(given['play']), 'loop': True}])
             for number, topic in enumerate(topics.values())]
+    return actions + viewers(given, switches, topics)
+
+
+def check(given, switches, bag, only):
+    """Refuse, before anything runs, what cannot work."""
+    if given['log_level'].lower() not in LOG_LEVELS:
+        raise ValueError(f'log_level must be one of {list(LOG_LEVELS)}, got '
+                         f'{given["log_level"]!r}')
+    if given['play'] and not bag and given['image_transport'] == 'compressed':
+        raise ValueError('play gives raw pictures: leave image_transport out, or play a bag')
+    if switches['respawn'] and switches['required']:
+        raise ValueError('respawn starts the node again when it dies, required ends the launch '
+                         'then: choose one')
+    if bag and not only and not (shutil.which('ros2') and installed('ros2bag')):
+        raise ValueError(f'playing the bag {bag} needs "ros2 bag": sudo apt install '
+                         'ros-$ROS_DISTRO-ros2bag ros-$ROS_DISTRO-rosbag2-storage-default-plugins')
+
+
+def viewers(given, switches, topics):
+    """Return RViz and rqt where they are wanted and installed; what is missing is a warning."""
     name, topic = next(iter(topics.items()))  # of several cameras the first is shown
     labels = name.removesuffix('image') + 'segmentation'
-    shown = [(f'segmentation/{view}', f'{labels}/{view}') for view in ('overlay', 'color')
-             if labels != 'segmentation']
-    if given['rviz'] == 'true':
+    shown = dict(output_topics(given, [name.removesuffix('/image')] if name != 'image' else []))
+    overlay = shown.get(f'{labels}/overlay', f'{labels}/overlay')
+    color = shown.get(f'{labels}/color', f'{labels}/color')
+    actions = []
+    if switches['rviz'] and found_viewer('rviz2', 'ros-$ROS_DISTRO-rviz2'):
         actions.append(Node(
-            package='rviz2', executable='rviz2', namespace=space,
+            package='rviz2', executable='rviz2', namespace=given['namespace'],
             arguments=['-d', str(SHARE / 'config' / 'segment.rviz')],
-            remappings=[('image', topic), *shown]))
-    if given['rqt'] == 'true':
-        parts = [labels] if labels.startswith('/') else [space.strip('/'), labels]
+            remappings=[(f, t) for f, t in (('image', topic), ('segmentation/overlay', overlay),
+                                            ('segmentation/color', color)) if f != t]))
+    if switches['rqt'] and found_viewer('rqt_image_view', 'ros-$ROS_DISTRO-rqt-image-view'):
+        parts = [overlay] if overlay.startswith('/') else [given['namespace'].strip('/'), overlay]
         actions.append(Node(
             package='rqt_image_view', executable='rqt_image_view',
-            arguments=['/' + '/'.join([*filter(None, parts), 'overlay']).lstrip('/')]))
+            arguments=['/' + '/'.join(filter(None, parts)).lstrip('/')]))
     return actions
+
+
+def found_viewer(package, debian):
+    """Whether a package is installed; says how to get it where it is not."""
+    if not installed(package):
+        get_logger('segment.launch.py').warning(
+            f'{package} is not installed, so nothing is shown: sudo apt install {debian}')
+    return installed(package)
+
+
+def installed(package):
+    """Whether the ament index knows a package."""
+    prefixes = os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)
+    index = Path('share/ament_index/resource_index/packages')
+    return any((prefix / index / package).exists() for prefix in map(Path, filter(None, prefixes)))
+
+
+def ended(event, context):
+    """End the launch with the node, and make it fail where the node did."""
+    if event.returncode and not context.is_shutdown:
+        raise RuntimeError(f'the node ended with exit code {event.returncode}; see its messages')
+    return [Shutdown(reason='the node ended')]
+
+
+def parameter_file(name, text):
+    """Return the path of a parameter file that is there."""
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError(f'{name}: there is no file {text!r}')
+    return str(path)
 
 
 def string(text):
@@ -149,7 +226,9 @@ def converted(name, text, kind):
     if kind is list:
         return [name.strip() for name in text.split(',') if name.strip()]
     if kind is bool:
-        return text == 'true'
+        if text.lower() not in ('true', 'false'):
+            raise ValueError(f'{name} must be true or false, got {text!r}')
+        return text.lower() == 'true'
     if kind is str:
         return string(text)
     try:
@@ -170,6 +249,29 @@ def image_topics(pattern, cameras):
             f'image_topic is {pattern!r} for all of {cameras}: write {{camera}} where the name '
             f'belongs, such as /{{camera}}/image_raw')
     return {f'{camera}/image': pattern.replace('{camera}', camera) for camera in cameras}
+
+
+def output_topics(given, cameras):
+    """Return the remappings of the outputs that were given a topic."""
+    remappings = []
+    for camera in cameras or ['']:
+        own = f'{camera}/segmentation' if camera else 'segmentation'
+        base = of_camera('segmentation_topic', given['segmentation_topic'], cameras, camera) or own
+        wanted = {own: base, f'{own}/compressed': f'{base}/compressed'}
+        for argument, (output, _) in OUTPUTS.items():
+            topic = of_camera(argument, given[argument], cameras, camera) or f'{base}/{output}'
+            for suffix in ('', '/compressed'):
+                wanted[f'{own}/{output}{suffix}'] = topic + suffix
+        remappings += [(name, topic) for name, topic in wanted.items() if name != topic]
+    return remappings
+
+
+def of_camera(name, topic, cameras, camera):
+    """Return the topic of one camera."""
+    if topic and len(cameras) > 1 and '{camera}' not in topic:
+        raise ValueError(f'{name} is {topic!r} for all of {cameras}: write {{camera}} where the '
+                         f'name belongs, such as /{{camera}}/labels')
+    return topic.replace('{camera}', camera)
 
 
 def is_bag(name):

@@ -103,7 +103,7 @@ def fake_robot(folder, monkeypatch):
     monkeypatch.setattr(
         background, 'SeenPictures', partial(SeenPictures, wanted=2, apart_s=0))
     for module in (background, opening):
-        monkeypatch.setattr(module, 'generated_pictures', lambda: [street(0), street(1)])
+        monkeypatch.setattr(module, 'street_pictures', lambda: [street(0), street(1)])
     yield robot
     limit = time.monotonic() + 30
     while time.monotonic() < limit:  # of a thread that was told to end

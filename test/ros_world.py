@@ -131,7 +131,7 @@ class World:
         except ExternalShutdownException:
             pass
 
-    def start(self, module, space, *arguments, extra=None, **parameters):
+    def start(self, module, space, *arguments, extra=None, package='dgtl_ros.', **parameters):
         """
         Start a node of ours.
 
@@ -145,7 +145,7 @@ class World:
             arguments += ['-p', f'{name.replace("__", ".")}:={text}']
         log = self._folder / f'{next(self._numbers)}.log'
         self._children.append(
-            Running(f'dgtl_ros.{module}', map(str, arguments),
+            Running(f'{package}{module}', map(str, arguments),
                     {**self.environment, **(extra or {})}, log))
         return self._children[-1]
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 import zlib
 
-from dgtl_core.config import override, preset
+from dgtl_core.config import preset
 from dgtl_core.learning.alignment import kmeans, released_alignment, similarity_alignment
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.objective import Objective
@@ -13,6 +13,7 @@ from dgtl_core.learning.points import RandomPoints
 from dgtl_core.model.adapter import PresentTextLink
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.strict import override
 from no_wait import NoWait
 import numpy as np
 import pytest

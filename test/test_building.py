@@ -10,7 +10,6 @@ import time
 
 from dgtl_core.engine import background
 from dgtl_core.engine import job as jobs
-from dgtl_core.engine.agreement import generated_pictures
 from dgtl_core.engine.background import SeenPictures
 from dgtl_core.engine.cache import EngineCache, EngineCacheError
 from dgtl_core.engine.job import EngineJob
@@ -373,8 +372,3 @@ def test_frames_are_apart_and_show_something():
     frames.close()
     with pytest.raises(ModelError, match='stopped'):
         frames.wait(60)
-
-
-def test_generated_pictures_show_streets():
-    pictures = generated_pictures()
-    assert len(pictures) > 3 and all(p.dtype == np.uint8 and p.std() > 20 for p in pictures)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The player as a process, its sources and its command line."""
 
+import io
 import itertools
+import json
 import signal
 import threading
 import time
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
@@ -15,6 +18,7 @@ pytest.importorskip('onnx')
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.show.camera_player import open_source, parse, PlayerSettings
+from dgtl_ros.show.drawing import _draw, Drawing
 from dgtl_ros.show.frame_source import Frame, open_files, ReadAhead, resized
 from ros_world import plane, stamp_of
 from sensor_msgs.msg import Image
@@ -140,13 +144,67 @@ def test_street_with_labels_and_conditions():
     frames = list(open_source(settings, ignore).frames)
     assert [f.condition for f in frames] == ['clear'] * 2 + ['night'] * 2
     assert all(f.image.shape == (64, 128, 3) and f.labels.shape == (64, 128) for f in frames)
-    assert open_source(PlayerSettings(height=64, width=128), ignore).rate <= 10
-    short = PlayerSettings(height=64, width=128, seconds_per_condition=0.2, conditions='clear')
-    assert open_source(short, ignore).rate > 0
+    found = open_source(PlayerSettings(height=64, width=128), ignore)
+    assert 5 <= found.rate <= 10 and found.ahead == 64
+    assert open_source(PlayerSettings(height=4096, width=8192, rate=1.0), ignore).ahead == 2
     with pytest.raises(ParameterError, match='source .* no such home folder'):
         open_source(PlayerSettings(source='~nouser/pictures'), ignore)
     with pytest.raises(ParameterError, match="unknown condition 'mud'; allowed are"):
         open_source(PlayerSettings(conditions='clear,mud', rate=1.0), ignore)
+
+
+def endless_street():
+    """Return the pictures of a street, and the process that draws them."""
+    before = psutil.Process().children()
+    frames = open_source(PlayerSettings(height=64, width=128, rate=5.0, loop=True), ignore).frames
+    drawing, = set(psutil.Process().children()) - set(before)
+    return frames, drawing
+
+
+@pytest.mark.parametrize('read', [0, 3])
+def test_the_process_that_draws_the_street_ends_when_nobody_reads(read):
+    frames, drawing = endless_street()
+    assert len(list(itertools.islice(frames, read))) == read and drawing.is_running()
+    del frames
+    drawing.wait(20)
+
+
+def test_a_drawing_process_that_dies_is_named():
+    frames, drawing = endless_street()
+    next(frames)
+    drawing.kill()
+    with pytest.raises(ParameterError, match='draws the street ended with exit code -9'):
+        list(frames)
+
+
+class Pipe(io.BytesIO):
+    """Nobody reads beyond the first picture."""
+
+    def flush(self):
+        if self.tell() > 1000:
+            raise BrokenPipeError
+
+
+def test_the_time_for_the_textures_is_not_counted(monkeypatch):
+    """A street whose first picture takes its time, and the others 80 ms each."""
+    now = [0.0]
+
+    class World:
+        def __init__(self, **_):
+            pass
+
+        def stream(self, **_):
+            for i in itertools.count():
+                now[0] += 0.08 if i else 2.0
+                yield Frame(flat(i), flat(0)[..., 0], 'clear')
+
+    monkeypatch.setattr('dgtl_core.streetworld.StreetWorld', World)
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    pipe = Pipe()
+    with pytest.raises(BrokenPipeError):
+        _draw(Drawing(size=(48, 64), rate=0.0, conditions=('clear',), seconds_per_condition=1.0,
+                      loop=True, seed=0), pipe)
+    assert json.loads(pipe.getvalue().partition(b'\n')[0]) == {'rate': pytest.approx(6.2)}
 
 
 def test_only_given_options_become_parameters():

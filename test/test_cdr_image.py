@@ -68,8 +68,10 @@ def test_lengths_that_cannot_be():
 
 def test_text_that_is_none():
     raw = serialize_message(message()).replace(b'rgb8', b'\xff\xfe\xfd\xfc')
-    with pytest.raises(ImageError, match='is no image'):
-        read_image(raw)
+    with pytest.raises(ImageError, match='encoding .* is not supported'):
+        to_rgb(read_image(raw))
+    raw = serialize_message(message('kamera')).replace(b'kamera', b'k\xffmera')
+    assert read_image(raw).header.frame_id == 'k\ufffdmera', 'as rclpy reads it'
 
 
 def test_another_serialization_is_refused_with_the_way_out():

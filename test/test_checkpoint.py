@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_core.config import override, preset
+from dgtl_core.config import preset
 from dgtl_core.learning.optim import build_optimizer, OptimConfig
 from dgtl_core.model.checkpoint import (
     load_matching,
@@ -14,6 +14,7 @@ from dgtl_core.model.checkpoint import (
 )
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model_file import KEY, ModelError
+from dgtl_core.strict import override
 import pytest
 from safetensors.torch import load_file, save_file
 from small_recipe import MODEL

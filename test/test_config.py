@@ -8,15 +8,12 @@ from typing import Literal
 from dgtl_core.config import (
     AdapterConfig,
     BackboneConfig,
-    from_dict,
     HeadConfig,
-    load_yaml,
-    override,
     preset,
     PRESETS,
     SegmenterConfig,
-    to_dict,
 )
+from dgtl_core.strict import from_dict, load_yaml, override, to_dict
 import pytest
 
 

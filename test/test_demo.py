@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration: what it records, and the whole of it as a process."""
 
+from html.parser import HTMLParser
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,9 @@ import cv2
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.engine.child import tied
 from dgtl_core.pictures import read_image
-from dgtl_ros.show.demo import main, Recorder
+from dgtl_ros.show.demo import main
+from dgtl_ros.show.recorder import Recorder
+from dgtl_ros.show.results import write_results
 import numpy as np
 import psutil
 import pytest
@@ -92,19 +95,74 @@ def test_truth_of_other_classes_is_not_compared():
 
 def test_live_line():
     line = played(frames=30).line(5.96)
-    assert 'fog' in line and 'in  10.0 Hz' in line and 'dropped 0' in line
+    assert 'fog' in line and 'in 10.0 Hz' in line and 'dropped 0' in line
     assert 'nan' in Recorder(1.0).line(1.0), 'nothing seen yet is no reason to stop'
 
 
 def test_files(tmp_path):
-    files = played().write(tmp_path / 'deep' / 'out')
+    files = write_results(played(), tmp_path / 'deep' / 'out')
     names = {f.name for f in files}
-    assert {'contact_sheet.jpg', 'report.json', 'clear_0.jpg', 'fog_3.jpg'} <= names
+    assert {'contact_sheet.jpg', 'report.json', 'index.html', 'clear_0.jpg', 'fog_3.jpg',
+            'fog.webm'} <= names
     assert names == {p.name for p in (tmp_path / 'deep' / 'out').iterdir()}
     assert read_image(tmp_path / 'deep' / 'out' / 'clear_0.jpg').shape == (*SIZE, 3)
     sheet = read_image(tmp_path / 'deep' / 'out' / 'contact_sheet.jpg')
     assert sheet.shape[1] == 2 * 512 and sheet.shape[0] > 2 * 384
     assert json.loads((tmp_path / 'deep' / 'out' / 'report.json').read_text())['outputs'] == 20
+
+
+def test_the_line_and_the_report_say_what_limits_the_rate():
+    assert 'limit: the camera |' in played(frames=30).line(5.96)
+    slow = played(frames=30, keep=lambda i: i % 2)
+    assert 'limit: the node |' in slow.line(5.96) and slow.report()['limit'] == 'the node'
+    slow.diagnostics['inference'] = {'latency_ms_p50': '171.4'}
+    assert 'limit: the node, 171 ms a picture |' in slow.line(5.96)
+
+
+def test_clips_are_short_and_small():
+    recorder = Recorder(1.0)
+    for i in range(100):
+        recorder.add_input(i, np.zeros((300, 1000, 3), np.uint8), '', i / 10)
+        recorder.add_output(i, np.zeros((300, 1000), np.uint8), 1.0, i / 10)
+    clip = recorder.conditions['input'].clip
+    assert len(clip) < 60 and clip[0][0].shape == (154, 512, 3) and clip[0][1].shape == (154, 512)
+
+
+class Links(HTMLParser):
+    """Every address in a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [value for name, value in attributes if name in ('src', 'href', 'data')]
+
+
+def test_the_page_needs_no_other_file(tmp_path):
+    write_results(played(), tmp_path)
+    page = (tmp_path / 'index.html').read_text()
+    links = Links(page).found
+    assert sum(link.startswith('data:video/webm;base64,') for link in links) == 2
+    assert all(link.startswith('data:') for link in links) and 'url(' not in page
+    assert page.count('<polyline') == 3 and 'mIoU' in page and 'make demo INPUT=' in page
+    for name in CITYSCAPES.names:
+        assert f'>{name}</li>' in page.replace('</i>', '>')
+
+
+def test_the_page_shows_names_as_they_are_and_stands_without_videos(tmp_path, monkeypatch):
+    def no_encoder(*_):
+        raise OSError('no encoder')
+
+    monkeypatch.setattr('dgtl_ros.show.results.write_web_video', no_encoder)
+    recorder = played(('a<b>$c',))
+    recorder.diagnostics['model'] = {'name': '<script>', 'message': '$one & two'}
+    write_results(recorder, tmp_path)
+    page = (tmp_path / 'index.html').read_text()
+    assert 'a&lt;b&gt;$c' in page and '$one &amp; two' in page and '<script>' not in page
+    assert '<video' not in page and page.count('data:image/jpeg;base64,') == 2
+    write_results(Recorder(1.0), tmp_path / 'nothing')
 
 
 @pytest.mark.parametrize('arguments', [['--duration', '0'], ['--duration', 'x'], ['--fast']])
@@ -172,6 +230,7 @@ def test_the_users_own_pictures(start, tmp_path):
     assert report['node']['model']['name'] == 'tiny'
     assert (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
     assert len(list((tmp_path / 'out').glob('input_*.jpg'))) >= 2
+    assert (tmp_path / 'out' / 'index.html').is_file() and 'index.html in a browser' in text
 
 
 def until_it_runs(process):

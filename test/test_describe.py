@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_core.config import to_dict
+from dgtl_core.strict import to_dict
 import pytest
 from tiny_segmenter import tiny
 import torch

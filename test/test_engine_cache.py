@@ -41,13 +41,17 @@ def start(script, *arguments):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+def writes(content):
+    return lambda path: path.write_bytes(content) and None
+
+
 def finish(process, code=0):
     said, _ = process.communicate(timeout=30)
     assert process.returncode == code, said
     return said
 
 
-def never():
+def never(path):
     raise AssertionError('nothing must be built here')
 
 
@@ -68,7 +72,7 @@ def old(tmp_path):
     """Return a folder that holds one engine."""
     root = tmp_path / 'engines'
     with EngineCache(root) as cache:
-        cache.get_or_build(KEY, lambda: OLD)
+        cache.get_or_build(KEY, writes(OLD))
     return root
 
 
@@ -80,7 +84,7 @@ def old(tmp_path):
 def test_every_field_makes_another_engine(old, change):
     other = replace(KEY, **change)
     with EngineCache(old) as cache:
-        assert cache.get_or_build(other, lambda: NEW).read_bytes() == NEW
+        assert cache.get_or_build(other, writes(NEW)).read_bytes() == NEW
     assert engine(old) == OLD and engine(old, other) == NEW
 
 
@@ -93,7 +97,7 @@ def test_builds_once_and_says_what_is_inside(tmp_path):
     calls = []
     root = tmp_path / 'a' / 'b'
     with EngineCache(root) as cache:
-        path = cache.get_or_build(KEY, lambda: calls.append(1) or OLD)
+        path = cache.get_or_build(KEY, lambda path: calls.append(1) or writes(OLD)(path))
         assert cache.get_or_build(KEY, never) == path
     assert engine(root) == OLD and len(calls) == 1
     side = json.loads((root / f'{KEY.digest()}.json').read_text())
@@ -104,7 +108,7 @@ def test_builds_once_and_says_what_is_inside(tmp_path):
 
 def test_rebuild_replaces_and_leaves_nothing_of_the_old(old):
     with EngineCache(old) as cache:
-        assert cache.get_or_build(KEY, lambda: NEW, rebuild=True).read_bytes() == NEW
+        assert cache.get_or_build(KEY, writes(NEW), rebuild=True).read_bytes() == NEW
     assert engine(old) == NEW
     assert len(list(old.glob('*.engine'))) == 1
 
@@ -127,7 +131,7 @@ def test_a_broken_or_stale_engine_is_rebuilt(old, damage, caplog):
     damage(next(old.glob('*.engine')), old / f'{KEY.digest()}.json')
     sizes = [p.stat().st_size for p in old.glob('*.engine')]
     with EngineCache(old) as cache:
-        assert cache.get_or_build(KEY, lambda: NEW).read_bytes() == NEW
+        assert cache.get_or_build(KEY, writes(NEW)).read_bytes() == NEW
     assert engine(old) == NEW
     assert len(list(old.glob('*.engine'))) == 1 and not leftovers(old)
     if sizes and sizes != [len(OLD)]:
@@ -139,10 +143,10 @@ def raises(error):
 
 
 @pytest.mark.parametrize('build, error', [
-    (lambda: raises(KeyboardInterrupt()), KeyboardInterrupt),
-    (lambda: raises(MemoryError('no workspace')), MemoryError),
-    (lambda: b'', EngineCacheError),
-    (lambda: None, EngineCacheError),
+    (lambda path: raises(KeyboardInterrupt()), KeyboardInterrupt),
+    (lambda path: raises(MemoryError('no workspace')), MemoryError),
+    (lambda path: path.touch(), EngineCacheError),
+    (lambda path: None, EngineCacheError),
 ], ids=['interrupted', 'failed', 'empty', 'nothing'])
 def test_a_build_that_fails_changes_nothing(old, build, error):
     with EngineCache(old) as cache, pytest.raises(error):
@@ -152,11 +156,11 @@ def test_a_build_that_fails_changes_nothing(old, build, error):
 
 def test_two_processes_build_once(tmp_path):
     script = """
-def build():
+def build(path):
     with open(sys.argv[2], 'a') as log:
         log.write('built\\n')
     time.sleep(0.5)
-    return b'engine of ' + str(os.getpid()).encode()
+    path.write_text(f'engine of {os.getpid()}')
 print('ready', flush=True)
 sys.stdin.readline()
 print(cache.get_or_build(KEY, build).read_text())
@@ -176,14 +180,15 @@ print(cache.get_or_build(KEY, build).read_text())
 
 def test_a_builder_that_is_killed_leaves_the_old_engine_and_no_lock(old):
     script = """
-def build():
+def build(path):
     print('building', flush=True)
     time.sleep(60)
 cache.get_or_build(KEY, build, rebuild=True)
 """
     builder = start(script, old)
     assert builder.stdout.readline() == 'building\n'
-    waiter = start("cache.get_or_build(KEY, lambda: b'mine', rebuild=True)", old)
+    waiter = start(
+        "cache.get_or_build(KEY, lambda path: path.write_bytes(b'mine'), rebuild=True)", old)
     assert 'waiting' in waiter.stdout.readline()
     assert engine(old) == OLD  # who does not build needs not wait
     builder.kill()
@@ -203,7 +208,7 @@ def deadly(function):
     return step
 for name in ('fsync', 'replace', 'unlink', 'utime'):
     setattr(os, name, deadly(getattr(os, name)))
-cache.get_or_build(KEY, lambda: {NEW!r}, rebuild=True)
+cache.get_or_build(KEY, lambda path: path.write_bytes({NEW!r}), rebuild=True)
 print('done')
 """
     seen = []
@@ -218,7 +223,7 @@ print('done')
         assert process.returncode == -signal.SIGKILL, process.stdout.read()
         process.communicate()
         with EngineCache(root) as cache:  # and the next builder cleans up
-            cache.get_or_build(KEY, lambda: NEW, rebuild=True)
+            cache.get_or_build(KEY, writes(NEW), rebuild=True)
         assert engine(root) == NEW and not leftovers(root)
         assert len(list(root.glob('*.engine'))) == 1
     assert 'done' in finish(process)
@@ -233,13 +238,13 @@ import resource
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills where the file gets too long
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-cache.get_or_build(KEY, lambda: {blob!r}, rebuild=True)
+cache.get_or_build(KEY, lambda path: path.write_bytes({blob!r}), rebuild=True)
 """
     finish(start(script, old), -signal.SIGXFSZ)
     assert engine(old) == OLD and leftovers(old)
-    with EngineCache(old) as cache, pytest.raises(MemoryError):
-        cache.get_or_build(KEY, lambda: raises(MemoryError()), rebuild=True)
-    assert engine(old) == OLD and not leftovers(old)  # gone before the next long build
+    finish(start(f'cache.get_or_build(KEY, lambda path: path.write_bytes({NEW!r}), rebuild=True)',
+                 old))
+    assert engine(old) == NEW and not leftovers(old)
 
 
 @pytest.mark.parametrize('suffix', ['engine', 'lock'])
@@ -253,9 +258,9 @@ def test_a_file_that_is_removed_while_it_is_locked(old, suffix, monkeypatch):
             victims.pop().unlink()
         lock(file, operation)
 
-    def build():
+    def build(path):
         assert not victims and (old / f'{KEY.digest()}.lock').exists()
-        return NEW
+        path.write_bytes(NEW)
 
     monkeypatch.setattr(fcntl, 'flock', late)
     with EngineCache(old) as cache:
@@ -266,9 +271,11 @@ def test_a_file_that_is_removed_while_it_is_locked(old, suffix, monkeypatch):
 def test_a_full_disk_leaves_the_old_engine(old):
     script = """
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def build(path):
+    path.write_bytes(bytes(100_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
-    cache.get_or_build(KEY, lambda: bytes(100_000), rebuild=True)
+    cache.get_or_build(KEY, build, rebuild=True)
 except EngineCacheError as error:
     print(error)
 """
@@ -282,10 +289,10 @@ def test_a_folder_without_write_permission(old):
     script = """
 if os.getuid() == 0:
     os.setuid(65534)
-print(cache.get_or_build(KEY, lambda: sys.exit('built')).read_bytes()[:10])
+print(cache.get_or_build(KEY, lambda path: sys.exit('built')).read_bytes()[:10])
 for root, rebuild in ((sys.argv[1], True), (sys.argv[1] + '/below', False)):
     try:
-        EngineCache(root).get_or_build(KEY, lambda: sys.exit('built'), rebuild=rebuild)
+        EngineCache(root).get_or_build(KEY, lambda path: sys.exit('built'), rebuild=rebuild)
     except EngineCacheError as error:
         print(error)
 """
@@ -304,7 +311,7 @@ for root, rebuild in ((sys.argv[1], True), (sys.argv[1] + '/below', False)):
 
 def fill(cache, precision, size):
     key = replace(KEY, precision=precision)
-    cache.get_or_build(key, lambda: bytes(size))
+    cache.get_or_build(key, writes(bytes(size)))
     stamp = time.time() - 1000 + len(list(cache.root.glob('*.json')))
     os.utime(cache.root / f'{key.digest()}.json', (stamp, stamp))
     return key
@@ -330,7 +337,7 @@ def test_an_engine_in_use_is_not_evicted(tmp_path, caplog):
         first, second = fill(cache, 'fp32', 100), fill(cache, 'fp16', 100)
     user = start(f"""
 with cache:
-    print(cache.get_or_build({first!r}, lambda: sys.exit('built')), flush=True)
+    print(cache.get_or_build({first!r}, lambda path: sys.exit('built')), flush=True)
     os.utime(pathlib.Path(sys.argv[1]) / '{first.digest()}.json', (1, 1))
     print('used', flush=True)
     sys.stdin.readline()
@@ -354,12 +361,12 @@ def finish_by_input(process):
 
 def test_an_engine_larger_than_the_limit_is_still_returned(tmp_path):
     with EngineCache(tmp_path, max_bytes=10) as cache:
-        assert cache.get_or_build(KEY, lambda: OLD).read_bytes() == OLD
+        assert cache.get_or_build(KEY, writes(OLD)).read_bytes() == OLD
     assert engine(tmp_path) == OLD
 
 
 def test_leftovers_of_killed_builders_count_and_go_first(tmp_path):
-    orphan = tmp_path / f'{"0" * 64}-{"1" * 16}.tmp'
+    orphan = tmp_path / f'{"0" * 64}-{"1" * 16}.engine'  # its side file was not written
     with EngineCache(tmp_path, max_bytes=250) as cache:
         first = fill(cache, 'fp32', 100)
     orphan.write_bytes(bytes(100))
@@ -369,17 +376,20 @@ def test_leftovers_of_killed_builders_count_and_go_first(tmp_path):
 
 
 def test_the_workshop_of_a_killed_builder_goes_and_that_of_a_busy_one_stays(tmp_path):
+    def workshop(key):
+        return tmp_path / f'{key.digest()}-build'
+
     killed, busy = (replace(KEY, precision=precision) for precision in ('fp32', 'bf16'))
     with EngineCache(tmp_path) as cache, ExitStack() as stack:
         for key in (killed, busy):
-            cache.workshop(key).mkdir()
-            (cache.workshop(key) / 'model.engine').write_bytes(OLD)
+            workshop(key).mkdir()
+            (workshop(key) / 'model.engine').write_bytes(OLD)
         (tmp_path / 'colcon-build').mkdir()  # somebody else's
         lock = stack.enter_context(open(tmp_path / f'{busy.digest()}.lock', 'ab'))
         fcntl.flock(lock, fcntl.LOCK_EX)
-        cache.get_or_build(KEY, lambda: OLD)
-        assert not cache.workshop(killed).exists()
-        assert (cache.workshop(busy) / 'model.engine').exists()
+        cache.get_or_build(KEY, writes(OLD))
+        assert not workshop(killed).exists()
+        assert (workshop(busy) / 'model.engine').exists()
         assert (tmp_path / 'colcon-build').exists()
 
 

@@ -3,21 +3,28 @@
 
 from html.parser import HTMLParser
 import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 import cv2
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
-from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.config import preset, SegmenterConfig
+from dgtl_core.data import catalog
+from dgtl_core.data.datasets import LabelledPicture, NO_SIZES
 from dgtl_core.evaluation.protocols import fitted, labeler_of_file, labeler_of_model
+from dgtl_core.evaluation.score import score, table
+from dgtl_core.learning.processes import Processes
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.predictor import Segmentation
+from dgtl_core.strict import from_dict, override, to_dict
 import numpy as np
 import pytest
 from small_recipe import COLORS, MODEL, write_pictures
 import torch
-from training.evaluate import main, score, summary, table
+from training.evaluate import main
 import yaml
 
 
@@ -26,6 +33,7 @@ class Drawn:
 
     name = 'drawn'
     classes = CITYSCAPES
+    protocol_sizes = NO_SIZES
 
     def __len__(self):
         return 4
@@ -37,8 +45,8 @@ class Drawn:
         return LabelledPicture(image, labels, f'drawn/{index}')
 
 
-def read_off(image, name):
-    return image[..., 0].copy()
+def read_off(image, sizes):
+    return Segmentation(image[..., 0].copy(), np.full(image.shape[:2], 200, np.uint8))
 
 
 def test_right_labels_score_one_and_unlabelled_pixels_do_not_count():
@@ -48,11 +56,12 @@ def test_right_labels_score_one_and_unlabelled_pixels_do_not_count():
 
 
 def test_one_wrong_picture_of_four_is_the_worst_and_costs_what_it_should():
-    def mistaken(image, name):
-        labels = read_off(image, name)
-        return np.zeros_like(labels) if labels[0, 0] == 2 else labels
+    def mistaken(image, sizes):
+        found = read_off(image, sizes)
+        return found._replace(labels=np.zeros_like(found.labels)) if found.labels[0, 0] == 2 \
+            else found
     found = score(mistaken, Drawn(), keep_worst=2)
-    entry = summary('drawn', found)
+    entry = found.summary('drawn')
     # class 0: half of what is called 0 is 2; class 2 is never found
     assert entry['iou'][:4] == [0.5, 1.0, 0.0, 1.0] and entry['iou'][4] is None
     assert entry['miou'] == pytest.approx(2.5 / 4) and entry['accuracy'] == 0.75
@@ -72,7 +81,14 @@ def test_picture_without_a_truth_is_not_among_the_worst():
 
 
 def test_shares_of_the_pictures_add_up():
-    parts = [score(read_off, Drawn(), 3, first=rank, stride=2) for rank in (0, 1)]
+    class Alone(Processes):
+        def add_up(self, values):
+            pass
+
+        def collect(self, value):
+            return [value]
+
+    parts = [score(read_off, Drawn(), 3, processes=Alone(rank, 2)) for rank in (0, 1)]
     assert [part.pictures for part in parts] == [2, 1]
     whole = score(read_off, Drawn(), 3)
     assert np.array_equal(sum(part.matrix.counts for part in parts), whole.matrix.counts)
@@ -80,7 +96,11 @@ def test_shares_of_the_pictures_add_up():
 
 def test_changed_pictures_keep_their_truth():
     found = score(read_off, Drawn(), change=lambda picture, index: np.zeros_like(picture.image))
-    assert summary('drawn', found)['iou'][:4] == [0.25, 0.0, 0.0, 0.0]
+    assert found.summary('drawn')['iou'][:4] == [0.25, 0.0, 0.0, 0.0]
+
+
+SIZES = {'cityscapes': catalog._CITY, 'mapillary-rein': catalog._CITY, 'bdd100k': catalog._BDD,
+         'acdc-fog': catalog._FULL_HD, 'dark-zurich': catalog._FULL_HD}
 
 
 @pytest.mark.parametrize(('name', 'protocol', 'size', 'expected'), [
@@ -100,7 +120,7 @@ def test_changed_pictures_keep_their_truth():
 ])
 def test_protocols_fit_pictures_into_their_sizes(name, protocol, size, expected):
     image = np.zeros((*size, 3), np.uint8)
-    assert fitted(image, name, protocol, (512, 512)).shape[:2] == expected
+    assert fitted(image, SIZES.get(name, NO_SIZES), protocol, (512, 512)).shape[:2] == expected
 
 
 @pytest.mark.parametrize(('name', 'size', 'expected'), [
@@ -108,7 +128,7 @@ def test_protocols_fit_pictures_into_their_sizes(name, protocol, size, expected)
     ('acdc-fog', (1080, 1920), (1080, 1920))])
 def test_vltseg_of_1024_pixels_sees_twice_the_sizes(name, size, expected):
     image = np.zeros((*size, 3), np.uint8)
-    assert fitted(image, name, 'vltseg', (1024, 1024)).shape[:2] == expected
+    assert fitted(image, SIZES[name], 'vltseg', (1024, 1024)).shape[:2] == expected
 
 
 class WindowPredictor:
@@ -124,7 +144,7 @@ class WindowPredictor:
 
 def test_windows_of_a_model_file_cover_the_picture():
     image = np.arange(11 * 17, dtype=np.uint8).reshape(11, 17, 1).repeat(3, 2)
-    labels = labeler_of_file(WindowPredictor(), 'slide')(image, 'own')
+    labels = labeler_of_file(WindowPredictor(), 'slide')(image, NO_SIZES).labels
     assert np.array_equal(labels, image[..., 0])
 
 
@@ -135,7 +155,7 @@ def test_more_confident_window_wins_where_two_overlap(sure_side, expected):
         def many(self, images):
             return [Segmentation(np.full((6, 6), i, np.uint8), part.confidence[:, ::sure_side])
                     for i, part in enumerate(super().many(images))]
-    labels = labeler_of_file(Counting(), 'slide')(np.zeros((6, 10, 3), np.uint8), 'own')
+    labels = labeler_of_file(Counting(), 'slide')(np.zeros((6, 10, 3), np.uint8), NO_SIZES).labels
     # windows at 0..5 and 4..9: in columns 4 and 5 one of them is sure, the other is not
     assert labels[0].tolist() == expected
 
@@ -160,16 +180,16 @@ def test_model_labels_whole_pictures_and_windows(checkpoint):
     _, model = checkpoint
     device = torch.device('cpu')
     image = np.random.default_rng(0).integers(0, 256, (48, 96, 3)).astype(np.uint8)
-    whole = labeler_of_model(model, device, torch.float32, 'whole')(image, 'own')
-    slid = labeler_of_model(model, device, torch.float32, 'slide')(image, 'own')
+    whole = labeler_of_model(model, device, torch.float32, 'whole')(image, NO_SIZES).labels
+    slid = labeler_of_model(model, device, torch.float32, 'slide')(image, NO_SIZES).labels
     assert whole.shape == slid.shape == (48, 96) and max(whole.max(), slid.max()) < 4
     # a picture smaller than the window, and no whole number of patches, is enlarged
     for protocol in ('whole', 'slide'):
         label = labeler_of_model(model, device, torch.float32, protocol)
-        assert label(image[:29, :90], 'own').shape == (29, 90)
+        assert label(image[:29, :90], NO_SIZES).labels.shape == (29, 90)
     # at the model's own size there is one window, and nothing is resized
     small = image[:32, :64]
-    both = [labeler_of_model(model, device, torch.float32, protocol)(small, 'own')
+    both = [labeler_of_model(model, device, torch.float32, protocol)(small, NO_SIZES).labels
             for protocol in ('whole', 'slide')]
     assert np.array_equal(*both)
 
@@ -191,7 +211,7 @@ def test_network_is_shown_normalised_rgb(checkpoint):
     drawing = Drawing(model.config)
     image = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
     for protocol in ('whole', 'slide'):
-        labeler_of_model(drawing, torch.device('cpu'), torch.float32, protocol)(image, 'own')
+        labeler_of_model(drawing, torch.device('cpu'), torch.float32, protocol)(image, NO_SIZES)
         expected = (image - np.array(model.config.mean)) / np.array(model.config.std)
         np.testing.assert_allclose(
             drawing.seen.pop()[0].permute(1, 2, 0).numpy(), expected, atol=1e-5)
@@ -201,7 +221,8 @@ def test_scores_and_not_labels_are_brought_back_to_the_pictures_size(checkpoint)
     _, model = checkpoint
     drawing = Drawing(model.config)
     label = labeler_of_model(drawing, torch.device('cpu'), torch.float32, 'slide')
-    found = label(np.zeros((16, 32, 3), np.uint8), 'own')  # enlarged to one window of 32 x 64
+    # enlarged to one window of 32 x 64
+    found = label(np.zeros((16, 32, 3), np.uint8), NO_SIZES).labels
     scores = drawing.scores(torch.zeros(1, 3, 32, 64))
     expected = torch.nn.functional.interpolate(scores, (16, 32), mode='bilinear').argmax(1)[0]
     assert np.array_equal(found, expected.numpy())
@@ -308,3 +329,65 @@ def test_a_number_of_pictures_below_zero_is_refused(capsys):
     with pytest.raises(SystemExit):
         evaluate('m.onnx', 'camvid', '--limit', '-2')
     assert '--limit must be 0 (all) or more, got -2' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('option', 'name', 'message'), [
+    ('--json', 'tiny.safetensors', 'must be a file that ends in .json'),
+    ('--json', 'boxes', 'must be a file that ends in .json'),
+    ('--json', 'old.json', 'old.json exists; --force overwrites it'),
+    ('--report', 'old.html', 'old.html exists; --force overwrites it'),
+])
+def test_outputs_are_checked_before_anything_is_measured(
+        option, name, message, checkpoint, capsys, monkeypatch):
+    folder, _ = checkpoint
+    for old in ('old.json', 'old.html'):
+        (folder / old).write_text('of before')
+    before = (folder / 'tiny.safetensors').read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr('training.evaluate.open_model', None)
+        assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/boxes', '--device', 'cpu',
+                        option, folder / name) == 1
+    assert message in capsys.readouterr().err
+    assert (folder / 'tiny.safetensors').read_bytes() == before
+    if name.startswith('old'):
+        assert (folder / name).read_text() == 'of before'
+        assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/boxes', '--device', 'cpu',
+                        option, folder / name, '--force') == 0
+        assert (folder / name).read_text() != 'of before'
+
+
+def test_report_shows_a_name_that_looks_like_a_formula(checkpoint):
+    folder, _ = checkpoint
+    write_pictures(folder / 'a$b_{$x', count=1, size=(48, 96))
+    page = folder / 'formula.html'
+    assert evaluate(folder / 'tiny.safetensors', f'folder:{folder}/a$b_{{$x', '--device', 'cpu',
+                    '--corrupt', 'fog', '--severity', '1', '--report', page) == 0
+    assert 'a$b_{$x' in page.read_text()
+
+
+def test_own_folder_called_like_a_public_set_keeps_its_size(tmp_path):
+    from dgtl_core.data.catalog import open_pictures
+    write_pictures(tmp_path / 'muses', count=1, size=(1080, 1920))
+    pictures = open_pictures(f'folder:{tmp_path}/muses')
+    assert pictures.name == 'muses' and not pictures.protocol_sizes
+
+
+def test_processes_share_the_pictures_and_give_the_same_numbers(checkpoint):
+    folder, _ = checkpoint
+    results = []
+    for processes in (1, 2):
+        out, page = folder / f'by{processes}.json', folder / f'by{processes}.html'
+        launcher = [] if processes == 1 else [
+            '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+        done = subprocess.run(
+            [sys.executable, *launcher, '-m', 'training.evaluate',
+             str(folder / 'tiny.safetensors'), f'folder:{folder}/boxes', '--device', 'cpu',
+             '--corrupt', 'fog', '--severity', '3', '--json', str(out), '--report', str(page)],
+            capture_output=True, text=True, timeout=110, cwd=Path(__file__).parents[1],
+            env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(out.read_text()))
+        assert done.stdout.count('protocol whole') == 1, 'one process prints'
+        for domain in results[-1]['domains']:
+            del domain['pictures_per_s']
+    assert results[0] == results[1] and results[0]['domains'][0]['pictures'] == 3

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip('torch')
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.config import from_dict
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.recipe import read_recipe, Recipe
 from dgtl_core.model.segmenter import build_segmenter
 from dgtl_core.model.text import ClassTexts, load_texts, save_texts
+from dgtl_core.strict import from_dict
 from safetensors.torch import save_file
 import torch
 from training.experiment import _isometric_texts, main, METHODS, pretraining_data, sources

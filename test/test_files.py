@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from dgtl_core.files import destination, placing, write_atomically
+from dgtl_core.files import destination, placing, placing_all, write_atomically
 import pytest
 
 
@@ -72,3 +72,59 @@ with placing(Path(sys.argv[1])) as temporary:
         preexec_fn=partial(signal.signal, number, before), stderr=subprocess.PIPE, text=True)
     assert done.stderr == (f'\nstopped by {number.name}\n' if code else '')
     assert done.returncode == code and [p.name for p in tmp_path.iterdir()] == ['model'][code:]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path):
+    script = """
+import os, signal, sys
+from pathlib import Path
+from dgtl_core.files import placing
+with placing(Path(sys.argv[1])) as temporary:
+    temporary.write_text('half')
+    (temporary.parent / '.tmpA1b2').write_text('what a library writes beside it')
+    if len(sys.argv) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    print('ready', flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, '-c', script, str(tmp_path / 'model.safetensors')]
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run(command, cwd=root, check=False, timeout=60)
+    killed, = tmp_path.iterdir()
+    with subprocess.Popen([*command, 'live'], cwd=root, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == 'ready\n'
+        live, = set(tmp_path.iterdir()) - {killed}
+        (tmp_path / '.dgtl-mine.txt').touch()
+        write_atomically(tmp_path / 'a', b'a')
+        assert not killed.exists() and live.exists()
+        other.communicate('\n', timeout=60)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        '.dgtl-mine.txt', 'a', 'model.safetensors']
+
+
+def test_files_that_belong_together_are_all_written_before_one_has_its_name(tmp_path):
+    paths = [tmp_path / 'm.engine', tmp_path / 'm.engine.json']
+    with pytest.raises(OSError, match='full'), placing_all(paths) as [first, second]:
+        first.write_text('engine')
+        second.write_text('{')
+        raise OSError('the disk is full')
+    assert not list(tmp_path.iterdir())
+    with placing_all(paths) as [first, second]:
+        first.write_text('engine')
+        second.write_text('{}')
+        assert not paths[0].exists()
+    assert [path.read_text() for path in paths] == ['engine', '{}']
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"'{tmp_path}/none'"):
+        write_atomically(tmp_path / 'none' / 'a', b'')
+
+
+def test_threads_write_at_once(tmp_path):
+    import concurrent.futures
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_atomically(tmp_path / f'{i % 3}', bytes(i)), range(60)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['0', '1', '2']

@@ -24,7 +24,7 @@ def test_groups_regroup_ids_names_and_colours(tmp_path):
 
 
 @pytest.mark.parametrize('text, said', [
-    ('drivable: [raod]', "group 'drivable' of .*no class 'raod'; did you mean 'road'"),
+    ('drivable: [raod]', "group 'drivable' of .*no class 'raod'; did you mean road"),
     ('a: [road]\nb: [car, road]', "'road' is in 'a' already"),
     ('a: road', 'must list classes'),
     ('a: []', 'must list classes'),
@@ -45,7 +45,7 @@ def test_each_class_can_have_its_own_threshold():
     np.testing.assert_array_equal(
         confident(LABELS, confidence, least), [[255, 1, 255, 255], [11, 12, 255, 255]])
     assert confident(LABELS, confidence, least_confidence(0.0, {}, CITYSCAPES)) is LABELS
-    with pytest.raises(ValueError, match="threshold: there is no class 'cra'; did you mean 'car'"):
+    with pytest.raises(ValueError, match="threshold: there is no class 'cra'; did you mean car"):
         least_confidence(0.5, {'cra': 0.9}, CITYSCAPES)
     with pytest.raises(ValueError, match='threshold of car: must be in 0..1, got 90'):
         least_confidence(0.5, {'car': 90}, CITYSCAPES)

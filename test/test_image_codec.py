@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import sys
 import time
 
 import cv2
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip('sensor_msgs.msg', reason='needs ROS 2 messages')
-from dgtl_core.encodings import ENCODINGS, ImageError, MAX_PIXELS
+from dgtl_core.encodings import ENCODINGS, ImageError
+from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_ros.image_codec import jpeg, mono8, rgb8, to_rgb
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
@@ -112,11 +114,11 @@ def test_planar_yuv(picture, encoding, padding):
 
 @pytest.mark.parametrize('encoding', ENCODINGS)
 def test_every_listed_encoding_is_read_and_refuses_too_little_data(encoding):
-    planar = encoding.startswith('nv')
+    rows = {'nv12': 24, 'nv21': 24, 'i420': 24, 'nv24': 48}.get(encoding, 16)
     step = 24 * {'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4, 'rgb16': 6, 'bgr16': 6,
                  'rgba16': 8, 'bgra16': 8}.get(
-                     encoding, 1 if planar or encoding.endswith('8') else 2)
-    rows = np.full((24 if planar else 16, step), 100, np.uint8)
+                     encoding, 1 if rows > 16 or encoding.endswith('8') else 2)
+    rows = np.full((rows, step), 100, np.uint8)
     rgb = to_rgb(message(encoding, rows))
     assert rgb.shape == (16, 24, 3) and rgb.dtype == np.uint8
     short = message(encoding, rows)
@@ -127,13 +129,71 @@ def test_every_listed_encoding_is_read_and_refuses_too_little_data(encoding):
         to_rgb(message(encoding, rows, step=step - 1))
 
 
+@pytest.mark.parametrize('padding', [0, 8])
+def test_full_planes_of_colour(picture, padding):
+    y, u, v = yuv(picture)
+    color = np.stack([u, v], 2).reshape(16, 48)
+    rows = np.concatenate([rows_of(y, padding).ravel(), rows_of(color, 2 * padding).ravel()])
+    rgb = to_rgb(message('nv24', rows.reshape(-1, 24 + padding)))
+    assert np.abs(rgb.astype(int) - picture).max() <= 4
+
+
+@pytest.mark.parametrize('padding', [0, 8])
+def test_a_plane_for_each_colour(picture, padding):
+    y, u, v = yuv(picture)
+    small = [rows_of(np.ascontiguousarray(p[::2, ::2]), padding // 2).ravel() for p in (u, v)]
+    rows = np.concatenate([rows_of(y, padding).ravel(), *small]).reshape(-1, 24 + padding)
+    rgb = to_rgb(message('i420', rows))
+    assert rgb.shape == picture.shape and np.abs(rgb.astype(int) - picture).max() <= 4
+
+
+@pytest.mark.parametrize('encoding, read_as', [
+    ('8UC1', 'mono8'), ('8UC3', 'bgr8'), ('8UC4', 'bgra8'), ('16UC1', 'mono16')])
+def test_encodings_that_say_nothing_are_read_with_a_remark(encoding, read_as):
+    channels = int(encoding[-1]) * (2 if encoding.startswith('16') else 1)
+    rows = np.arange(16 * 24 * channels, dtype=np.uint8).reshape(16, 24 * channels)
+    said = []
+    rgb = to_rgb(message(encoding, rows), remark=said.append)
+    np.testing.assert_array_equal(rgb, to_rgb(message(read_as, rows), remark=said.append))
+    assert len(said) == 1 and f'read as {read_as}' in said[0] and 'input_encoding' in said[0]
+
+
+class StandInForCvBridge:
+    """The signature of cv_bridge.CvBridge; what it does with a picture is made up."""
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def CvBridge(self):
+        return self
+
+    def imgmsg_to_cv2(self, img_msg, desired_encoding='passthrough'):
+        assert desired_encoding == 'rgb8' and img_msg.encoding == 'yuv9'
+        return self._answer(img_msg)
+
+
+def test_other_encodings_go_through_cv_bridge_where_it_is_installed(picture, monkeypatch):
+    msg = message('yuv9', rows_of(picture))
+    monkeypatch.setitem(sys.modules, 'cv_bridge', StandInForCvBridge(lambda _: picture))
+    np.testing.assert_array_equal(to_rgb(msg), picture)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', StandInForCvBridge(lambda _: picture[:, 1:]))
+    with pytest.raises(ImageError, match=r'yuv9.*cv_bridge made uint8 of shape \(16, 23, 3\)'):
+        to_rgb(msg)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', StandInForCvBridge(lambda _: {}['yuv9']))
+    with pytest.raises(ImageError, match='cannot convert it either .KeyError'):
+        to_rgb(msg)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', None)  # not installed
+    with pytest.raises(ImageError, match="'yuv9' is not supported: .* or install cv_bridge"):
+        to_rgb(msg)
+
+
 def test_missing_padding_of_the_last_row_is_no_truncation(picture):
     msg = message('rgb8', rows_of(picture, 8))
     msg.data = msg.data[:-8]
     np.testing.assert_array_equal(to_rgb(msg), picture)
 
 
-@pytest.mark.parametrize('encoding', ['', '8', '16', 'RGB8', 'rgb', 'rgb32', '32FC1', '16UC1',
+@pytest.mark.parametrize('encoding', ['', '8', '16', 'RGB8', 'rgb', 'rgb32', '32FC1', '16UC3',
                                       'bayer_rggb', 'jpeg', 'rgb08'])
 def test_unknown_encoding_names_the_allowed_ones(encoding):
     with pytest.raises(ImageError, match='not supported: use one of .*bgr8.*camera driver'):
@@ -176,7 +236,7 @@ def test_truncated_compressed_picture_is_an_error_not_a_grey_area(suffix, kept):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     msg = compressed(suffix, noise)
     msg.data = msg.data[:int(len(msg.data) * kept)]
-    with pytest.raises(ImageError, match='truncated|neither'):
+    with pytest.raises(ImageError, match='cut short|neither'):
         to_rgb(msg)
 
 
@@ -198,17 +258,94 @@ def test_compressed_bomb_is_refused_before_it_is_decoded(picture):
     msg = compressed('.png', picture)
     msg.data[16:24] = type(msg.data)('B', b'\0\1\0\0\0\1\0\0')  # 65536 x 65536
     start = time.monotonic()
-    with pytest.raises(ImageError, match='impossible'):
+    with pytest.raises(ImageError, match='65536x65536 is refused'):
         to_rgb(msg)
     assert time.monotonic() - start < 0.1
 
 
-def test_rotation_in_the_file_is_ignored(picture):
-    msg = compressed('.jpg', picture)
-    exif = b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_rotation_in_the_file_is_ignored_with_a_remark(picture, turn):
+    msg, said = compressed('.jpg', picture), []
+    plain = to_rgb(msg)
+    exif = b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c' % turn
     data = msg.data.tobytes()
-    msg.data = type(msg.data)('B', data[:2] + exif + data[2:])
-    assert to_rgb(msg).shape == picture.shape
+    msg.data = type(msg.data)('B', data[:2] + exif + bytes(6) + data[2:])
+    np.testing.assert_array_equal(to_rgb(msg, remark=said.append), plain)
+    assert len(said) == (turn != 1) and all(f'Exif orientation {turn} ' in text for text in said)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+def test_a_mosaic_inside_a_compressed_picture_is_demosaiced_as_its_format_says(suffix, pattern):
+    """As compressed_image_transport sends it: PNG, and JPEG with jpeg_compress_bayer."""
+    color = 130, 40, 10
+    mosaic = np.empty((48, 64), np.uint8)
+    for i, letter in enumerate(pattern):
+        mosaic[i // 2::2, i % 2::2] = color['rgb'.index(letter)]
+    data = cv2.imencode(suffix, mosaic, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    kind = 'png compressed ' if suffix == '.png' else f'jpeg compressed bayer_{pattern}8'
+    msg = CompressedImage(format=f'bayer_{pattern}8; {kind}')
+    msg.data.frombytes(data)
+    assert np.abs(to_rgb(msg)[20, 20].astype(int) - color).max() <= (0 if suffix == '.png' else 6)
+    if suffix == '.png':
+        wide = cv2.imencode('.png', mosaic.astype(np.uint16) * 256 + 7)[1].tobytes()
+        msg = CompressedImage(format=f'bayer_{pattern}16; png compressed ')
+        msg.data.frombytes(wide)
+        np.testing.assert_array_equal(to_rgb(msg)[20, 20], color)
+
+
+@pytest.mark.parametrize('form, gray, fits', [
+    ('bayer_rggb8; jpeg compressed bayer_rggb8', False, False),
+    ('bayer_rggb8; jpeg compressed bgr8', False, True),  # demosaiced before it was compressed
+    ('rgb8; jpeg compressed bgr8', True, False), ('mono8; jpeg compressed ', False, False),
+    ('mono8; jpeg compressed ', True, True), ('jpeg', True, True), ('jpeg', False, True),
+    ('', True, True), ('yuv422; jpeg compressed bgr8', False, True)])
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_a_format_that_contradicts_the_data_is_an_error(picture, form, gray, fits, suffix):
+    msg = CompressedImage(format=form)
+    msg.data.frombytes(cv2.imencode(suffix, picture[:, :, 0] if gray else picture)[1].tobytes())
+    if fits:
+        assert to_rgb(msg).shape == picture.shape
+        return
+    with pytest.raises(ImageError, match='its format states .* correct the format'):
+        to_rgb(msg)
+
+
+def test_the_largest_picture_is_a_matter_of_a_parameter(picture):
+    for msg in (rgb8(picture, Header()), compressed('.png', picture), compressed('.jpg', picture)):
+        assert to_rgb(msg, max_pixels=16 * 24).shape == picture.shape
+        with pytest.raises(ImageError, match=r'24x16 .* at most 383'):
+            to_rgb(msg, max_pixels=16 * 24 - 1)
+
+
+def test_scans_are_work_and_their_number_is_bounded():
+    side, said = 512, []
+    plain = cv2.imencode('.jpg', np.zeros((side, side), np.uint8), [
+        cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    parts = plain.split(b'\xff\xda')
+    for scans, most, fits in ((10, side * side, True), (20, side * side, False),
+                              (20, 4 * side * side, True), (100, 1 << 26, False)):
+        msg = CompressedImage(format='jpeg')
+        msg.data.frombytes(b'\xff\xda'.join(
+            [*parts[:-1], *[parts[-2]] * (scans - len(parts) + 1), parts[-1]]))
+        if fits:
+            assert to_rgb(msg, '', most, said.append).shape == (side, side, 3)
+        else:
+            with pytest.raises(ImageError, match=f'with {scans} scans'):
+                to_rgb(msg, '', most, said.append)
+
+
+@pytest.mark.parametrize('data', [
+    b'\xff\xd8' + b'\xff' * 10**6, b'\xff\xd8' + b'\xff\xfe\0\2' * 500_000,
+    b'\xff\xd8\xff\xe1\0\x10Exif\0\0MM\0*' + bytes(10**6),
+    b'\x89PNG\r\n\x1a\n' + bytes(12) * 200_000], ids=['fill', 'segments', 'exif', 'chunks'])
+def test_looking_at_a_header_takes_no_time(data):
+    msg = CompressedImage(format='jpeg')
+    msg.data.frombytes(data)
+    start = time.monotonic()
+    with pytest.raises(ImageError):
+        to_rgb(msg)
+    assert time.monotonic() - start < 1.0
 
 
 def test_messages_keep_header_size_and_bytes(picture):

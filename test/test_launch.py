@@ -4,6 +4,7 @@
 import ast
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
 import re
@@ -34,8 +35,10 @@ def stand_in(monkeypatch):
     """Put classes that only remember their arguments in place of launch and launch_ros."""
     names = {
         'launch': ['LaunchDescription'],
-        'launch.actions': ['DeclareLaunchArgument', 'ExecuteProcess', 'IncludeLaunchDescription',
-                           'OpaqueFunction', 'SetEnvironmentVariable'],
+        'launch.actions': ['DeclareLaunchArgument', 'ExecuteProcess', 'GroupAction',
+                           'IncludeLaunchDescription', 'OpaqueFunction',
+                           'SetEnvironmentVariable', 'Shutdown'],
+        'launch.logging': [],
         'launch.launch_description_sources': ['PythonLaunchDescriptionSource'],
         'launch.substitutions': ['LaunchConfiguration'],
         'launch_ros': [], 'launch_ros.actions': ['Node'],
@@ -45,9 +48,27 @@ def stand_in(monkeypatch):
         for name in classes:
             setattr(made, name, type(name, (Recorded,), {}))
         monkeypatch.setitem(sys.modules, module, made)
+    sys.modules['launch.logging'].get_logger = logging.getLogger
     for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE',
                      'ROS_DISTRO'):
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def ros(monkeypatch, tmp_path):
+    """Install packages, as far as the ament index and PATH can tell; returns the function."""
+    index = tmp_path / 'ros' / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    index.mkdir(parents=True)
+    (tmp_path / 'ros' / 'bin').mkdir()
+    (tmp_path / 'ros' / 'bin' / 'ros2').touch(0o755)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'/nowhere:{tmp_path / "ros"}')
+    monkeypatch.setenv('PATH', str(tmp_path / 'ros' / 'bin'), os.pathsep)
+
+    def install(*packages):
+        for package in packages:
+            (index / package).touch()
+
+    return install
 
 
 def load(path):
@@ -101,7 +122,7 @@ def test_every_argument_is_described_and_its_default_allowed(stand_in, path):
     assert arguments
     for name, given in arguments.items():
         assert len(given['description']) > 8, name
-        assert given['choices'] is None or given['default_value'] in given['choices'], name
+        assert given.get('choices') is None or given['default_value'] in given['choices'], name
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.name)
@@ -125,11 +146,13 @@ def test_empty_arguments_leave_the_parameter_file_alone(stand_in):
     assert ('image/compressed', '/camera/image_raw/compressed') in node.given['remappings']
 
 
-def test_arguments_become_parameters_of_the_right_type(stand_in):
+def test_arguments_become_parameters_of_the_right_type(stand_in, tmp_path):
+    mine = tmp_path / 'mine.yaml'
+    mine.touch()
     node = actions(model_path='m.onnx', reliability='best_effort', autostart='false',
-                   use_sim_time='true', params_file='mine.yaml', image_topic='/cam',
+                   use_sim_time='true', params_file=str(mine), image_topic='/cam',
                    namespace='robot', respawn='true', respawn_delay='5')['segment_node']
-    assert node.given['parameters'][1] == 'mine.yaml' and parameters_of(node) == [{
+    assert node.given['parameters'][1] == str(mine) and parameters_of(node) == [{
         'model_path': 'm.onnx', 'qos.image.reliability': 'best_effort', 'autostart': False,
         'use_sim_time': True}]
     assert node.given['namespace'] == 'robot' and ('image', '/cam') in node.given['remappings']
@@ -144,7 +167,8 @@ def test_numbers_and_lists(stand_in):
         'cameras': ['front', 'rear'], 'raw_subscription': True}
 
 
-def test_several_cameras(stand_in):
+def test_several_cameras(stand_in, ros):
+    ros('rviz2', 'rqt_image_view')
     assert actions(cameras='front,rear')['segment_node'].given['remappings'] == []
     node = actions(cameras='front,rear', image_topic='/{camera}/image_raw')['segment_node']
     assert node.given['remappings'] == [
@@ -168,7 +192,10 @@ def test_build_only_starts_nothing_else_and_is_not_repeated(stand_in):
     assert found['segment_node'].given['parameters'][1] == {'build_only': True}
 
 
-def test_a_bag_is_played_with_its_own_clock(stand_in, tmp_path):
+def test_a_bag_is_played_with_its_own_clock(stand_in, ros, tmp_path):
+    with pytest.raises(ValueError, match='playing the bag drive.mcap needs "ros2 bag": sudo'):
+        actions(play='drive.mcap')
+    ros('ros2bag')
     (tmp_path / 'metadata.yaml').touch()
     for bag in (str(tmp_path), 'drive.mcap'):
         found = actions(play=bag)
@@ -214,7 +241,8 @@ def test_an_argument_that_is_no_number_is_named(stand_in, name, text, what):
         actions(**{name: text})
 
 
-def test_player_and_rviz_come_when_asked_for(stand_in):
+def test_player_and_rviz_come_when_asked_for(stand_in, ros):
+    ros('rviz2', 'rqt_image_view')
     assert set(actions()) == {'segment_node', 'SetEnvironmentVariable'}
     found = actions(play='street.mp4', rviz='true', image_topic='/cam', rqt='true')
     assert found['rqt_image_view'].given['arguments'] == ['/segmentation/overlay']
@@ -226,17 +254,84 @@ def test_player_and_rviz_come_when_asked_for(stand_in):
         'image', 'segmentation/overlay', 'segmentation/color'}
 
 
-def test_a_player_of_raw_pictures_is_none_for_compressed_ones(stand_in, tmp_path):
+def test_a_player_of_raw_pictures_is_none_for_compressed_ones(stand_in, ros, tmp_path):
+    ros('ros2bag')
     with pytest.raises(ValueError, match='play gives raw pictures'):
         actions(play='street.mp4', image_transport='compressed')
     (tmp_path / 'metadata.yaml').touch()
     assert 'ExecuteProcess' in actions(play=str(tmp_path), image_transport='compressed')
 
 
+@pytest.mark.parametrize('given, problem', [
+    ({'log_level': 'loud'}, r"log_level must be one of \['debug'.*, got 'loud'"),
+    ({'rviz': 'yes'}, "rviz must be true or false, got 'yes'"),
+    ({'use_sim_time': '1'}, "use_sim_time must be true or false, got '1'"),
+    ({'respawn': 'true', 'required': 'True'}, 'choose one'),
+    ({'params_file': '/nope.yaml'}, "params_file: there is no file '/nope.yaml'"),
+    ({'config': '/nope.yaml'}, "config: there is no file '/nope.yaml'"),
+    ({'cameras': 'a,b', 'overlay_topic': '/x'}, r'overlay_topic is .* write \{camera\} where'),
+])
+def test_what_cannot_work_is_refused(stand_in, given, problem):
+    with pytest.raises(ValueError, match=problem):
+        actions(**given)
+
+
+def test_booleans_and_levels_are_read_in_any_case(stand_in):
+    node = actions(use_sim_time='True', autostart='FALSE', log_level='WARN',
+                   respawn='TRUE')['segment_node']
+    assert node.given['parameters'][1] == {'use_sim_time': True, 'autostart': False}
+    assert node.given['arguments'][-1] == 'warn' and node.given['respawn'] is True
+
+
+def test_parameter_files_in_the_home_folder(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.yaml').touch()
+    given = actions(config='~/mine.yaml', params_file='~/mine.yaml')['segment_node'].given
+    assert given['parameters'] == [str(tmp_path / 'mine.yaml')] * 2
+
+
+def test_missing_viewers_are_a_warning_and_the_rest_runs(stand_in, ros, caplog):
+    assert set(actions(rviz='true', rqt='true', play='a.mp4')) == {
+        'segment_node', 'camera_player', 'SetEnvironmentVariable'}
+    for package in ('rviz2', 'rqt_image_view'):
+        assert f'{package} is not installed, so nothing is shown: sudo apt install' in caplog.text
+
+
+def test_output_topics(stand_in, ros):
+    ros('rviz2', 'rqt_image_view')
+    found = actions(segmentation_topic='/labels', overlay_topic='/view', image_topic='image',
+                    rviz='true', rqt='true')
+    remappings = dict(found['segment_node'].given['remappings'])
+    assert remappings['segmentation'] == '/labels'
+    assert remappings['segmentation/confidence'] == '/labels/confidence'
+    assert remappings['segmentation/overlay'] == '/view'
+    assert remappings['segmentation/overlay/compressed'] == '/view/compressed'
+    assert found['rviz2'].given['remappings'] == [
+        ('segmentation/overlay', '/view'), ('segmentation/color', '/labels/color')]
+    assert found['rqt_image_view'].given['arguments'] == ['/view']
+    node = actions(cameras='front,rear', segmentation_topic='/{camera}/labels')['segment_node']
+    remappings = dict(node.given['remappings'])
+    assert remappings['rear/segmentation/color'] == '/rear/labels/color'
+    assert remappings['front/segmentation'] == '/front/labels'
+
+
+def test_the_end_of_the_node_ends_the_launch_where_that_is_wanted(stand_in):
+    assert actions()['segment_node'].given['on_exit'] is None
+    for given in ({'required': 'true'}, {'build_only': 'True'}):
+        ended = actions(**given)['segment_node'].given['on_exit']
+        running, stopping = (types.SimpleNamespace(is_shutdown=s) for s in (False, True))
+        bad, good = (types.SimpleNamespace(returncode=c) for c in (3, 0))
+        with pytest.raises(RuntimeError, match='the node ended with exit code 3'):
+            ended(bad, running)
+        for event, context in ((good, running), (bad, stopping)):
+            assert type(ended(event, context)[0]).__name__ == 'Shutdown'
+
+
 def test_demo_passes_on_only_what_segment_knows(stand_in):
-    included = load(ROOT / 'launch' / 'demo.launch.py').generate_launch_description().args[0][-1]
-    source, forwarded = included.args[0], dict(included.given['launch_arguments'])
-    assert source.args[0] == str(SEGMENT)
+    group = load(ROOT / 'launch' / 'demo.launch.py').generate_launch_description().args[0][-1]
+    included, = group.args[0]
+    assert included.args[0].args[0] == str(SEGMENT) and group.given['forwarding'] is False
+    forwarded = group.given['launch_configurations']
     assert set(forwarded) <= set(arguments_of(SEGMENT)) and 'play' in forwarded
 
 
@@ -259,36 +354,144 @@ sys.exit(service.run())
 """
 
 
-def test_with_the_real_launch(tmp_path):
-    """What the node's process is started with, by the launch of the ROS 2 that is installed."""
+@pytest.fixture
+def launched(tmp_path):
+    """
+    Run a launch file by the launch of the ROS 2 that is installed, with programs of ours.
+
+    Each program notes what it was started with, then ends: the node with the exit code ``code``,
+    the player after ``play`` seconds.
+    """
     pytest.importorskip('launch.actions', reason='needs launch', exc_type=ImportError)
     pytest.importorskip('launch_ros.actions', reason='needs launch_ros', exc_type=ImportError)
     index = tmp_path / 'share' / 'ament_index' / 'resource_index' / 'packages'
-    index.mkdir(parents=True)
+    folder = tmp_path / 'lib' / 'dgtl_ros'
+    for place in (index, folder):
+        place.mkdir(parents=True)
     (index / 'dgtl_ros').touch()
-    node = tmp_path / 'lib' / 'dgtl_ros' / 'segment_node'
-    node.parent.mkdir(parents=True)
-    node.write_text(
-        f'#!{sys.executable}\nimport json, os, sys\n'
-        'text = "".join(open(a).read() for a in sys.argv if os.path.isfile(a) and a != __file__)\n'
-        f'with open({str(tmp_path / "seen.json")!r}, "w") as file:\n'
-        '    json.dump([sys.argv[1:], dict(os.environ), text], file)\n')
-    node.chmod(0o755)
-    prefixes = [str(tmp_path), os.environ.get('AMENT_PREFIX_PATH', '')]
-    environment = {**os.environ, 'AMENT_PREFIX_PATH': os.pathsep.join(filter(None, prefixes)),
-                   'ROS_LOG_DIR': str(tmp_path / 'log')}
-    done = subprocess.run(
-        [sys.executable, '-c', RUN, SEGMENT, 'model_path:=m.onnx', 'autostart:=false',
-         'namespace:=robot', 'image_topic:=/{camera}/raw', 'cameras:=front,rear',
-         'input_height:=512', 'build_only:=true'],
-        env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    arguments, variables, text = json.loads((tmp_path / 'seen.json').read_text())
+
+    def run(path, *arguments, code=0, play=0, **variables):
+        for name, last in (('segment_node', f'sys.exit({code})'),
+                           ('camera_player', f'time.sleep({play})'), ('label_points', '')):
+            program = folder / name
+            program.write_text(
+                f'#!{sys.executable}\nimport json, os, sys, time\n'
+                'text = "".join(open(a).read() for a in sys.argv[1:] if os.path.isfile(a))\n'
+                f'with open({str(tmp_path / name)!r} + ".json", "w") as file:\n'
+                f'    json.dump([sys.argv[1:], dict(os.environ), text], file)\n{last}\n')
+            program.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, '-c', RUN, path, *arguments], capture_output=True, text=True,
+            timeout=60, check=False, env={
+                **os.environ, 'AMENT_PREFIX_PATH': str(tmp_path),
+                'ROS_LOG_DIR': str(tmp_path / 'log'), **variables})
+        seen = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob('*.json')}
+        return done.returncode, done.stdout + done.stderr, seen
+
+    return run
+
+
+def test_with_the_real_launch(launched):
+    """What the node's process is started with."""
+    code, said, seen = launched(
+        SEGMENT, 'model_path:=m.onnx', 'autostart:=False', 'namespace:=robot',
+        'image_topic:=/{camera}/raw', 'cameras:=front,rear', 'input_height:=512',
+        'log_level:=DEBUG')
+    assert code == 0, said
+    arguments, _, text = seen['segment_node']
     assert {'front/image:=/front/raw', 'rear/image/compressed:=/rear/raw/compressed',
-            '__ns:=/robot', '__node:=segmenter'} <= set(arguments)
+            '__ns:=/robot', '__node:=segmenter', 'debug'} <= set(arguments)
     assert str(ROOT / 'config' / 'segment.yaml') in arguments
     assert 'model_path: m.onnx' in text and 'autostart: false' in text
-    assert 'input_height: 512' in text and 'build_only: true' in text
-    assert re.search(r'cameras:.*\n +- front\n +- rear', text), text
-    assert any(v.endswith('fastdds_large_images.xml') for n, v in variables.items()
-               if n.endswith('_DEFAULT_PROFILES_FILE'))
+
+
+@pytest.mark.parametrize('node', [0, 1])
+def test_a_failed_build_fails_the_launch(launched, node):
+    code, said, seen = launched(SEGMENT, 'build_only:=true', code=node)
+    assert (code != 0) == (node != 0) and seen, said
+    assert ('the node ended with exit code 1' in said) == (node != 0)
+
+
+@pytest.mark.parametrize('node', [0, 1])
+def test_a_required_node_takes_the_others_with_it(launched, node):
+    code, said, seen = launched(
+        SEGMENT, 'required:=true', 'play:=a.mp4', 'image_topic:=/cam', code=node, play=100)
+    assert (code != 0) == (node != 0) and 'segment_node' in seen, said
+
+
+def test_nothing_is_started_where_an_argument_cannot_work(launched):
+    for argument in ('params_file:=/nope.yaml', 'play:=drive.mcap', 'rviz:=perhaps'):
+        code, said, seen = launched(SEGMENT, argument, PATH='/nowhere')
+        assert code == 1 and not seen and argument.partition(':')[0] in said.lower(), said
+
+
+def test_the_demonstration_runs_without_rviz(launched):
+    code, said, seen = launched(ROOT / 'launch' / 'demo.launch.py', 'params_file:=/nope.yaml')
+    assert code == 0 and set(seen) == {'segment_node', 'camera_player'}, said
+    assert 'rviz2 is not installed' in said
+
+
+NAV2 = ROOT / 'launch' / 'nav2_segmentation.launch.py'
+
+
+def test_nav2_gets_two_managed_nodes(launched, tmp_path):
+    code, said, seen = launched(NAV2, 'namespace:=robot')
+    assert code == 1 and not seen and 'nav2_lifecycle_manager is not installed' in said
+    code, said, seen = launched(NAV2, 'namespace:=robot', 'manage:=False', 'use_sim_time:=True')
+    assert code == 0 and set(seen) == {'segment_node', 'label_points'}, said
+    for arguments, _, text in seen.values():
+        assert '__ns:=/robot' in arguments
+        assert 'autostart: false' in text and 'use_sim_time: true' in text
+    labelling = seen['label_points'][0]
+    assert {'segmentation:=/robot/segmentation', 'segmentation/points:=/robot/segmentation/points',
+            'segmentation/confidence:=/robot/segmentation/confidence'} <= set(labelling)
+
+
+def test_the_manager_of_nav2_is_told_both_names(launched, tmp_path):
+    (tmp_path / 'share/ament_index/resource_index/packages/nav2_lifecycle_manager').touch()
+    (tmp_path / 'lib/nav2_lifecycle_manager').mkdir(parents=True)
+    (tmp_path / 'lib/nav2_lifecycle_manager/lifecycle_manager').symlink_to(
+        tmp_path / 'lib/dgtl_ros/camera_player')
+    code, said, seen = launched(NAV2)
+    assert code == 0, said
+    text = seen['camera_player'][2]
+    assert 'segmenter' in text and 'label_points' in text and 'bond_timeout: 0.0' in text
+
+
+def test_the_layer_of_nav2_knows_every_class_and_our_topics():
+    layer = yaml.safe_load((ROOT / 'config' / 'nav2_semantic_layer.yaml').read_text())
+    layer = layer['local_costmap']['local_costmap']['ros__parameters']['semantic_layer']
+    camera = layer[layer['observation_sources']]
+    classes = [name for kind in camera['class_types'] for name in camera[kind]['classes']]
+    cityscapes = yaml.safe_load((ROOT / 'config/classes/cityscapes.yaml').read_text())
+    assert sorted(classes) == sorted(entry['name'] for entry in cityscapes['classes'])
+    points = load_text(ROOT / 'launch' / 'points.launch.py')
+    for topic in ('segmentation_topic', 'pointcloud_topic'):
+        assert f"'{camera[topic]}'" in points
+    assert {camera['confidence_topic'], camera['labels_topic']} == {
+        f'{camera["segmentation_topic"]}/{name}' for name in ('confidence', 'label_info')}
+
+
+def load_text(path):
+    return path.read_text(encoding='utf-8')
+
+
+def documented(words):
+    """Return the one Python block of the documentation that contains some words."""
+    pages = (p.read_text(encoding='utf-8') for p in (ROOT / 'docs').rglob('*.md'))
+    found, = (block for page in pages
+              for block in re.findall(r'```python\n(.*?)```', page, re.S) if words in block)
+    return found
+
+
+def test_an_included_launch_file_gets_what_was_meant_for_it_alone(launched, tmp_path):
+    """As the documentation shows, in a parent whose own arguments have the names of ours."""
+    parent = tmp_path / 'robot.launch.py'
+    text = documented('forwarding=False')
+    parent.write_text(text.replace("get_package_share_directory('dgtl_ros')", repr(str(ROOT))))
+    code, said, seen = launched(
+        parent, 'params_file:=/nope.yaml', 'autostart:=false', 'namespace:=parent')
+    assert code == 0, said
+    arguments, _, text = seen['segment_node']
+    assert '__ns:=/robot' in arguments and 'image:=/robot/front/image_raw' in arguments
+    assert 'autostart: false' not in text and '/nope.yaml' not in arguments

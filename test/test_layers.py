@@ -151,13 +151,15 @@ def test_training_knows_no_ros(tree):
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {f'dgtl_core.{module}' for module in (
         'classes', 'encodings', 'picture_header', 'pictures', 'points', 'predictor',
-        'visualize')}
+        'strict', 'visualize')}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         # test material: the player plays it, the demo scores it
-        'dgtl_ros.show.camera_player': {'dgtl_core.streetworld'},
+        'dgtl_ros.show.drawing': {'dgtl_core.streetworld', 'dgtl_core.engine.child'},
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
-        'dgtl_ros.show.demo': {'dgtl_core.streetworld', 'dgtl_core.metrics'},
+        'dgtl_ros.show.recorder': {'dgtl_core.metrics'},
+        'dgtl_ros.show.results': {'dgtl_core.web_video'},
+        'dgtl_ros.show.view': {'dgtl_core.cli.view', 'dgtl_core.view.feed'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
              for name in tree.below('dgtl_ros') for i in tree.imports[name]
@@ -170,6 +172,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
 @pytest.mark.parametrize('module, allowed', [
     ('dgtl_core.classes', set()),
     ('dgtl_core.config', set()),
+    ('dgtl_core.strict', set()),
     ('dgtl_core.processing', {'numpy', 'cv2'}),
     ('dgtl_core.encodings', {'numpy', 'cv2'}),
     ('dgtl_core.groups', {'numpy', 'cv2'}),
@@ -186,6 +189,8 @@ def test_ros_uses_only_the_surface_of_core(tree):
     ('dgtl_core.model_file', set()),
     ('dgtl_core.engine.cache', set()),
     ('dgtl_core.streetworld', {'numpy', 'cv2'}),
+    ('dgtl_core.cli.fetch', set()),
+    ('dgtl_core.cli.view', set()),
 ])
 def test_light_modules_load_only(tree, module, allowed):
     extra = tree.foreign(module) - allowed - {'yaml'}

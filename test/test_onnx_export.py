@@ -17,6 +17,7 @@ from dgtl_core.export.onnx import (
     to_onnx,
     write,
 )
+from dgtl_core.files import placing
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import set_precision
@@ -240,14 +241,14 @@ def test_the_file_says_in_which_precision_it_computes(tmp_path, monkeypatch):
     (OSError(errno.ENOSPC, 'No space left on device'), OSError, 'MiB cannot .*No space.*m.onnx'),
     (KeyboardInterrupt(), KeyboardInterrupt, None)])
 def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path, monkeypatch, fault, kind, message):
-    def fail(_):
+    def fail(*_):
         raise fault
 
     path = write_tiny_onnx(tmp_path / 'm.onnx')
     before = path.read_bytes()
-    monkeypatch.setattr('os.fsync', fail)
-    with pytest.raises(kind, match=message):
-        write(onnx.load(path), path)
+    monkeypatch.setattr('pathlib.Path.write_bytes', fail)
+    with pytest.raises(kind, match=message), placing(path) as temporary:
+        write(onnx.load(path), temporary)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

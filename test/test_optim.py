@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_core.config import from_dict, override, preset
+from dgtl_core.config import preset
 from dgtl_core.learning.optim import (
     build_optimizer,
     learning_rate,
@@ -13,6 +13,7 @@ from dgtl_core.learning.optim import (
 )
 from dgtl_core.model.released import published_names
 from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.strict import from_dict, override
 import pytest
 import torch
 

@@ -36,13 +36,16 @@ class RememberingNode:
     def __init__(self):
         self.topics = {}
 
-    def create_publisher(self, kind, topic, qos, qos_overriding_options):
+    def create_publisher(self, kind, topic, qos, qos_overriding_options, event_callbacks):
         assert topic not in self.topics
         self.topics[topic] = Publisher(qos)
         return self.topics[topic]
 
     def destroy_publisher(self, publisher):
         self.topics = {t: p for t, p in self.topics.items() if p is not publisher}
+
+    def resolve_topic_name(self, topic):
+        return f'/{topic}'
 
     def get_clock(self):
         return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: Time(sec=7)))

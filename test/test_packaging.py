@@ -13,6 +13,7 @@ import sys
 import venv
 
 from dgtl_core.engine.child import tied
+from dgtl_ros.show.children import free_domain
 import pytest
 from test_layers import imports, modules, OWN, ROS, Tree
 
@@ -95,7 +96,7 @@ def starts_and_stops(command, cwd, **variables):
     command = [shutil.which(command[0]), *command[1:]]
     node = subprocess.Popen(
         [*tied(), *command], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': str(101 + os.getpid() % 100),
+        env={**os.environ, 'ROS_LOG_DIR': str(cwd), 'ROS_DOMAIN_ID': str(free_domain()[0]),
              'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', **variables})
     said = ''
     try:
@@ -116,12 +117,12 @@ def check_share(share):
     """Everything that a launch file, the node and a user look for after installation."""
     expected = {str(p.relative_to(ROOT)) for pattern in (
         'launch/*.launch.py', 'config/**/*.yaml', 'config/*.xml', 'config/*.rviz',
-        'models/dgtl_mini.onnx') for p in ROOT.glob(pattern)}
+        'models/dgtl_mini.onnx', 'models/zoo.yaml') for p in ROOT.glob(pattern)}
     found = {str(p.relative_to(share)) for p in share.rglob('*') if p.is_file()}
     assert expected <= found
     assert {'launch/segment.launch.py', 'launch/demo.launch.py', 'config/segment.yaml',
             'config/fastdds_large_images.xml', 'config/classes/cityscapes.yaml',
-            'models/dgtl_mini.onnx', 'package.xml'} <= found
+            'models/dgtl_mini.onnx', 'models/zoo.yaml', 'package.xml'} <= found
     assert (share.parent / 'ament_index/resource_index/packages/dgtl_ros').is_file()
     model = share / 'models' / 'dgtl_mini.onnx'
     assert model.read_bytes() == (ROOT / 'models' / 'dgtl_mini.onnx').read_bytes()
@@ -184,7 +185,7 @@ def ros_packages(*folders):
     """Return the ROS packages that the Python files of these folders of ours import."""
     found = modules(ROOT, *folders)
     used = {i.module.split('.')[0] for n, path in found.items() for i in imports(n, path, found)}
-    return used & ROS
+    return {{'tf2_ros': 'tf2_ros_py'}.get(name, name) for name in used & ROS}
 
 
 def test_package_xml():
@@ -198,8 +199,13 @@ def test_package_xml():
     assert '                                 Apache License\n' in (ROOT / 'LICENSE').read_text()
 
     used = ros_packages('dgtl_ros', 'launch')
-    declared = {d.name for d in package.exec_depends if not d.name.startswith('python3-')}
+    package.evaluate_conditions({})
+    declared = {d.name for d in package.exec_depends
+                if d.evaluated_condition and not d.name.startswith('python3-')}
     assert declared == used
+    optional = {d.name for d in package.exec_depends if d.condition}
+    launch = ''.join(p.read_text() for p in (ROOT / 'launch').glob('*.launch.py'))
+    assert len(optional) == 4 and all(f"'{name}'" in launch for name in optional)
     declared = {d.name for d in package.test_depends if not d.name.startswith('python3-')}
     assert declared == ros_packages('test') - used
 

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
-from dgtl_core.encodings import ImageError
 from dgtl_core.predictor import Predictor
 from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.health import Health, STAGES
 from dgtl_ros.image_codec import rgb8
 from dgtl_ros.pipeline import finish, Pipeline
+from dgtl_ros.reader import Reader
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival
 from ros_world import picture
@@ -47,14 +47,13 @@ class Outputs:
 class Source:
     """Stands for a stream: what the pipeline needs of one, without a node."""
 
-    def __init__(self, say):
-        self.outputs, self.health, self.monitor = Outputs(), Health(), DomainMonitor(19)
-        self.last, self._say = None, say
+    def __init__(self, settings, logger):
+        self.name, self.outputs, self.health = '', Outputs(), Health()
+        self.monitor, self.last = DomainMonitor(19), None
+        self.reader = Reader('/image', self.health, settings, logger)
 
-    def broken(self, error):
-        assert isinstance(error, ImageError)
-        self.health.count('decode_errors')
-        self._say(str(error), 0)
+    def arrival(self, message):
+        return Arrival(self, message, 0.0, self.health.image('rgb8', 1, 0.0))
 
 
 class Line:
@@ -62,14 +61,15 @@ class Line:
 
     def __init__(self, predict, **settings):
         self.said = []
-        self.a, self.b = Source(self.say), Source(self.say)
+        logger = SimpleNamespace(error=self.say, warning=self.say)
+        self.a, self.b = (Source(lambda: Settings(**settings), logger) for _ in range(2))
         self.outputs, self.health, self.monitor = self.a.outputs, self.a.health, self.a.monitor
         self.pipeline = Pipeline(
             predict, lambda: Settings(**settings),
             SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW * 10**9)),
-            SimpleNamespace(error=self.say, warning=self.say))
+            logger)
 
-    def say(self, text, throttle_duration_sec):
+    def say(self, text, throttle_duration_sec=0.0):
         self.said.append(text)
 
     def message(self, image, age=0.1):
@@ -80,11 +80,11 @@ class Line:
 
     def send(self, image, age=0.1):
         message = self.message(image, age)
-        self.pipeline([Arrival(self.a, message, 0.0)])
+        self.pipeline([self.a.arrival(message)])
         return message.header
 
     def send_both(self, first, second):
-        self.pipeline([Arrival(self.a, first, 0.0), Arrival(self.b, second, 0.0)])
+        self.pipeline([self.a.arrival(first), self.b.arrival(second)])
 
 
 @pytest.fixture(scope='module')
@@ -121,23 +121,48 @@ def test_age(predict, age, settings, published):
     line.send(picture(), age)
     assert bool(line.outputs.labels) == published
     assert line.health.counts()['dropped_stale'] == (not published)
+    assert line.health.counts()['stamp_in_future'] == (age == -5.0)
 
 
 def test_once_stopped_nothing_is_published_and_nothing_counts_as_a_fault(predict):
     line = Line(predict)
     line.pipeline.stopped = True
     line.send(picture())
-    assert not line.outputs.labels and not any(line.health.counts().values())
+    assert not line.outputs.labels
+    assert {n for n, value in line.health.counts().items() if value} == {'received', 'waiting'}
+    line.health.settle()
+    assert line.health.counts()['dropped_inactive'] == 1
 
 
 def test_what_cannot_be_published_is_counted(predict):
     line = Line(predict)
     line.outputs.fault = RuntimeError('no middleware')
     line.send(picture())
-    assert line.health.counts()['publish_errors'] == 1 and 'no middleware' in line.said[0]
+    counts = line.health.counts()
+    assert counts['publish_errors'] == counts['unpublished'] == 1
+    assert 'no middleware' in line.said[0]
     line.outputs.fault = None
     line.send(picture())
     assert line.health.counts()['published'] == 1
+
+
+@pytest.mark.parametrize('stage', ['publish_pictures', 'publish_times', 'look'])
+@pytest.mark.parametrize('fault', [RuntimeError('no middleware'), ValueError('odd \ud800 shape')])
+def test_what_fails_after_the_inference_is_a_publish_error_of_that_camera_alone(
+        predict, monkeypatch, stage, fault):
+    line = Line(predict, on_inference_error='deactivate', max_consecutive_errors=1)
+
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(line.a.monitor if stage == 'look' else line.a.outputs, stage, fail)
+    line.send_both(line.message(picture()), line.message(picture()))
+    counts, others = line.a.health.counts(), line.b.health.counts()
+    assert counts['publish_errors'] == 1 and counts['errors_total'] == 0
+    assert counts['published'] == 1, 'its labels are out'
+    assert others['published'] == 1 and others['publish_errors'] == 0
+    assert not line.pipeline.gave_up and len(line.b.outputs.pictures) == 1
+    line.said[0].encode('utf-8')
 
 
 class Broken:
@@ -199,14 +224,15 @@ def test_a_bad_picture_of_one_camera_does_not_touch_the_other(predict):
     assert others['published'] == 2 and others['decode_errors'] == others['dropped_stale'] == 0
 
 
-def test_what_cannot_be_read_for_another_reason_counts_as_an_error(predict, monkeypatch):
-    def fail(message, encoding):
+def test_what_cannot_be_read_for_another_reason_counts_as_unreadable(predict, monkeypatch):
+    def fail(*_):
         raise MemoryError('too large')
 
-    monkeypatch.setattr('dgtl_ros.pipeline.to_rgb', fail)
+    monkeypatch.setattr('dgtl_ros.reader.to_rgb', fail)
     line = Line(predict)
     line.send(picture())
-    assert 'MemoryError: too large' in line.health.last_error and not line.outputs.labels
+    assert 'MemoryError: too large' in line.said[0] and not line.outputs.labels
+    assert line.health.counts()['decode_errors'] == 1
 
 
 def test_a_fault_of_the_network_is_counted_for_every_camera_of_the_call():

@@ -4,8 +4,9 @@ import json
 import pytest
 
 pytest.importorskip('torch')
-from dgtl_core.config import override, preset
+from dgtl_core.config import preset
 from dgtl_core.model.segmenter import build_segmenter
+from dgtl_core.strict import override
 from safetensors.torch import load_file
 import torch
 from training.pretext import oriented_gradients, SceneObjective, ScenePairs

@@ -5,6 +5,7 @@ The node and the engine of its model: when it is built, what answers meanwhile, 
 The node runs in this process, because its GPU and TensorRT are stand-ins; the builder is real.
 """
 
+import dataclasses
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
+from dgtl_core.classes import ClassSet
 from dgtl_ros.image_codec import rgb8
 from dgtl_ros.segment_node import SegmentNode
 from dgtl_ros.show.children import isolated_environment
@@ -24,6 +26,7 @@ from ros_world import in_executor
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
+from tiny_onnx import METADATA, write_tiny_onnx
 
 pytestmark = pytest.mark.ros
 
@@ -156,6 +159,22 @@ def test_an_engine_that_cannot_be_built_is_a_warning_and_may_be_tried_again(robo
     assert running.rebuild().success
     running.until(lambda: running.model['engine'] == 'built')
     assert running.model['level'] == b'\x00'
+
+
+def test_a_model_file_with_other_classes_is_refused_until_they_are_announced(robot):
+    running = robot()
+    running.until(lambda: running.model.get('engine') == 'built')
+    other = dataclasses.replace(
+        METADATA, classes=ClassSet.from_list('other', [
+            {**entry, 'name': f'{entry["name"]}2'} for entry in METADATA.classes.to_list()]))
+    write_tiny_onnx(robot.fake.model, metadata=other.to_json())
+    before = running.node._predict
+    answer = running.rebuild()
+    assert not answer.success and 'by one with other classes' in answer.message
+    assert 'deactivate, cleanup, configure and activate' in answer.message
+    assert running.node._predict is before
+    labels = running.labels
+    running.until(lambda: running.labels > labels)
 
 
 def test_rebuilding_needs_a_model_and_permission(robot):

@@ -86,7 +86,7 @@ def test_differences_lie_over_the_base_and_changes_over_both(tmp_path):
     ('preset: dgtl-mini\nevaluation: {limit: -1}\n', 'evaluation.limit not negative'),
     ('steps: 3\n', 'missing keys'),
     ('- a\n', 'must be a mapping'),
-    ('a: [\n', 'is not YAML'),
+    ('a: [\n', 'is not valid YAML'),
     ('base: none.yaml\npreset: dgtl-mini\n', 'there is no recipe'),
 ])
 def test_wrong_recipes_are_refused_in_words(text, message, tmp_path):

@@ -194,8 +194,8 @@ def test_takes_what_a_training_run_wraps_around_the_tensors():
 
 
 def test_refuses_an_unknown_method_and_another_image_size():
-    with pytest.raises(ValueError, match=r"method must be one of \['dgtl', 'rein', 'vltseg'\]"):
-        load(dgtl_state(), 'soma')
+    with pytest.raises(ValueError, match='method must be one of .* got .sora'):
+        load(dgtl_state(), 'sora')
     with pytest.raises(ValueError, match='image_size 512 has 36x36 patches of 14, but .* 4x4'):
         load(vltseg_state(), 'vltseg', image_size=512)
 

@@ -56,13 +56,6 @@ def test_labels_have_header_size_and_place_of_the_picture(link, size):
     assert labels[0, 0] == labels[-1, 1] == 2 and labels[0, -1] == labels[-1, -2] == 13
 
 
-def test_the_depth_of_the_subscription_may_be_overridden(link):
-    name = 'qos_overrides./one/image.subscription.depth'
-    answer = link.world.call(
-        GetParameters, '/one/segmenter/get_parameters', GetParameters.Request(names=[name]))
-    assert answer.values[0].integer_value == 1
-
-
 def test_colour_order_of_the_camera_is_respected(link):
     header = link.header()
     message = rgb8(np.ascontiguousarray(picture()[:, :, ::-1]), header)
@@ -213,6 +206,23 @@ def test_camera_comes_back_with_other_reliability_size_and_encoding(link):
     assert (plane(answer) == 5).all() and (answer.height, answer.width) == (24, 18)
     values = world.task('one', 'input', lambda v: v['qos_offered'] == 'best_effort')[1]
     assert (values['qos_asked'], values['encoding']) == ('best_effort', 'mono8')
+
+
+def test_quality_of_service_follows_the_parameters_at_each_configuration(world, tiny_model):
+    overridden = 'qos_overrides./qos/image.subscription.depth'
+    offered = world.node.get_publishers_info_by_topic
+    with world.start('segment_node', 'qos', '--ros-args', '-p', f'{overridden}:=3',
+                     autostart=False, model_path=tiny_model) as node:
+        for reliability in ('reliable', 'best_effort', 'reliable'):
+            assert world.set_parameters('qos', qos__output__reliability=reliability).successful
+            assert world.change_state('qos', 'configure', 'activate')
+            until(lambda wanted=reliability: [
+                info.qos_profile.reliability.name.lower() for info in offered('/qos/segmentation')
+            ] == [wanted])
+            assert world.change_state('qos', 'deactivate', 'cleanup')
+        answer = world.call(GetParameters, '/qos/segmenter/get_parameters',
+                            GetParameters.Request(names=[overridden]))
+        assert answer.values[0].integer_value == 3 and 'Traceback' not in node.text()
 
 
 def test_lifecycle_edges(world, tiny_model):

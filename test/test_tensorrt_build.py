@@ -293,7 +293,7 @@ def test_an_engine_that_disagrees_is_refused_and_the_old_one_stays(robot, capsys
     assert 'labels only' in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in robot.out.parent.iterdir()} == before
     assert robot.trt.alive == 0
-    assert main([*robot.command, '--threshold', '0.1']) == 0
+    assert main([*robot.command, '--min-agreement', '0.1']) == 0
 
 
 def test_another_file_can_be_the_reference(robot, tmp_path):
@@ -336,7 +336,7 @@ def test_a_place_for_no_engine_is_refused_before_the_build(
 
 
 @pytest.mark.parametrize('options', [
-    ['--threshold', '7'], ['--threshold', 'nan'], ['--device', 'cuda:9']])
+    ['--min-agreement', '7'], ['--min-agreement', 'nan'], ['--device', 'cuda:9']])
 def test_what_can_never_hold_is_refused_before_the_build(robot, monkeypatch, options, capsys):
     monkeypatch.setattr(command, 'build', None)
     assert main([*robot.command, *options]) == 1

@@ -12,6 +12,8 @@ import sys
 import time
 
 import cv2
+from dgtl_core.learning.run import FINAL, LAST
+from dgtl_core.learning.stop import Stop
 from dgtl_core.model.checkpoint import load_segmenter, read_header, save_checkpoint
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from small_recipe import command, MODEL, write_pictures, write_recipe
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 import torch
-from training.train import FINAL, LAST, main, TERMINATED
+from training.train import main
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,11 +100,11 @@ def test_moving_average_is_what_is_shipped(whole):
 # Trains, and waits a while after each checkpoint: a busy machine must not miss all eight steps.
 UNHURRIED = """
 import sys, time, training.train as train
-save = train.save_checkpoint
+save = train.Run.save
 def save_and_wait(*arguments, **options):
     save(*arguments, **options)
     time.sleep(4)
-train.save_checkpoint = save_and_wait
+train.Run.save = save_and_wait
 sys.exit(train.main())
 """
 
@@ -132,9 +134,74 @@ def test_resume_after_a_signal_gives_the_same_weights_bit_by_bit(kind, whole, tm
 def test_output_of_another_run_is_not_overwritten_and_resume_needs_one(whole, tmp_path, capsys):
     recipe, out = whole
     assert run(recipe, out) == 1
-    assert 'go on with --resume, or take another --out' in capsys.readouterr().err
+    assert 'go on with --resume, take another --out, or' in capsys.readouterr().err
     assert run(recipe, tmp_path / 'new', '--resume') == 1
     assert 'to resume from' in capsys.readouterr().err
+
+
+def test_result_alone_is_not_overwritten_without_force(whole, tmp_path, capsys):
+    recipe, out = whole
+    (tmp_path / 'out').mkdir()
+    shutil.copy(out / FINAL, tmp_path / 'out' / FINAL)
+    assert run(recipe, tmp_path / 'out') == 1
+    assert f'{FINAL} exists' in capsys.readouterr().err
+    assert same(out / FINAL, tmp_path / 'out' / FINAL)
+    left = ('.last.safetensors.77.part.safetensors', '.tmpA1b2', '.log.jsonl.77.part.jsonl')
+    for name in left:
+        (tmp_path / 'out' / name).write_text('of a killed run')
+    assert run(recipe, tmp_path / 'out', '--force', '--set', 'steps=1') == 0
+    assert read_header(tmp_path / 'out' / FINAL)['training']['step'] == 1
+    assert not [p.name for p in (tmp_path / 'out').iterdir() if p.name.startswith('.')]
+
+
+def test_two_trainings_into_one_folder_are_one_too_many(whole, tmp_path, capsys):
+    recipe, _ = whole
+    out = tmp_path / 'out'
+    slow = subprocess.Popen(
+        [sys.executable, '-c', UNHURRIED, str(recipe), '--out', str(out), '--set',
+         'save_every=1'], env=ENVIRONMENT, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 100
+        while not (out / LAST).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for how in ('--resume', '--force'):
+            assert run(recipe, out, how) == 1
+            assert f'another training writes to {out}' in capsys.readouterr().err
+        assert (out / LAST).exists()
+    finally:
+        slow.kill()
+        slow.wait()
+    assert run(recipe, out, '--resume') == 0, 'the lock of a killed run is none'
+
+
+@pytest.mark.parametrize('change', ['data=[]', 'data=["folder:nowhere"]', 'init=none.pth'])
+def test_start_that_fails_leaves_no_folder(change, tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert run(recipe, tmp_path / 'runs' / 'new', '--set', change) == 1
+    assert not (tmp_path / 'runs').exists()
+    (tmp_path / 'mine').mkdir()
+    assert run(recipe, tmp_path / 'mine', '--set', change) == 1
+    assert list((tmp_path / 'mine').iterdir()) == []
+
+
+@pytest.mark.parametrize('fault, message', [
+    ('size', 'another size'), ('mask', 'hold nothing but 0 and 255'), ('empty', 'no pixel'),
+    ('cut', 'cut short')])
+def test_data_that_teach_nothing_are_refused_before_the_first_step(
+        fault, message, tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    files = sorted((tmp_path / 'boxes' / 'labels').iterdir())
+    for file in files if fault in ('mask', 'empty') else files[-1:]:
+        labels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        if fault == 'cut':
+            file.write_bytes(file.read_bytes()[:-20])
+        else:
+            cv2.imwrite(str(file), {'size': labels[:-6], 'mask': np.where(labels, 255, 0),
+                                    'empty': np.full_like(labels, 255)}[fault].astype(np.uint8))
+    assert run(recipe, tmp_path / 'out') == 1
+    said = capsys.readouterr().err
+    assert message in said and str(tmp_path / 'boxes' / 'labels') in said or fault == 'mask'
+    assert 'Traceback' not in said and not (tmp_path / 'out').exists()
 
 
 def test_moving_average_that_a_resumed_run_is_the_first_to_have_starts_from_its_weights(tmp_path):
@@ -222,7 +289,7 @@ def test_sigterm_while_pictures_are_drawn_leaves_no_half_a_cache(tmp_path):
     assert process.stdout.readline() == 'drawing\n'
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode == TERMINATED
+    assert process.returncode == Stop.TERMINATED
     assert not list((out / 'cache').iterdir())
 
 

@@ -2,7 +2,8 @@
 """A segmenter small enough for unit tests: 64 wide, four blocks, ten tokens."""
 
 from dgtl_core.classes import ClassSet, SegmentationClass
-from dgtl_core.config import from_dict, override, SegmenterConfig, to_dict
+from dgtl_core.config import SegmenterConfig
+from dgtl_core.strict import from_dict, override, to_dict
 
 CLASSES = ClassSet('three', tuple(
     SegmentationClass(id=i, name=name, color=(i, i, i))

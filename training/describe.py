@@ -17,9 +17,10 @@ import json
 import re
 import sys
 
-from dgtl_core.config import load_yaml, preset, PRESETS, SegmenterConfig
+from dgtl_core.config import preset, PRESETS, SegmenterConfig
 from dgtl_core.model.mask_decoder import semantic_scores
 from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.strict import load_yaml
 import torch
 from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode

@@ -36,10 +36,11 @@ from typing import Any, NamedTuple
 
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.corruptions import corrupt
-from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.data.datasets import LabelledPicture, NO_SIZES
 from dgtl_core.files import write_atomically
 from dgtl_core.learning.batches import cached
 from dgtl_core.learning.recipe import read_recipe, Recipe
+from dgtl_core.learning.run import FINAL, LAST
 from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model.text import ClassTexts, load_texts, save_texts
 import numpy as np
@@ -47,7 +48,6 @@ import torch
 from tqdm import tqdm
 from training.evaluate import open_model
 from training.experiment_report import write_results
-from training.train import FINAL
 
 SEVERITY = 3
 PLAIN = {'adapter': {'method': 'none', 'text_link': 'off', 'mask_link': False},
@@ -221,7 +221,7 @@ def _train(recipe: Recipe, options: argparse.Namespace, source: Source, method: 
         weights = json.dumps(str(options.out / 'backbone.safetensors'))
         changes.append(f'model.backbone.weights={weights}')
     changes += [f'{key}={json.dumps(value)}' for key, value in METHODS[method].items()]
-    resume = ['--resume'] if (folder / 'last.safetensors').exists() else []
+    resume = ['--resume'] if (folder / LAST).exists() else []
     with open(folder / 'train.log', 'ab') as log:
         _python('training.train', str(options.recipe), '--out', str(folder), '--device',
                 options.device, *resume, *_settings(changes), log=log,
@@ -280,7 +280,7 @@ def _score(model: Path, tests: Mapping[str, list[LabelledPicture]],
     for name, pictures in tests.items():
         matrix = ConfusionMatrix(len(classes))
         for picture in pictures:
-            matrix.update(label(picture.image, name), picture.labels)
+            matrix.update(label(picture.image, NO_SIZES).labels, picture.labels)
         scores[name] = matrix.mean_iou()
     return scores
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.export.onnx import export_onnx, ExportError, Output
+from dgtl_core.engine.agreement import Output
+from dgtl_core.export.onnx import export_onnx, ExportError
 from dgtl_core.files import destination, tidy_on_signals
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork

@@ -21,11 +21,12 @@ class Log:
     """
     Collects losses without waiting for the device, and writes their means now and then.
 
-    Every process has one, since the means are over all of them; only rank 0 writes.
+    Every process has one, since the means are over all of them; one of them
+    ``writes``.
     """
 
-    def __init__(self, out: Path, start: int, steps: int, batch: int, rank: int) -> None:
-        self._steps, self._batch, self._writes = steps, batch, rank == 0
+    def __init__(self, out: Path, start: int, steps: int, batch: int, writes: bool) -> None:
+        self._steps, self._batch, self._writes = steps, batch, writes
         self._sums: list[Tensor] = []
         self._start = self._last = time.monotonic()
         if self._writes:

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import difflib
 from importlib import import_module
 import os
 import sys
 
 from dgtl_core.files import tidy_on_signals
+from dgtl_core.strict import closest
 
 # In the order of the help. Each is a module here, with a main(arguments) that returns the exit
 # code: 0 good, 1 something failed, 2 wrong use. A module is imported when its command is run.
 COMMANDS = {
     'predict': 'Label pictures, videos and bags.',
+    'fetch': 'List published weights, or bring some here and make a model file of them.',
     'info': 'Show what a model file says about itself.',
+    'view': 'Watch a model at work on pictures, a video or a bag, in a browser.',
 }
 _EPILOG = """Exit codes: 0 all is well, 1 something failed, 2 the command was used wrongly.
 "dgtl COMMAND --help" describes a command."""
@@ -41,8 +43,8 @@ def _run(name: str, arguments: list[str]) -> int:
     command = external(name)
     if command is not None:
         return command(arguments)
-    close = difflib.get_close_matches(name, COMMANDS, 1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
+    near = closest(name, COMMANDS)
+    hint = f'did you mean {near!r}? ' if near else ''
     print(f'dgtl: there is no command {name!r}; {hint}"dgtl --help" lists them all',
           file=sys.stderr)
     return 2

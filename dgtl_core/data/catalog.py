@@ -10,22 +10,24 @@ where DGTL_DATA is not set). Layouts and encodings are those of the published ar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import difflib
+from functools import partial
+import hashlib
 import inspect
 import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
 from dgtl_core.data.datasets import (
-    DataError,
-    id_table,
     JoinedPictures,
     LabelledPicture,
+    NO_SIZES,
     PicturePairs,
     Pictures,
 )
+from dgtl_core.data.labels import DataError, id_table, named, read_colors, read_ids, read_synthia
+from dgtl_core.data.pairs import find_pairs, Pair, Pairs
+from dgtl_core.strict import suggestion
 import numpy as np
 
 # stored id -> train id
@@ -44,6 +46,13 @@ MAPILLARY_MAPPINGS = {
     'rein': {  # Rein, DGTL: by name, so that more ids count
         **{key: value for key, value in _MAPILLARY.items() if key != 41},
         7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7}}
+# Sizes that the protocols of the literature fit pictures into (see training.evaluate).
+_CITY = {'low': (512, 1024), 'high': (1024, 2048), 'vltseg': (512, 1024)}
+_BDD = {'low': (720, 1280), 'high': (720, 1280), 'vltseg': (512, 1024)}
+_FULL_HD = {'low': (540, 960), 'high': (540, 960), 'vltseg': (540, 960)}
+# GTA5 was published with these pairs, of which the label maps have another size.
+GTA5_UNEQUAL = range(20801, 20861)
+ON_MISSING = ('error', 'skip')
 TRAIN_ID_TABLE = id_table({i: i for i in range(len(CITYSCAPES))})
 LABEL_ID_TABLE = id_table(_LABEL_IDS, [*range(35), IGNORE_INDEX])
 
@@ -65,10 +74,7 @@ class StreetWorldPictures:
         self._count = count
         self._about = (condition, count, seed, severity, height, width)
         self.name = f'streetworld-{condition}'
-        self.classes = CITYSCAPES
-
-    def __repr__(self) -> str:
-        return f'StreetWorldPictures{self._about}'
+        self.classes, self.protocol_sizes = CITYSCAPES, NO_SIZES
 
     def __len__(self) -> int:
         return self._count
@@ -80,23 +86,39 @@ class StreetWorldPictures:
         return LabelledPicture(
             sample.image, sample.labels, f'{self.name}/{index}', sample.depth)
 
+    def fingerprint(self) -> str:
+        """Return a text that changes with the options and with the source of the generator."""
+        from dgtl_core import streetworld
+        from dgtl_core.data import weather
+
+        digest = hashlib.sha256(repr(self._about).encode())
+        for file in sorted(Path(str(streetworld.__file__)).parent.glob('*.py')):
+            digest.update(file.read_bytes())
+        digest.update(Path(weather.__file__).read_bytes())
+        return digest.hexdigest()
+
 
 def gta5(folder: Path) -> PicturePairs:
     """GTA5: ``images/*.png``, ``labels/*.png`` (palette) with Cityscapes label ids."""
-    return PicturePairs('gta5', _pairs(folder, 'images', '*.png', 'labels', '.png', ['.png']),
-                        LABEL_ID_TABLE)
+    pairs = find_pairs(folder, 'images', '*', 'labels', '.png', ['.png'])
+    kept = [pair for pair in pairs.found if not _unequal(pair)]
+    left = len(pairs.found) - len(kept)
+    return PicturePairs('gta5', Pairs(kept, pairs.missing), LABEL_ID_TABLE, notes=[
+        f'{left} pairs of {GTA5_UNEQUAL[0]}-{GTA5_UNEQUAL[-1]} are left out: GTA5 was published '
+        'with label maps of another size for them'] * (left > 0))
 
 
 def synthia(folder: Path) -> PicturePairs:
     """SYNTHIA-RAND-CITYSCAPES: ``RGB/*.png``, ``GT/LABELS/*.png`` (16 bit, id in red)."""
-    return PicturePairs('synthia', _pairs(folder, 'RGB', '*.png', 'GT/LABELS', '.png', ['.png']),
-                        id_table(_SYNTHIA, [*range(23), IGNORE_INDEX]), read=_read_synthia)
+    pairs = find_pairs(folder, 'RGB', '*', 'GT/LABELS', '.png', ['.png'])
+    return PicturePairs('synthia', pairs, id_table(_SYNTHIA, [*range(23), IGNORE_INDEX]),
+                        read=read_synthia)
 
 
 def urbansyn(folder: Path) -> PicturePairs:
     """UrbanSyn: ``rgb/rgb_0001.png``, ``ss/ss_0001.png`` with train ids; 19 is void."""
-    pairs = _pairs(folder, 'rgb', '*.png', 'ss', '.png', ['.png'],
-                   rename=lambda name: name.replace('rgb_', 'ss_'))
+    pairs = find_pairs(folder, 'rgb', '*', 'ss', '.png', ['.png'],
+                       rename=lambda name: name.replace('rgb_', 'ss_'))
     table = TRAIN_ID_TABLE.copy()
     table[19] = IGNORE_INDEX
     return PicturePairs('urbansyn', pairs, table)
@@ -104,16 +126,16 @@ def urbansyn(folder: Path) -> PicturePairs:
 
 def cityscapes(folder: Path, *, split: str = 'val') -> PicturePairs:
     """Cityscapes: ``leftImg8bit/<split>/<city>/*.png``, ``gtFine``; train ids, else label ids."""
-    pairs = _pairs(folder, f'leftImg8bit/{split}', '*/*.png', f'gtFine/{split}',
-                   '_leftImg8bit.png', ['_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'])
-    return PicturePairs('cityscapes', pairs, _table_of(pairs))
+    pairs = find_pairs(folder, f'leftImg8bit/{split}', '*/*', f'gtFine/{split}',
+                       '_leftImg8bit.png', ['_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'])
+    return PicturePairs('cityscapes', pairs, _table_of(pairs), protocol_sizes=_CITY)
 
 
 def bdd100k(folder: Path, *, split: str = 'val') -> PicturePairs:
     """BDD100K: ``images/10k/<split>/*.jpg``, ``labels/sem_seg/masks/<split>/*.png``."""
-    return PicturePairs('bdd100k', _pairs(
-        folder, f'images/10k/{split}', '*.jpg', f'labels/sem_seg/masks/{split}', '.jpg', ['.png']),
-        TRAIN_ID_TABLE)
+    pairs = find_pairs(folder, f'images/10k/{split}', '*', f'labels/sem_seg/masks/{split}',
+                       '.jpg', ['.png'])
+    return PicturePairs('bdd100k', pairs, TRAIN_ID_TABLE, protocol_sizes=_BDD)
 
 
 def mapillary(folder: Path, *, split: str = 'validation', mapping: str = 'robustnet',
@@ -122,70 +144,75 @@ def mapillary(folder: Path, *, split: str = 'validation', mapping: str = 'robust
     if mapping not in MAPILLARY_MAPPINGS:
         raise DataError(f'mapillary has the mappings {list(MAPILLARY_MAPPINGS)}, got {mapping!r}')
     labels = 'v1.2/labels' if (folder / split / 'v1.2').is_dir() else 'labels'
-    pairs = _pairs(folder, f'{split}/images', '*.jpg', f'{split}/{labels}', '.jpg', ['.png'])
+    pairs = find_pairs(folder, f'{split}/images', '*', f'{split}/{labels}', '.jpg', ['.png'])
     return PicturePairs(
         f'mapillary-{mapping}', pairs, id_table(MAPILLARY_MAPPINGS[mapping], [*range(66)]),
-        shrink=shrink)
+        shrink=shrink, protocol_sizes=_CITY)
 
 
 def acdc(folder: Path, *, condition: str = '*', split: str = 'val') -> PicturePairs:
     """ACDC: ``rgb_anon/<fog|night|rain|snow>/<split>/...``; all conditions, or one."""
-    pairs = _pairs(folder, 'rgb_anon', f'{condition}/{split}/*/*.png', 'gt', '_rgb_anon.png',
-                   ['_gt_labelTrainIds.png'])
-    return PicturePairs(_with('acdc', condition), pairs, TRAIN_ID_TABLE)
+    pairs = find_pairs(folder, 'rgb_anon', f'{condition}/{split}/*/*', 'gt', '_rgb_anon.png',
+                       ['_gt_labelTrainIds.png'])
+    return PicturePairs(
+        _with('acdc', condition), pairs, TRAIN_ID_TABLE, protocol_sizes=_FULL_HD)
 
 
 def dark_zurich(folder: Path, *, split: str = 'val') -> PicturePairs:
     """Dark Zurich: ``rgb_anon/<split>/night/...``, ``gt/<split>/night/...``."""
-    return PicturePairs('dark-zurich', _pairs(
-        folder, f'rgb_anon/{split}/night', '**/*.png', f'gt/{split}/night', '_rgb_anon.png',
-        ['_gt_labelTrainIds.png']), TRAIN_ID_TABLE)
+    pairs = find_pairs(folder, f'rgb_anon/{split}/night', '**/*', f'gt/{split}/night',
+                       '_rgb_anon.png', ['_gt_labelTrainIds.png'])
+    return PicturePairs('dark-zurich', pairs, TRAIN_ID_TABLE, protocol_sizes=_FULL_HD)
 
 
 def muses(folder: Path, *, split: str = 'val', weather: str = '*',
           time: str = '*') -> PicturePairs:
     """MUSES: ``frame_camera/<split>/<weather>/<time>/``, ``gt_semantic/...``."""
-    pairs = _pairs(folder, f'frame_camera/{split}', f'{weather}/{time}/*.png',
-                   f'gt_semantic/{split}', '_frame_camera.png', ['_gt_labelTrainIds.png'])
-    return PicturePairs(_with('muses', weather, time), pairs, TRAIN_ID_TABLE)
+    pairs = find_pairs(folder, f'frame_camera/{split}', f'{weather}/{time}/*',
+                       f'gt_semantic/{split}', '_frame_camera.png', ['_gt_labelTrainIds.png'])
+    return PicturePairs(
+        _with('muses', weather, time), pairs, TRAIN_ID_TABLE, protocol_sizes=_FULL_HD)
 
 
 def nightcity(folder: Path, *, split: str = 'val') -> PicturePairs:
     """NightCity(-fine): ``<split>/img/*.png``, ``<split>/lbl/*_trainIds.png`` or ``_labelIds``."""
-    pairs = _pairs(folder, f'{split}/img', '*.png', f'{split}/lbl', '.png',
-                   ['_trainIds.png', '_labelIds.png'])
-    return PicturePairs('nightcity', pairs, _table_of(pairs))
+    pairs = find_pairs(folder, f'{split}/img', '*', f'{split}/lbl', '.png',
+                       ['_trainIds.png', '_labelIds.png'])
+    return PicturePairs('nightcity', pairs, _table_of(pairs), protocol_sizes=_CITY)
 
 
 def wilddash2(folder: Path) -> PicturePairs:
     """WildDash 2: ``images/*.jpg``, ``labels/*.png`` with Cityscapes label ids and five more."""
-    return PicturePairs('wilddash2', _pairs(
-        folder, 'images', '*.jpg', 'labels', '.jpg', ['.png']),
-        id_table(_WILDDASH, [*range(39), IGNORE_INDEX]))
+    pairs = find_pairs(folder, 'images', '*', 'labels', '.jpg', ['.png'])
+    return PicturePairs('wilddash2', pairs, id_table(_WILDDASH, [*range(39), IGNORE_INDEX]),
+                        protocol_sizes=_FULL_HD)
 
 
 def camvid(folder: Path, *, split: str = '') -> PicturePairs:
     """CamVid, 11 classes: ``<split>``, ``<split>annot`` or ``[<split>/]images``, ``labels``."""
     if split and (folder / f'{split}annot').is_dir():
-        pairs = _pairs(folder, split, '*.*', f'{split}annot', '', ['.png'])
+        pairs = find_pairs(folder, split, '*', f'{split}annot', '', ['.png'])
     else:
-        pairs = _pairs(folder / split, 'images', '*.*', 'labels', '', ['.png'])
+        pairs = find_pairs(folder / split, 'images', '*', 'labels', '', ['.png'])
     return PicturePairs(
         _with('camvid', split or '*'), pairs, id_table(_CAMVID, [11, IGNORE_INDEX]))
 
 
 def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
     """Your own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
-    pairs = _pairs(folder, 'images', '*.*', 'labels', '', ['.png'])
+    pairs = find_pairs(folder, 'images', '*', 'labels', '', ['.png'])
     file = Path(classes) if classes else folder / 'classes.yaml'
     if not file.is_file():
         raise DataError(
             f'{folder} needs a class file {file} ("name: ...", "classes: [{{id, name, color}}]"; '
             'config/classes holds examples); name another with folder:FOLDER,classes=FILE')
     known = ClassSet.from_yaml(file)
+    own = id_table({entry.id: entry.id for entry in known})
+    colors, ids = known.mapping.colors, known.mapping.ids
     return PicturePairs(
-        folder.resolve().name, pairs, id_table({entry.id: entry.id for entry in known}),
-        classes=known)
+        folder.resolve().name, pairs, id_table(dict(ids), (), rest=IGNORE_INDEX) if ids else own,
+        classes=known, read=partial(read_colors, colors=colors) if colors else read_ids,
+        own_ids=not known.mapping)
 
 
 DATASETS: dict[str, Callable[..., Pictures]] = {
@@ -203,31 +230,56 @@ def open_pictures(spec: str) -> Pictures:
     """
     name, _, rest = spec.partition(':')
     if name not in DATASETS:
-        raise DataError(f'unknown data set {name!r}{_near(name, list(DATASETS))}')
+        raise DataError(f'unknown data set {name!r}{suggestion(name, DATASETS)}')
     function = DATASETS[name]
-    allowed = {key: parameter for key, parameter in inspect.signature(function).parameters.items()
-               if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
     place, *words = rest.split(',')
-    options: dict[str, Any] = {}
-    for word in words:
-        key, _, value = word.partition('=')
-        if key not in allowed:
-            raise DataError(f'{name} has no option {key!r}{_near(key, list(allowed))}')
-        number = isinstance(allowed[key].default, int)
-        if number and not value.isdigit():
-            raise DataError(f'option {key} of {name} must be a number, got {value!r}')
-        options[key] = int(value) if number else value
     if function is StreetWorldPictures:
-        return function(place or 'clear', **options)
+        return function(place or 'clear', **_options(name, words))
+    options = _options(name, words, on_missing='error')
+    on_missing = options.pop('on_missing', 'error')
+    if on_missing not in ON_MISSING:
+        raise DataError(f'on_missing of {name} must be one of {ON_MISSING}, got {on_missing!r}')
     folder = Path(place) if place else Path(os.environ.get('DGTL_DATA', 'data')) / name
     try:
-        return function(folder, **options)
+        pictures = function(folder, **options)
+        _without_labels(pictures, on_missing)
     except DataError as error:
         expected = str(inspect.getdoc(function)).replace('``', '')  # not in a terminal
         raise DataError(
             f'{name}: {error}. Expected: {expected}' + ('' if place else (
                 f' Name the folder with {name}:FOLDER, or put it at $DGTL_DATA/{name}'))
         ) from None
+    return pictures
+
+
+def _options(name: str, words: Sequence[str], **more: str) -> dict[str, Any]:
+    """Read ``key=value`` words as the keyword-only arguments of a data set, or as ``more``."""
+    signature = inspect.signature(DATASETS[name]).parameters
+    allowed = {**more, **{key: parameter.default for key, parameter in signature.items()
+                          if parameter.kind is inspect.Parameter.KEYWORD_ONLY}}
+    options: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition('=')
+        if key not in allowed:
+            raise DataError(f'{name} has no option {key!r}{suggestion(key, allowed)}')
+        number = isinstance(allowed[key], int)
+        if number and not value.isdigit():
+            raise DataError(f'option {key} of {name} must be a number, got {value!r}')
+        options[key] = int(value) if number else value
+    return options
+
+
+def _without_labels(pictures: Pictures, on_missing: str) -> None:
+    """Refuse pictures without labels, or note that they are left out."""
+    assert isinstance(pictures, PicturePairs)
+    missing = pictures.missing
+    if missing and (on_missing == 'error' or not pictures.pairs):
+        raise DataError(
+            f'{len(missing)} of {len(missing) + len(pictures)} pictures have no labels: '
+            f'{named(missing)}; add the label files, or leave these pictures out with '
+            f'the option on_missing=skip')
+    if missing:
+        pictures.notes += (f'{len(missing)} pictures without labels are left out',)
 
 
 def open_named(specs: Sequence[str]) -> dict[str, Pictures]:
@@ -249,55 +301,19 @@ def join(specs: Sequence[str]) -> Pictures:
     return JoinedPictures([open_pictures(spec) for spec in specs])
 
 
-def _pairs(root: Path, images: str, pattern: str, labels: str, suffix: str,
-           label_suffixes: Sequence[str], rename: Callable[[str], str] = str,
-           ) -> list[tuple[Path, Path]]:
-    """
-    Return pictures with their label files, sorted by name.
-
-    A label file lies below ``labels`` as its picture below ``images``, its name's ``suffix``
-    (where '': whatever it is) replaced by the first of ``label_suffixes`` that exists.
-    """
-    for folder in (root, root / images, root / labels):
-        if not folder.is_dir():
-            raise DataError(f'there is no folder {folder}')
-    files = sorted((root / images).glob(pattern))
-    if not files:
-        raise DataError(f'there is no {pattern} in {root / images}')
-    pairs = []
-    for file in files:
-        if not file.name.endswith(suffix):
-            raise DataError(f'{file} should end in {suffix}')
-        stem = rename(file.name.removesuffix(suffix) if suffix else file.stem)
-        place = root / labels / file.relative_to(root / images).parent
-        options = [place / f'{stem}{ending}' for ending in label_suffixes]
-        label = next((option for option in options if option.is_file()), None)
-        if label is None:
-            raise DataError(f'{file} has no labels: there is no {" nor ".join(map(str, options))}')
-        pairs.append((file, label))
-    return pairs
+def _unequal(pair: Pair) -> bool:
+    stem = pair[0].stem
+    return stem.isdecimal() and int(stem) in GTA5_UNEQUAL
 
 
-def _table_of(pairs: Sequence[tuple[Path, Path]]) -> np.ndarray:
+def _table_of(pairs: Pairs) -> np.ndarray:
     """Return the table for label files that are named after their ids, all in the same way."""
-    kinds = {'rainIds' in label.name for _, label in pairs}
+    kinds = {'rainIds' in label.name for _, label in pairs.found}
     if len(kinds) > 1:
         raise DataError(
             'some label files hold train ids and some label ids; make the missing ones')
     return TRAIN_ID_TABLE if kinds == {True} else LABEL_ID_TABLE
 
 
-def _read_synthia(path: Path) -> np.ndarray:
-    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.ndim != 3:
-        raise DataError(f'{path} is no 16-bit label picture with three channels')
-    return stored[..., 2].astype(np.int64)  # red
-
-
 def _with(name: str, *parts: str) -> str:
     return '-'.join([name, *(part for part in parts if part != '*')])
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1)
-    return f'; did you mean {close[0]!r}?' if close else f'; there are {", ".join(sorted(known))}'

@@ -18,11 +18,11 @@ Nothing moves labels: a corrupted picture keeps the labels of the original.
 from __future__ import annotations
 
 from collections.abc import Callable
-import difflib
 import math
 
 import cv2
 from dgtl_core.data import weather
+from dgtl_core.strict import suggestion
 import numpy as np
 
 CORRUPTIONS = (
@@ -46,10 +46,7 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int = 0,
         the depth is missing or has another size.
     """
     if name not in _FAMILIES and name != 'depth_fog':
-        near = difflib.get_close_matches(str(name), CORRUPTIONS + WEATHER, 1)
-        hint = f'; did you mean {near[0]!r}?' if near else ''
-        raise ValueError(
-            f'unknown corruption {name!r}{hint} Allowed are {list(CORRUPTIONS + WEATHER)}')
+        raise ValueError(f'unknown corruption {name!r}{suggestion(name, CORRUPTIONS + WEATHER)}')
     if isinstance(severity, bool) or severity not in (1, 2, 3, 4, 5):
         raise ValueError(f'severity must be 1, 2, 3, 4 or 5, got {severity!r}')
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 \

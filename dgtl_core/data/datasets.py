@@ -7,19 +7,23 @@ The data sets themselves are in :mod:`dgtl_core.data.catalog`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import hashlib
 import json
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import cv2
-from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
+from dgtl_core.classes import CITYSCAPES, ClassSet
+from dgtl_core.data.labels import DataError, ranges, read_ids
+from dgtl_core.data.pairs import Pairs
+from dgtl_core.picture_header import PictureError
+from dgtl_core.pictures import read_image
 import numpy as np
-from PIL import Image
 
-
-class DataError(ValueError):
-    """A data set that is not as it should be; the message names the folder or file."""
+Size = tuple[int, int]
+NO_SIZES: Mapping[str, Size] = MappingProxyType({})
 
 
 class LabelledPicture(NamedTuple):
@@ -36,93 +40,82 @@ class Pictures(Protocol):
 
     name: str
     classes: ClassSet
+    # (height, width) that a protocol fits its pictures into, by protocol; none: as they are
+    protocol_sizes: Mapping[str, Size]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> LabelledPicture: ...
 
+    def fingerprint(self) -> str:
+        """Return a text that is another one whenever the pictures or labels are others."""
+
 
 class PicturePairs:
-    """Picture files with label files; ``table`` turns stored ids into class ids."""
+    """Picture files with label files; ``table`` turns stored numbers into class ids."""
 
-    def __init__(self, name: str, pairs: Sequence[tuple[Path, Path]], table: np.ndarray, *,
+    def __init__(self, name: str, pairs: Pairs, table: np.ndarray, *,
                  classes: ClassSet = CITYSCAPES, shrink: int = 1,
-                 read: Callable[[Path], np.ndarray] | None = None) -> None:
+                 read: Callable[[Path], np.ndarray] = read_ids,
+                 protocol_sizes: Mapping[str, Size] = NO_SIZES, notes: Sequence[str] = (),
+                 own_ids: bool = False) -> None:
         """
-        :param table: (256,) int16, see :func:`id_table`.
+        :param table: (N,) int16, see :func:`dgtl_core.data.labels.id_table`.
         :param shrink: divide the size of pictures and labels by this.
-        :param read: reads a label file as (H, W) ids; by default a grey or a palette PNG.
+        :param read: reads a label file as (H, W) numbers; by default a grey or a palette PNG.
+        :param notes: what the user should know of these files.
+        :param own_ids: label values are class ids because nobody said what else they are.
         """
-        self.name, self.classes = name, classes
-        self._pairs, self._table, self._shrink = pairs, table, shrink
-        self._read = read or read_ids
-
-    def __repr__(self) -> str:
-        return f'PicturePairs({self.name}, {self._pairs[0][0]}, {len(self)}, {self._shrink})'
+        self.name, self.classes, self.protocol_sizes = name, classes, protocol_sizes
+        self.pairs, self.missing, self.notes = pairs.found, pairs.missing, tuple(notes)
+        self.own_ids = own_ids
+        self._table, self._shrink, self._read = table, shrink, read
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> LabelledPicture:
-        image_file, label_file = self._pairs[index]
-        image = cv2.imread(str(image_file), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f'{image_file} is missing or not a picture')
-        stored = self._read(label_file)
-        if stored.shape != image.shape[:2]:
+        image_file, label_file = self.pairs[index]
+        try:
+            image = read_image(image_file)
+        except (OSError, PictureError) as error:
+            raise DataError(str(error)) from None
+        labels = self.labels(label_file)
+        if labels.shape != image.shape[:2]:
             raise DataError(
-                f'{label_file} has size {stored.shape}, its picture {image_file.name} has '
+                f'{label_file} has size {labels.shape}, its picture {image_file.name} has '
                 f'{image.shape[:2]}; they must be equal')
-        labels = np.where(stored < 256, self._table[np.minimum(stored, 255)], -1)
-        if (labels < 0).any():
-            allowed = [i for i, entry in enumerate(self._table) if entry >= 0]
-            raise DataError(
-                f'{label_file} holds the ids {np.unique(stored[labels < 0]).tolist()}; '
-                f'{self.name} has {_ranges(allowed)}')
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        labels = labels.astype(np.uint8)
         if self._shrink > 1:
             size = image.shape[1] // self._shrink, image.shape[0] // self._shrink
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
         return LabelledPicture(image, labels, f'{self.name}/{image_file.name}')
 
+    def labels(self, label_file: Path) -> np.ndarray:
+        """
+        Return the class ids of a label file. Shape: (H, W) uint8.
 
-def read_ids(path: Path) -> np.ndarray:
-    """
-    Return the ids in a grey or a palette picture, (H, W).
+        :raises DataError: it cannot be read, or holds what this data set does not have.
+        """
+        stored = self._read(label_file)
+        most = len(self._table) - 1
+        labels = np.where(
+            (0 <= stored) & (stored <= most), self._table[stored.clip(0, most)], -1)
+        if (labels < 0).any():
+            allowed = np.flatnonzero(self._table >= 0).tolist()
+            raise DataError(
+                f'{label_file} holds the ids {np.unique(stored[labels < 0])[:20].tolist()}; '
+                f'{self.name} has {ranges(allowed)}')
+        return labels.astype(np.uint8)
 
-    :raises DataError: it is no such picture.
-    """
-    # OpenCV would turn palette entries into colours
-    try:
-        with Image.open(path) as picture:
-            ids = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:  # the second: Pillow's for a broken PNG
-        raise DataError(f'{path} cannot be read: {error}') from None
-    if ids.ndim != 2:
-        raise DataError(
-            f'{path} must hold one id for each pixel (grey or palette), got shape {ids.shape}')
-    return ids.astype(np.int64)
-
-
-def id_table(ids: Mapping[int, int], ignored: Iterable[int] = (IGNORE_INDEX,)) -> np.ndarray:
-    """Return (256,) int16: stored id -> class id, 255 where ignored, -1 where not allowed."""
-    table = np.full(256, -1, np.int16)
-    table[list(ignored)] = IGNORE_INDEX
-    table[list(ids)] = list(ids.values())
-    return table
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Write 0, 1, 2, 255 as '0-2, 255'."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ', '.join('-'.join(map(str, part)) for part in parts)
+    def fingerprint(self) -> str:
+        """Return a text that changes with the files, or with what they mean."""
+        digest = hashlib.sha256(self._table.tobytes())
+        digest.update(repr((self.name, self._shrink, self.classes)).encode())
+        for file in (file for pair in self.pairs for file in pair):
+            about = file.stat()
+            digest.update(repr((str(file), about.st_size, about.st_mtime_ns)).encode())
+        return digest.hexdigest()
 
 
 class JoinedPictures:
@@ -136,10 +129,11 @@ class JoinedPictures:
         self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
         self.name = '+'.join(part.name for part in parts)
-        self.classes = parts[0].classes
+        self.classes, self.protocol_sizes = parts[0].classes, NO_SIZES
 
-    def __repr__(self) -> str:
-        return f'JoinedPictures({self.parts})'
+    def fingerprint(self) -> str:
+        """Return a text that changes with any of the parts."""
+        return '+'.join(part.fingerprint() for part in self.parts)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -156,9 +150,11 @@ class CachedPictures:
     :func:`dgtl_core.learning.batches.cached` makes the files.
     """
 
-    def __init__(self, folder: Path, classes: ClassSet) -> None:
+    def __init__(self, folder: Path, source: Pictures) -> None:
         about = json.loads((folder / 'about.json').read_text(encoding='utf-8'))
-        self.name, self._names, self.classes = about['name'], about['names'], classes
+        self._names = about['names']
+        self.name, self.classes = source.name, source.classes
+        self.protocol_sizes = source.protocol_sizes
         self._folder = folder
         self._arrays: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -172,3 +168,7 @@ class CachedPictures:
         images, labels = self._arrays
         return LabelledPicture(
             np.array(images[index]), np.array(labels[index]), self._names[index])
+
+    def fingerprint(self) -> str:
+        """Return the name of the files, which is made of the source's fingerprint."""
+        return self._folder.name

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 
-from dgtl_core.engine.agreement import generated_pictures, Sample, samples
+from dgtl_core.engine.agreement import labeled_by, LabeledPicture, street_pictures
 from dgtl_core.engine.cache import EngineCacheError
 from dgtl_core.engine.job import EngineJob
 from dgtl_core.model_file import ModelError
@@ -54,11 +54,11 @@ class BuildingBackend:
                 self.name = f'{self._interim.name}, no engine ({error})'
                 self.engine = EngineStatus('fallback', reason=str(error))
 
-    def _known(self) -> list[Sample]:
+    def _known(self) -> list[LabeledPicture]:
         seen = self._seen.wait(_PATIENCE_S)
         if not seen:
-            _LOG.info('the camera shows nothing; the engine is compared on generated pictures')
-        return seen or samples(self._interim, generated_pictures())
+            _LOG.info('the camera shows nothing; the engine is compared on drawn streets')
+        return seen or labeled_by(self._interim, street_pictures())
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
@@ -90,7 +90,7 @@ class SeenPictures:
         """Keep ``wanted`` pictures that lie at least ``apart_s`` seconds apart."""
         self.closed = False
         self._wanted, self._apart = wanted, apart_s
-        self._kept: list[Sample] = []
+        self._kept: list[LabeledPicture] = []
         self._last = float('-inf')
         self._change = threading.Condition()
 
@@ -102,11 +102,11 @@ class SeenPictures:
         for image, label in zip(images, labels):
             if image.std(axis=(0, 1)).max() >= _PLAIN:
                 with self._change:
-                    self._kept.append(Sample(image.copy(), label.copy()))
+                    self._kept.append(LabeledPicture(image.copy(), label.copy()))
                     self._change.notify_all()
                 self._last = now
 
-    def wait(self, patience_s: float) -> list[Sample]:
+    def wait(self, patience_s: float) -> list[LabeledPicture]:
         """
         Return the pictures once there are enough, or those that there are when patience ends.
 

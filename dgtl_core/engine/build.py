@@ -16,17 +16,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 import json
 import logging
-import os
 from pathlib import Path
 import sys
 
-from dgtl_core.engine.agreement import Sample, samples, THRESHOLD, verify_engine
+from dgtl_core.engine.agreement import labeled_by, LabeledPicture, MIN_AGREEMENT, verify_engine
 from dgtl_core.engine.builder import build, BuildReport
 from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.engine.options import EngineOptions, HARDWARE
 from dgtl_core.engine.progress import Progress
-from dgtl_core.files import destination, tidy_on_signals
+from dgtl_core.files import destination, placing_all, tidy_on_signals
 from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.pictures import find_pictures, read_image
 from dgtl_core.runtime.contract import RunOptions
@@ -39,7 +38,7 @@ SUFFIXES = ('.engine', '.plan')
 
 
 def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
-                 pictures: Sequence[np.ndarray] = (), threshold: float = THRESHOLD,
+                 pictures: Sequence[np.ndarray] = (), min_agreement: float = MIN_AGREEMENT,
                  reference: Path | None = None, timing_cache: Path | None = None,
                  module: str = '', device: str = RunOptions.device,
                  progress: Progress | None = None) -> tuple[BuildReport, EngineInfo]:
@@ -48,7 +47,7 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
 
     :param pictures: real pictures (H, W, 3) uint8 RGB on which the engine is compared with ONNX
         Runtime; none: it is not compared.
-    :param threshold: least share of pixels that must get the same label.
+    :param min_agreement: least share of pixels that must get the same label.
     :param reference: the ONNX file to compare with; None: ``onnx`` itself.
     :param timing_cache: a file with measured kernel times, used and brought up to date.
     :param module: ``tensorrt`` or ``tensorrt_rtx``; empty: the first that is installed.
@@ -63,8 +62,8 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
         raise ModelError(f'an engine is a file that ends in one of {list(SUFFIXES)}, got {out}')
     for path in (out, side_file(out)):  # said before the build, not after it
         destination(path, path.suffix)
-    if not 0 <= threshold <= 1:
-        raise ModelError(f'the threshold is a share of pixels in 0..1, got {threshold}')
+    if not 0 <= min_agreement <= 1:
+        raise ModelError(f'min_agreement is a share of pixels in 0..1, got {min_agreement}')
     metadata = onnx_metadata(onnx)
     device_index(device)  # is it one?
     fault = cuda_fault(device)
@@ -74,9 +73,8 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
             f'an engine is built and compared on the GPU that will run it, but {fault}. Without '
             'a GPU, tensorrt-rtx can check that the model parses and builds: --module '
             'tensorrt_rtx --unverified')
-    staged = out.with_name(f'.{out.stem}-{os.getpid()}{out.suffix}')
-    try:
-        known = _known(metadata, reference or onnx, pictures) if pictures else []
+    known = _known(metadata, reference or onnx, pictures) if pictures else []
+    with placing_all([out, side_file(out)]) as [staged, side]:
         gpu = None if fault else Gpu(device_index(device))
         try:
             activate = (lambda: None) if gpu is None else gpu.activate
@@ -86,6 +84,7 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
             if gpu is not None:
                 gpu.close()
         staged.write_bytes(engine)
+        del engine  # the GPU of a Jetson has no memory of its own: not twice while it is compared
         info = EngineInfo(
             metadata=metadata, module=trt.__name__, version=trt.__version__,
             gpu='' if gpu is None else gpu.name,
@@ -95,23 +94,15 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
         if known:
             backend = TensorRTBackend(staged, info, RunOptions(device=device))
             try:
-                info = replace(info, labels_equal=verify_engine(backend, known, threshold))
+                info = replace(info, labels_equal=verify_engine(backend, known, min_agreement))
             finally:
                 backend.close()
-        side_file(staged).write_text(info.to_json(), encoding='utf-8')
-        for path in (staged, side_file(staged)):
-            with open(path, 'rb') as file:
-                os.fsync(file.fileno())
-        os.replace(staged, out)
-        os.replace(side_file(staged), side_file(out))
-    finally:
-        staged.unlink(missing_ok=True)
-        side_file(staged).unlink(missing_ok=True)
+        side.write_text(info.to_json(), encoding='utf-8')
     return report, info
 
 
 def _known(metadata: ModelMetadata, reference: Path,
-           pictures: Sequence[np.ndarray]) -> list[Sample]:
+           pictures: Sequence[np.ndarray]) -> list[LabeledPicture]:
     """Label the pictures; before the build, which takes minutes, so that a fault is said then."""
     from dgtl_core.runtime.onnx import OnnxBackend
 
@@ -127,7 +118,7 @@ def _known(metadata: ModelMetadata, reference: Path,
             'model in fp32 or fp16 with --reference')
     truth = OnnxBackend(reference, RunOptions(device='cpu'))
     try:
-        return samples(truth, pictures)
+        return labeled_by(truth, pictures)
     finally:
         truth.close()
 
@@ -145,8 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument('--unverified', action='store_true', help='do not compare')
     parser.add_argument('--most', type=int, default=20, metavar='N',
                         help='pictures to take, evenly spread (%(default)s)')
-    parser.add_argument('--threshold', type=float, default=THRESHOLD,
-                        metavar='SHARE',
+    parser.add_argument('--min-agreement', type=float, default=MIN_AGREEMENT, metavar='SHARE',
                         help='of the pixels that must get the same label (%(default)s)')
     parser.add_argument('--reference', type=Path, metavar='FILE',
                         help='another ONNX file of the same model to compare with; needed for '
@@ -185,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = min(args.most, len(files))
         chosen = [files[i * len(files) // count] for i in range(count)]
         report, info = build_engine(
-            args.onnx, args.out, options, threshold=args.threshold, reference=args.reference,
-            pictures=[read_image(file) for file in chosen],
+            args.onnx, args.out, options, min_agreement=args.min_agreement,
+            reference=args.reference, pictures=[read_image(file) for file in chosen],
             timing_cache=args.timing_cache, module=args.module, device=args.device)
     except KeyboardInterrupt:
         print(f'tensorrt: stopped; {args.out} is as it was', file=sys.stderr)

@@ -25,12 +25,14 @@ import shutil
 import time
 from typing import Any, BinaryIO
 
+from dgtl_core.files import put, write_atomically
+
 FORMAT = 1
 _LOG = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between two looks at a lock that another process holds
 _CHUNK = 1 << 22
-# Blobs, half-written files and builders' folders; nothing else in the folder is ours to touch.
-_OURS = re.compile(r'[0-9a-f]{64}(-[0-9a-f]{16}\.engine|(-[0-9a-f]{16})?\.tmp)')
+# Blobs and builders' folders; nothing else in the folder is ours to touch.
+_OURS = re.compile(r'[0-9a-f]{64}-[0-9a-f]{16}\.engine')
 _WORKSHOP = re.compile(r'([0-9a-f]{64})-build')
 
 
@@ -85,15 +87,17 @@ class EngineCache:
         self.max_bytes = max_bytes
         self._in_use: dict[str, BinaryIO] = {}
 
-    def get_or_build(self, key: EngineKey, build: Callable[[], bytes],
+    def get_or_build(self, key: EngineKey, build: Callable[[Path], None],
                      rebuild: bool = False) -> Path:
         """
         Return the engine's file, built if it is missing, stale or broken.
 
         The file stays where it is until :meth:`close`, whatever other processes do. Another
         builder of the same key is waited for. What ``build`` raises is passed on; nothing is
-        written then.
+        kept then.
 
+        :param build: writes the engine to the path that it is given, in a folder where it may
+            leave other files, too: all of them go.
         :param rebuild: build in any case; the old engine stays until the new one is complete.
         :raises EngineCacheError: the folder cannot be used, is full, or nothing was built.
         """
@@ -105,13 +109,7 @@ class EngineCache:
             found = None if rebuild else self.find(key)  # somebody else may just have built it
             if found is None:
                 self._sweep(digest)
-                start = time.monotonic()
-                blob = build()
-                if not isinstance(blob, bytes | bytearray | memoryview) or not len(blob):
-                    raise EngineCacheError(
-                        f'the builder returned no engine but {type(blob).__name__} of length '
-                        f'{len(blob) if hasattr(blob, "__len__") else None}')
-                self._store(key, memoryview(blob), time.monotonic() - start)
+                self._build(key, build)
                 found = self.find(key)
                 if found is None:
                     raise EngineCacheError(
@@ -120,14 +118,6 @@ class EngineCache:
                 self._sweep(digest)
         self._evict()
         return found
-
-    def workshop(self, key: EngineKey) -> Path:
-        """
-        Return a folder for the files of the build of a key, to be made within it.
-
-        What a builder that was killed leaves there is removed after the next build of any key.
-        """
-        return self.root / f'{key.digest()}-build'
 
     def close(self) -> None:
         """Let others evict what this cache returned."""
@@ -182,34 +172,38 @@ class EngineCache:
             raise
         return path, file
 
-    def _store(self, key: EngineKey, blob: memoryview, seconds: float) -> None:
-        digest = key.digest()
-        sha256 = hashlib.sha256(blob).hexdigest()
+    def _build(self, key: EngineKey, build: Callable[[Path], None]) -> None:
+        folder = self.root / f'{key.digest()}-build'
+        shutil.rmtree(folder, ignore_errors=True)  # of a builder that was killed
+        engine = folder / 'model.engine'
+        start = time.monotonic()
+        try:
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise EngineCacheError(
+                    f'cannot write to the engine cache {self.root}: {error.strerror}; choose '
+                    'another folder') from error
+            build(engine)
+            if not engine.is_file() or not engine.stat().st_size:
+                raise EngineCacheError(f'the builder left no engine at {engine}')
+            self._store(key, engine, time.monotonic() - start)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _store(self, key: EngineKey, engine: Path, seconds: float) -> None:
+        digest, sha256, size = key.digest(), file_sha256(engine), engine.stat().st_size
         side = {
-            'format': FORMAT, 'key': asdict(key), 'sha256': sha256, 'size': blob.nbytes,
+            'format': FORMAT, 'key': asdict(key), 'sha256': sha256, 'size': size,
             'built': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
             'build_seconds': round(seconds, 3)}
         try:
-            self._write(self._blob(digest, sha256), blob)
-            self._write(self._side_path(digest),
-                        memoryview(json.dumps(side, indent=1).encode()))
+            put({engine: self._blob(digest, sha256)})
+            write_atomically(self._side_path(digest), json.dumps(side, indent=1))
         except OSError as error:
             raise EngineCacheError(
-                f'cannot write an engine of {blob.nbytes / 1e6:.1f} MB to {self.root}: '
+                f'cannot write an engine of {size / 1e6:.1f} MB to {self.root}: '
                 f'{error.strerror}; free some space there or choose another folder') from error
-
-    def _write(self, path: Path, content: memoryview) -> None:
-        """Put the file there in one step, or leave nothing."""
-        part = path.with_suffix('.tmp')
-        try:
-            with open(part, 'wb') as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
     def _make_root(self) -> None:
         try:

@@ -20,10 +20,11 @@ import subprocess
 import sys
 import threading
 
-from dgtl_core.engine.agreement import Sample, verify_engine
+from dgtl_core.engine.agreement import LabeledPicture, verify_engine
 from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey, file_sha256
 from dgtl_core.engine.child import tied
 from dgtl_core.engine.info import EngineInfo
+from dgtl_core.files import put, write_atomically
 from dgtl_core.model_file import ModelError, onnx_batch, onnx_metadata
 from dgtl_core.runtime.contract import Backend, RunOptions
 from dgtl_core.runtime.cuda import device_index, driver_version, Gpu
@@ -90,7 +91,7 @@ class EngineJob:
                 self._rebuild = True
         return None
 
-    def run(self, known: Callable[[], Sequence[Sample]]) -> TensorRTBackend:
+    def run(self, known: Callable[[], Sequence[LabeledPicture]]) -> TensorRTBackend:
         """
         Build the engine, check it on known pictures, keep it and return it, ready to use.
 
@@ -99,7 +100,7 @@ class EngineJob:
         with self.cache:
             try:
                 path = self.cache.get_or_build(
-                    self._key, lambda: self._build(known), self._rebuild)
+                    self._key, lambda engine: self._build(engine, known), self._rebuild)
             except EngineCacheError as error:
                 if self._checked is None:
                     raise
@@ -119,33 +120,25 @@ class EngineJob:
     def _loaded(self, engine: Path, info: EngineInfo) -> TensorRTBackend:
         return TensorRTBackend(engine, info, replace(self._options, precision='auto'))
 
-    def _build(self, known: Callable[[], Sequence[Sample]]) -> bytes:
-        folder = self.cache.workshop(self._key)
-        shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-        folder.mkdir()
+    def _build(self, engine: Path, known: Callable[[], Sequence[LabeledPicture]]) -> None:
+        self._run_builder(engine)
+        backend = self._loaded(engine, EngineInfo.beside(engine))
         try:
-            engine = folder / 'model.engine'
-            self._run_builder(engine)
-            backend = self._loaded(engine, EngineInfo.beside(engine))
-            try:
-                share = self._verified(backend, known())
-            except BaseException:
-                backend.close()
-                raise
-            _LOG.info('the engine of %s labels %.2f %% of the pixels as its model does',
-                      self.onnx.name, 100 * share)
-            self.refusal.unlink(missing_ok=True)
-            backend.engine = backend.engine._replace(state='built', path='')
-            self._checked = backend
-            return engine.read_bytes()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            share = self._verified(backend, known())
+        except BaseException:
+            backend.close()
+            raise
+        _LOG.info('the engine of %s labels %.2f %% of the pixels as its model does',
+                  self.onnx.name, 100 * share)
+        self.refusal.unlink(missing_ok=True)
+        backend.engine = backend.engine._replace(state='built', path='')
+        self._checked = backend
 
-    def _verified(self, backend: TensorRTBackend, known: Sequence[Sample]) -> float:
+    def _verified(self, backend: TensorRTBackend, known: Sequence[LabeledPicture]) -> float:
         try:
             return verify_engine(backend, known)
         except ModelError as error:
-            self.refusal.write_text(str(error), encoding='utf-8')
+            write_atomically(self.refusal, str(error))
             raise
 
     def _run_builder(self, engine: Path) -> None:
@@ -155,7 +148,7 @@ class EngineJob:
             shutil.copyfile(kept, times)
         self._run(self._command(engine, times))
         with contextlib.suppress(OSError):
-            os.replace(times, kept)
+            put({times: kept})
 
     def _command(self, engine: Path, times: Path) -> list[str]:
         command = [

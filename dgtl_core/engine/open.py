@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dgtl_core.engine.agreement import generated_pictures, samples
+from dgtl_core.engine.agreement import labeled_by, street_pictures
 from dgtl_core.engine.background import BuildingBackend
 from dgtl_core.engine.cache import EngineCacheError
 from dgtl_core.engine.info import EngineInfo
@@ -59,7 +59,7 @@ def open_engine(path: Path, options: RunOptions) -> Backend:
     if engine.build == 'background':
         return BuildingBackend(interim, job)
     try:
-        known = samples(interim, generated_pictures())
+        known = labeled_by(interim, street_pictures())
     finally:
         interim.close()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.data.datasets import LabelledPicture
+from dgtl_core.evaluation.score import Worst
 from dgtl_core.files import write_atomically
 from dgtl_core.visualize import overlay, sheet
 from matplotlib import colormaps
@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-Worst = tuple[ClassSet, Sequence[tuple[float, LabelledPicture, np.ndarray]]]
 _STYLE = ('body{font:15px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}'
           'img{max-width:100%}td,th{padding:.15em .7em;text-align:right}'
           'td:first-child{text-align:left}')
 
 
-def write_report(path: Path, results: dict[str, Any], worst: Sequence[Worst]) -> None:
+def write_report(path: Path, results: dict[str, Any],
+                 worst: Sequence[tuple[ClassSet, Sequence[Worst]]]) -> None:
     """
     Write the results of ``training.evaluate`` as a page with plots and the worst pictures.
 
@@ -65,7 +65,7 @@ def _bars(results: dict[str, Any]) -> Figure:
     domains = results['domains']
     figure = Figure(figsize=(9, 1 + 0.4 * len(domains)), layout='constrained')
     axes = figure.add_subplot()
-    bars = axes.barh([d['name'] for d in domains], [100 * d['miou'] for d in domains])
+    bars = axes.barh([_verbatim(d['name']) for d in domains], [100 * d['miou'] for d in domains])
     axes.bar_label(bars, fmt='%.1f', padding=3)
     axes.set(xlim=(0, 100), xlabel='mIoU, %')
     axes.invert_yaxis()
@@ -108,11 +108,17 @@ def _curves(results: dict[str, Any]) -> Figure:
                 if (e['domain'], e['corruption']) == (domain, corruption))]
             axes.plot([x for x, _ in points], [100 * y for _, y in points], marker='o',
                       color=color, label=corruption)
-        axes.set(title=domain, xlabel='severity (0: as it is)', ylabel='mIoU, %', xticks=range(6))
+        axes.set(title=_verbatim(domain), xlabel='severity (0: as it is)', ylabel='mIoU, %',
+                 xticks=range(6))
     panels[0].set_ylim(bottom=0)  # once all lines are there; the panels share it
     lines, names = panels[0].get_legend_handles_labels()
     figure.legend(lines, names, loc='outside right upper', fontsize=8)
     return figure
+
+
+def _verbatim(text: str) -> str:
+    """Return what shows as ``text``: matplotlib takes what is between dollars for a formula."""
+    return text.replace('$', r'\$')
 
 
 def _figure(figure: Figure) -> str:

@@ -9,17 +9,16 @@ with torch on pictures, and only then put where it belongs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import math
-import os
 from pathlib import Path
 from typing import Literal
 
+from dgtl_core.engine.agreement import Agreement, agreement, Output
+from dgtl_core.files import placing
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, set_precision
-from dgtl_core.metrics import ConfusionMatrix
 from dgtl_core.model_file import KEY, ModelMetadata
-from dgtl_core.processing import place, to_source
 from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
@@ -35,29 +34,10 @@ OPSET = 18
 _SMALL = 1024  # values; smaller constants stay float32 in a file with float16 weights
 
 Weights = Literal['float32', 'float16']
-Output = tuple[np.ndarray, np.ndarray]  # labels and confidence, (H, W) uint8 each
 
 
 class ExportError(ValueError):
     """The graph breaks a rule, or the file does not agree with the network; nothing is written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How far two networks give the same on the same pictures."""
-
-    pictures: int
-    labels: float  # fraction of pixels with the same label
-    confidence: float  # mean absolute difference, of 255
-    miou: float | None = None  # of the first, where there is truth
-    miou_reference: float | None = None
-
-    def __str__(self) -> str:
-        text = (f'{self.labels:.4%} of the labels equal on {self.pictures} pictures, confidence '
-                f'differs by {self.confidence:.2f} of 255')
-        if self.miou is not None and self.miou_reference is not None:
-            text += f', mIoU {self.miou:.4f} (reference {self.miou_reference:.4f})'
-        return text
 
 
 def round_weights(network: LabelNetwork) -> None:
@@ -166,24 +146,19 @@ def check(model: onnx.ModelProto) -> None:
         raise ExportError(f'onnx refuses the graph: {error}') from None
 
 
-def write(model: onnx.ModelProto, path: Path) -> Path:
-    """Write a model beside ``path``; :raises OSError: it did not fit. Move it with os.replace."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+def write(model: onnx.ModelProto, path: Path) -> None:
+    """
+    Write a model.
+
+    :raises OSError: it did not fit.
+    """
     content = model.SerializeToString()
     try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        path.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(
             error.errno, f'a model of {len(content) / 2**20:.1f} MiB cannot be written '
             f'({error.strerror})', str(path)) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -203,29 +178,6 @@ def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
         next(p.value for p in copy.metadata_props if p.key == KEY), 'the model')
     onnx.helper.set_model_props(copy, {KEY: replace(metadata, precision='fp32').to_json()})
     return copy
-
-
-def agreement(outputs: Sequence[Output], references: Sequence[Output], num_classes: int,
-              truths: Sequence[np.ndarray] | None = None) -> Agreement:
-    """
-    Compare (labels, confidence) pairs of the same pictures.
-
-    Shape: each (h, w) uint8; truths (H, W) with 255 = ignore, of any size: the labels are brought
-    to it, as a camera picture's are.
-    """
-    equal = [np.mean(a[0] == b[0]) for a, b in zip(outputs, references)]
-    off = [np.abs(a[1].astype(int) - b[1]).mean() for a, b in zip(outputs, references)]
-    scores: list[float | None] = [None, None]
-    if truths is not None:
-        for index, found in enumerate((outputs, references)):
-            matrix = ConfusionMatrix(num_classes)
-            for (labels, _), truth in zip(found, truths):
-                placement = place(truth.shape, labels.shape, 'stretch')
-                matrix.update(to_source(labels, placement), truth)
-            scores[index] = matrix.mean_iou()
-    return Agreement(
-        pictures=len(equal), labels=float(np.mean(equal)), confidence=float(np.mean(off)),
-        miou=scores[0], miou_reference=scores[1])
 
 
 @torch.no_grad()
@@ -281,19 +233,16 @@ def export_onnx(
         reference = run_torch(set_precision(network, precision), pictures)
     model = to_onnx(network, metadata, dynamic_batch=dynamic_batch, weights=weights)
     rounds = precision == 'bf16'
-    temporary = write(in_float32(model) if rounds else model, path)
-    try:
+    with placing(path) as temporary:
+        write(in_float32(model) if rounds else model, temporary)
         found = run_file(temporary, pictures)
         same = agreement(found, trained if rounds else reference, classes, truths)
         if rounds:
-            write(model, path)
+            write(model, temporary)
             found = reference
         kept = agreement(found, trained, classes, truths)
         if min(kept.labels, same.labels) < min_agreement:
             raise ExportError(
                 f'ONNX Runtime against torch: {same}; against what was trained: {kept}; at least '
                 f'{min_agreement:.2%} must be equal, so {path} was not written')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return same, kept

@@ -128,8 +128,7 @@ def cached(pictures: Pictures, folder: Path, workers: int) -> Pictures:
     """
     if isinstance(pictures, JoinedPictures):
         return JoinedPictures([cached(part, folder, workers) for part in pictures.parts])
-    about = {'name': pictures.name, 'count': len(pictures), 'about': repr(pictures)}
-    place = folder / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    place = folder / hashlib.sha256(pictures.fingerprint().encode()).hexdigest()[:12]
     if not place.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = place.with_suffix('.part')
@@ -141,7 +140,7 @@ def cached(pictures: Pictures, folder: Path, workers: int) -> Pictures:
                     os.replace(temporary, place)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    return CachedPictures(place, pictures.classes)
+    return CachedPictures(place, pictures)
 
 
 @contextmanager
@@ -178,7 +177,7 @@ def _write_cache(pictures: Pictures, folder: Path, workers: int) -> None:
     images.flush()
     labels.flush()
     (folder / 'about.json').write_text(
-        json.dumps({'name': pictures.name, 'names': names}), encoding='utf-8')
+        json.dumps({'names': names}), encoding='utf-8')
 
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:

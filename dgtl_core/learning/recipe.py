@@ -9,11 +9,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
+from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.transforms import TransformConfig
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.optim import OptimConfig
-import yaml
+from dgtl_core.strict import from_dict, override, parse_yaml, read_yaml, shown, to_dict
 
 _FREE = ('cache', 'evaluation', 'save_every', 'steps', 'workers')  # to change at a resume
 
@@ -98,8 +98,8 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         if not separator:
             raise ValueError(f'a change must be key=value, like optim.lr=1e-4; got {change!r}')
         try:
-            nested: Any = yaml.safe_load(value) if value else ''
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            nested: Any = parse_yaml(value) if value else ''
+        except ValueError as error:
             raise ValueError(f'the value of {change!r} is not YAML: {error}') from None
         for part in reversed(key.strip().split('.')):
             nested = {part: nested}
@@ -153,13 +153,12 @@ def check_files(recipe: Recipe) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise ValueError(f'there is no recipe {path}') from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f'{path} is not YAML: {error}') from None
     if not isinstance(content, dict):
-        raise ValueError(f'{path} must be a mapping of keys to values, got {content!r}')
+        raise ValueError(f'{path} must be a mapping of keys to values, got '
+                         f'{shown(content)}')
     return content
 
 

@@ -13,6 +13,7 @@ import logging
 from pathlib import Path
 import pickle
 from typing import Any
+import zipfile
 
 from dgtl_core.config import BackboneConfig
 from dgtl_core.model.vit import Backbone, timm_name
@@ -22,6 +23,10 @@ from torch import Tensor
 import torch.nn.functional as F
 
 State = dict[str, Tensor]
+_log = logging.getLogger(__name__)
+# A moving average of the weights under the names that timm, ConvNeXt and Lightning give it. Of
+# mmengine's two, ``state_dict`` is the average.
+_AVERAGES = ('state_dict_ema', 'model_ema', 'ema_model', 'ema')
 
 # Bookkeeping of a training run that may lie beside the weights. A stand-in takes the place of
 # each of these names, so that nothing of it is imported or called.
@@ -78,7 +83,7 @@ def read_state_dict(path: str | Path) -> State:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return _unwrapped(load_file(path), str(path))
         except SafetensorError as error:
             raise ValueError(f'{path} is not a .safetensors file: {error}') from None
     return tensors_of(_unpickle(path), str(path))
@@ -90,17 +95,20 @@ def tensors_of(data: object, source: str) -> State:
 
     :raises ValueError: there are none.
     """
-    for key in ('state_dict', 'model', 'teacher', 'module'):
-        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
-            data = data[key]
-    tensors = {str(key): value for key, value in data.items() if isinstance(value, Tensor)} \
+    for keys in (_AVERAGES, ('state_dict', 'model', 'teacher', 'module')):
+        for key in keys:
+            if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+                if keys is _AVERAGES and len(data) > 1:
+                    _log.warning('of the weights in %s the moving average %r is taken',
+                                 source, key)
+                data = data[key]
+    tensors = _unwrapped({
+        str(key): value for key, value in data.items() if isinstance(value, Tensor)}, source) \
         if isinstance(data, Mapping) else {}
     if not tensors:
         raise ValueError(
             f'{source} holds no weights: expected a mapping of names to tensors, or one under '
             f'"state_dict", got {type(data).__name__}')
-    if all(key.startswith('module.') for key in tensors):
-        tensors = {key.removeprefix('module.'): value for key, value in tensors.items()}
     return tensors
 
 
@@ -229,26 +237,39 @@ def _positions(state: State, own: Tensor, backbone: Backbone) -> Tensor:
     prefix = 0 if backbone.vit.no_embed_class else prefix
     if backbone.positions == 'fixed' and embedding.shape != own.shape:
         # Item 18 of VLTSeg: an embedding of another size is skipped and stays random.
-        logging.getLogger(__name__).warning(
+        _log.warning(
             'the position embedding of the file has %d places, the model %d: it is left random, '
             'as the public VLTSeg code does', embedding.shape[1], own.shape[1])
         return own
     return convert_positions(embedding, backbone.grid, prefix)
 
 
+def _unwrapped(state: State, source: str) -> State:
+    """Return the state without the names that training wrappers put before those of a model."""
+    state = {key.replace('_orig_mod.', ''): value for key, value in state.items()
+             if key != 'n_averaged'}  # which torch's own average counts
+    while names := {key.partition('.')[0] for key in state}:
+        averages = sorted(names & set(_AVERAGES))
+        if names - {'model', 'module', *_AVERAGES} or len(averages or names) > 1:
+            break
+        chosen = averages[0] if averages else names.pop()
+        if averages and len(names) > 1:
+            _log.warning('of the weights in %s the moving average %r is taken', source, chosen)
+        state = {key.removeprefix(f'{chosen}.'): value for key, value in state.items()
+                 if key.startswith(f'{chosen}.')}
+    return state
+
+
 def _unpickle(path: Path) -> Any:
-    try:
-        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, EOFError) as error:
-        # an old file that is no zip archive, or no weight file
-        cause = str(error).partition('\n')[0]
+    damaged = ('{} cannot be read as weights ({}): it is damaged, of another kind, or a pickle '
+               'with code in it, which is not run. Expected a .safetensors file, or a .pth or '
+               '.pt of plain tensors')
+    unknown: list[str] = []
+    if zipfile.is_zipfile(path):  # else it is of torch before 1.6, which lists no names
         try:
-            return torch.load(path, map_location='cpu', weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-            raise ValueError(
-                f'{path} cannot be read as weights ({cause}): it is damaged, of another kind, or '
-                'a pickle with code in it, which is not run. Expected a .safetensors file, or a '
-                '.pth or .pt of plain tensors') from None
+            unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except Exception as error:  # a damaged pickle raises anything
+            raise ValueError(damaged.format(path, _first_line(error))) from None
     refused = [name for name in unknown if not name.startswith(_BOOKKEEPING)]
     if refused:
         raise ValueError(
@@ -259,10 +280,18 @@ def _unpickle(path: Path) -> Any:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
+        if not unknown:
+            raise ValueError(damaged.format(path, _first_line(error))) from None
         reason = ' '.join(str(error).partition('WeightsUnpickler error:')[2].split()[:20])
         raise ValueError(
             f'{path} is refused: it is not made of plain tensors ({reason}). Save its '
             '"state_dict" alone where you trust it') from None
+    except Exception as error:  # a damaged pickle raises anything
+        raise ValueError(damaged.format(path, _first_line(error))) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0] or type(error).__name__
 
 
 def _some(names: Any) -> str:

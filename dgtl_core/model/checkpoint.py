@@ -15,11 +15,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.config import from_dict, SegmenterConfig, to_dict
+from dgtl_core.config import SegmenterConfig
 from dgtl_core.files import placing
 from dgtl_core.model.backbone_weights import match
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model_file import KEY, ModelError, ModelMetadata
+from dgtl_core.strict import from_dict, to_dict
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
 import torch
@@ -28,6 +29,8 @@ from torch import nn, Tensor
 _MAKE_ONE = (
     'make a checkpoint with "python -m training.train RECIPE", or of published weights with '
     '"python -m training.import_weights"')
+
+_MOST_COMPUTED = 1 << 28  # numbers in the tables of a model that are not in its file
 
 
 def save_checkpoint(
@@ -106,19 +109,56 @@ def load_segmenter(path: Path) -> tuple[Segmenter, SegmenterConfig]:
             raise ModelError(
                 f'{path} says two things of its input size or classes, in its header and in its '
                 f'configuration; {_MAKE_ONE}')
+        _afford(path, config)
         model = Segmenter(config)
         load_weights(path, model)
     except ModelError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise ModelError(f'{path} cannot be used: {error}') from None
     return model.eval(), config
+
+
+def _afford(path: Path, config: SegmenterConfig) -> None:
+    """
+    Compare a configuration with the tensors in the file before memory is taken for it.
+
+    :raises ModelError: it asks for other or larger tensors than there are.
+    """
+    with safe_open(path, 'pt') as file:
+        shapes = {_plain(key): file.get_slice(key).get_shape()
+                  for key in file.keys() if key.startswith('model.')}
+    head, depth = config.head, config.backbone.sizes[1]
+    if depth + head.encoder_layers + head.decoder_layers > max(len(shapes), 200):
+        raise ModelError(
+            f'{path} has a configuration of {depth} blocks and {head.encoder_layers} + '
+            f'{head.decoder_layers} layers, but no more than {len(shapes)} tensors; {_MAKE_ONE}')
+    try:
+        with torch.device('meta'):  # shapes without numbers
+            model = Segmenter(config)
+            there = {key: torch.empty(shape) for key, shape in shapes.items()}
+    except (RuntimeError, TypeError) as error:  # sizes beyond what torch can count
+        raise ModelError(f'{path} has an impossible configuration ({error})') from None
+    try:
+        match(there, model.state_dict(), f'what {path} holds')
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    computed = sum(buffer.numel() for buffer in model.buffers())
+    if computed > _MOST_COMPUTED:
+        raise ModelError(
+            f'{path} has a configuration with tables of {computed} numbers, more than '
+            f'{_MOST_COMPUTED}; is its input size right? {_MAKE_ONE}')
+
+
+def _plain(key: str, prefix: str = 'model.') -> str:
+    """Return a tensor's name without ours, and without those of torch.compile and DDP."""
+    return key.removeprefix(prefix).replace('_orig_mod.', '').removeprefix('module.')
 
 
 def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
     """Load the weights below ``prefix`` strictly; :raises ModelError: they do not fit."""
     with safe_open(path, 'pt') as file:
-        state = {key.removeprefix(prefix): file.get_tensor(key)
+        state = {_plain(key, prefix): file.get_tensor(key)
                  for key in file.keys() if key.startswith(prefix)}
     try:
         model.load_state_dict(match(state, model.state_dict(), f'what {path} holds'))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Checkpoints published by DGTL, Rein and VLTSeg -> a segmenter with our names, loaded strictly.
+Checkpoints of DGTL, Rein, SoMA and VLTSeg -> a segmenter with our names, loaded strictly.
 
 Everything about the network is read from the tensors' shapes, except what no shape tells: the
 number of heads of the backbone and the blocks whose features are taken.
@@ -22,13 +22,14 @@ from dgtl_core.config import (
     TextConfig,
 )
 from dgtl_core.model.backbone_weights import EVA_NAMES, match, tensors_of
+from dgtl_core.model.lora import merge_lora, unwrap
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX
 import numpy as np
 import torch
 from torch import Tensor
 
-METHODS = ('dgtl', 'rein', 'vltseg')
+METHODS = ('dgtl', 'rein', 'soma', 'vltseg')
 _LETTERS = {384: 's', 768: 'b'}  # of DINOv2's sizes by width; any other is 'l'
 _HEAD_HEADS = 8  # of the attentions of the head; no tensor tells
 
@@ -79,7 +80,7 @@ def default_out_indices(state: Mapping[str, Any], method: str) -> tuple[int, ...
 
 
 def segmenter_from_released(
-        state_dict: Mapping[str, Any], method: Literal['dgtl', 'rein', 'vltseg'],
+        state_dict: Mapping[str, Any], method: Literal['dgtl', 'rein', 'soma', 'vltseg'],
         num_heads: int | None = None, out_indices: tuple[int, ...] | None = None,
         image_size: int | tuple[int, int] | None = None,
         text: Tensor | np.ndarray | None = None) -> Segmenter:
@@ -107,7 +108,11 @@ def segmenter_from_released(
     state = {key: value.float() if value.is_floating_point() else value
              for key, value in tensors_of(state_dict, 'the state dict').items()
              if not key.startswith(CLIP_PREFIX) and '.rope.freqs_' not in key}
+    if method == 'soma':
+        state = unwrap(state)
     _check_parts(state, method)
+    if method == 'soma':
+        state = merge_lora(state)
     width = state['backbone.patch_embed.proj.weight'].shape[0]
     config = _config(
         state, method, num_heads or max(width // 64, 1),
@@ -150,7 +155,7 @@ def _check_parts(state: Mapping[str, Tensor], method: str) -> None:
             f'file ({file}, or its conversion such as dinov2_converted.pth): '
             f'"python -m training.import_weights --method {method} --backbone {file} '
             '--adapter ADAPTER.pth OUT", or merge its keys under "backbone."')
-    if method != 'vltseg' and not any(key.startswith('backbone.reins.') for key in state):
+    if method in ('dgtl', 'rein') and not any(key.startswith('backbone.reins.') for key in state):
         raise ValueError(
             f'the checkpoint has no adapter (backbone.reins.*), which {method} needs; add the '
             "published adapter file, or take method 'vltseg' for a whole EVA02 model")
@@ -191,10 +196,12 @@ def _config(
         num_heads=0 if named else num_heads, out_indices=out_indices,
         positions='fixed' if method == 'vltseg' else positions, attn_norm=not eva,
         drop_path=0.2 if method == 'vltseg' else 0.0, trainable=method == 'vltseg')
-    queries: Literal['tokens', 'learned'] = 'learned' if method == 'vltseg' else 'tokens'
-    adapter = AdapterConfig(method='none', text_link='off', mask_link=False)
-    num_queries = _shape(state, 'decode_head.query_feat.weight')[0] if method == 'vltseg' else 0
-    if method != 'vltseg':
+    if method in ('soma', 'vltseg'):
+        queries: Literal['tokens', 'learned'] = 'learned'
+        adapter = AdapterConfig(method='none', text_link='off', mask_link=False)
+        num_queries = _shape(state, 'decode_head.query_feat.weight')[0]
+    else:
+        queries = 'tokens'
         full = 'backbone.reins.learnable_tokens' in state
         tokens = _shape(state, 'backbone.reins.learnable_tokens' + ('' if full else '_a'))
         num_queries = tokens[1]

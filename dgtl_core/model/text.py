@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+import struct
+import tokenize
 from typing import NamedTuple
 import zipfile
+import zlib
 
 from dgtl_core.files import placing
 import numpy as np
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+_MOST_BYTES = 1 << 28  # of all arrays; a thousand classes of 1024 numbers have 4 MiB
 CLIP_PREFIX = 'backbone.reins.clip_model.'  # item 34: CLIP lies in every DGTL checkpoint
 
 
@@ -43,16 +47,23 @@ def load_texts(path: str | Path, classes: Sequence[str] | None = None) -> ClassT
             f'training.embed_classes CLASSES.yaml {path} --model MODEL" (RN50 is 1024 '
             'wide, EVA02-L-14 768, ViT-B-16 512)')
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(item.file_size for item in archive.infolist())
+        if size > _MOST_BYTES:
+            raise ValueError(f'{size} bytes are more than texts have')
         with np.load(path, allow_pickle=False) as data:
             missing = {'embeddings', 'classes'} - set(data.files)
             if missing:
                 raise ValueError(f'it lacks {sorted(missing)}')
-            embeddings = torch.from_numpy(data['embeddings'].astype(np.float32))
-            names = tuple(str(name) for name in data['classes'])
+            embeddings = torch.from_numpy(np.asarray(data['embeddings']).astype(np.float32))
+            names = tuple(str(name) for name in np.asarray(data['classes']))
             provenance = str(data['provenance']) if 'provenance' in data.files else ''
-    except (ValueError, zipfile.BadZipFile) as error:
+    # ZIP's, zlib's and NumPy's readers raise these for damaged files
+    except (ValueError, TypeError, KeyError, EOFError, OSError, MemoryError, OverflowError,
+            RuntimeError, SyntaxError, struct.error, tokenize.TokenError, zlib.error,
+            zipfile.BadZipFile) as error:
         raise ValueError(
-            f'{path} holds no class texts ({error}); make it with '
+            f'{path} holds no class texts ({str(error) or type(error).__name__}); make it with '
             '"python -m training.embed_classes"') from None
     if embeddings.dim() != 2 or len(embeddings) != len(names) \
             or not torch.isfinite(embeddings).all():

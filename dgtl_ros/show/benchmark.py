@@ -141,8 +141,8 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     :raises ChildError: one of them ended, or no labels came.
     """
-    from dgtl_ros.show.demo import Recorder
     from dgtl_ros.show.observer import Observer
+    from dgtl_ros.show.recorder import Recorder
 
     recorder, environment = Recorder(spacing=1e9), isolated_environment()
     node = ['--ros-args', '--log-level', 'error', '-p', 'max_image_age:=10.0',

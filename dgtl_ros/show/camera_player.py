@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 import sys
 import threading
@@ -16,6 +16,7 @@ from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.measures import Rate
 from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
 from dgtl_ros.process import own_arguments, run
+from dgtl_ros.show.drawing import draw_ahead, Drawing
 from dgtl_ros.show.frame_source import Frame, Frames, open_files, ReadAhead, resized
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -26,7 +27,6 @@ from std_msgs.msg import Header, String
 
 STREETWORLD = 'streetworld'
 _DEFAULT_RATE = 10.0  # of sources that have none of their own
-_TRIAL = 4  # pictures that are drawn to see how many per second this machine can draw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class PlayerSettings:
     source: str = option(
         STREETWORLD, 'A video file, a folder of pictures, or "streetworld": a drawn street')
     rate: float = option(
-        0.0, "Pictures per second; 0: the video's own rate, 10 for everything else (less where "
-        'StreetWorld is drawn more slowly)', low=0.0, high=240.0)
+        0.0, "Pictures per second; 0: the video's own rate, 10 for everything else (StreetWorld: "
+        '5 to 10, half of what this machine can draw)', low=0.0, high=240.0)
     loop: bool = option(False, 'Start again at the end')
     height: int = option(0, 'Height of the pictures; 0: as they are', low=0, high=8192)
     width: int = option(0, 'Width of the pictures; 0: as they are', low=0, high=8192)
@@ -77,7 +77,8 @@ class CameraPlayer(Node):
         self._truth = self.create_publisher(Image, 'ground_truth', 5)
         self._condition = self.create_publisher(String, 'condition', latched)
         self._stop = threading.Event()
-        self._frames = ReadAhead(resized(opened.frames, settings.height, settings.width))
+        self._frames = ReadAhead(
+            resized(opened.frames, settings.height, settings.width), opened.ahead)
         self._thread = threading.Thread(target=self._play, name='play', daemon=True)
         self._thread.start()
 
@@ -148,29 +149,11 @@ def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Fram
     """
     if settings.source != STREETWORLD:
         return open_files(expanded('source', settings.source), settings.loop, warn)
-    if settings.rate:
-        return Frames(_street(settings, settings.rate), settings.rate)
-    endless = replace(settings, loop=True)
-    trial, start = _street(endless, _DEFAULT_RATE), time.monotonic()
-    for _ in range(_TRIAL):
-        next(trial)
-    able = _TRIAL / (time.monotonic() - start)
-    rate = round(min(_DEFAULT_RATE, 0.7 * able), 1)
-    return Frames(_street(settings, rate), rate)
-
-
-def _street(settings: PlayerSettings, rate: float) -> Iterator[Frame]:
-    from dgtl_core.streetworld import StreetWorld
-
-    size = (settings.height or 512, settings.width or 1024)
-    names = [name.strip() for name in settings.conditions.split(',')]
-    try:
-        stream = StreetWorld(seed=settings.seed, size=size).stream(
-            fps=rate, conditions=names, seconds_per_condition=settings.seconds_per_condition,
-            loop=settings.loop)
-    except ValueError as error:
-        raise ParameterError(f'source {STREETWORLD}: {error}') from None
-    return (Frame(f.image, f.labels, f.condition) for f in stream)
+    return draw_ahead(Drawing(
+        size=(settings.height or 512, settings.width or 1024), rate=settings.rate,
+        conditions=tuple(name.strip() for name in settings.conditions.split(',')),
+        seconds_per_condition=settings.seconds_per_condition, loop=settings.loop,
+        seed=settings.seed))
 
 
 def parse(args: list[str]) -> list[Parameter]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 import contextlib
+from functools import cache
 import importlib.metadata
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,9 @@ import time
 from dgtl_core.engine.child import tied
 
 _PROFILE = 'fastdds_large_images.xml'
+# Robots and people use 0-101. The ports of 102-214 are among those that Linux hands out to any
+# program, so those domains come last.
+_DOMAINS = (*range(215, 233), *range(102, 215))
 
 
 class ChildError(RuntimeError):
@@ -26,19 +31,51 @@ def isolated_environment(domain: int | None = None) -> dict[str, str]:
     """
     Return the environment variables of a small ROS world of its own on this machine.
 
-    Discovery stays on this machine, the domain is one that hardly anybody uses, and Fast DDS gets
-    enough shared memory for pictures.
+    Discovery stays on this machine, nobody else is in the domain, and Fast DDS gets enough shared
+    memory for pictures.
 
-    :param domain: ROS_DOMAIN_ID; None: one that depends on the process id.
+    :param domain: ROS_DOMAIN_ID; None: one that is free, and stays ours until this process ends.
+    :raises ChildError: no domain is free.
     """
     values = {
-        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100 if domain is None else domain),
+        'ROS_DOMAIN_ID': str(free_domain()[0] if domain is None else domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         _profile_variable(): str(config_file(_PROFILE)),
         'PYTHONUNBUFFERED': '1'}
     if os.environ.get('ROS_DISTRO') == 'humble':  # newer ones warn about this variable
         values['ROS_LOCALHOST_ONLY'] = '1'
     return values
+
+
+@cache
+def free_domain() -> tuple[int, socket.socket]:
+    """
+    Return a ROS domain that is free on this machine, and the lock on it, which ends with us.
+
+    The lock is the TCP port with the number of the domain's discovery port, which DDS itself uses
+    with UDP: whoever asks for a domain in this way gets another one. One for each process.
+
+    :raises ChildError: all of them are taken.
+    """
+    for domain in _DOMAINS:
+        lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            lock.bind(('127.0.0.1', _discovery_port(domain)))
+            for port in (_discovery_port(domain), _discovery_port(domain) + 10):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                    probe.bind(('', port))  # fails where a participant listens
+        except OSError:
+            lock.close()
+            continue
+        return domain, lock
+    raise ChildError(
+        f'all ROS domains from {min(_DOMAINS)} to {max(_DOMAINS)} are in use on this machine; end '
+        'the ROS programs and tests that still run in them')
+
+
+def _discovery_port(domain: int) -> int:
+    """Return the UDP port of a domain that every participant listens to (RTPS 2.5, 9.6.2.3)."""
+    return 7400 + 250 * domain
 
 
 def _profile_variable() -> str:

@@ -24,10 +24,11 @@ class Frame(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Pictures, and how many per second they are meant to be shown at (0: not known)."""
+    """Pictures, and how they are to be played."""
 
     frames: Iterator[Frame]
-    rate: float
+    rate: float     # how many per second they are meant to be shown at; 0: not known
+    ahead: int = 8  # how many are worth reading before they are due
 
 
 def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
@@ -120,7 +121,7 @@ class ReadAhead:
     Iterating waits for the next item and raises what the iterator raised.
     """
 
-    def __init__(self, frames: Iterator[Frame], depth: int = 8) -> None:
+    def __init__(self, frames: Iterator[Frame], depth: int) -> None:
         self._frames = frames
         self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(depth)
         self._stop = threading.Event()

@@ -11,7 +11,7 @@ import time
 from dgtl_core.classes import ClassSet
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.process import keep_memory
-from dgtl_ros.show.demo import Recorder
+from dgtl_ros.show.recorder import Recorder
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 import rclpy

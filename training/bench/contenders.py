@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-import difflib
 from pathlib import Path
 import time
 from typing import Any, cast
@@ -24,6 +23,7 @@ from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
 from dgtl_core.runtime.backend import open_backend, SUFFIXES
 from dgtl_core.runtime.contract import RunOptions
+from dgtl_core.strict import suggestion
 import numpy as np
 import torch
 from torch import nn, Tensor
@@ -84,10 +84,7 @@ def parse(text: str, defaults: Spec) -> Spec:
     changes: dict[str, Any] = {}
     for word in words:
         if word not in WORDS:
-            near = difflib.get_close_matches(word, WORDS, 1)
-            raise ValueError(
-                f'unknown word {word!r} in {text!r}'
-                + (f'; did you mean {near[0]}?' if near else f'; allowed are {", ".join(WORDS)}'))
+            raise ValueError(f'unknown word {word!r} in {text!r}{suggestion(word, WORDS)}')
         changes.update(WORDS[word])
     spec = replace(defaults, model=model, **changes)
     if spec.is_file and words:

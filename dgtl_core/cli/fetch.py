@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dgtl fetch [NAME]``: published weights, listed or brought here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+import shutil
+import sys
+import time
+from typing import TextIO
+
+from dgtl_core.zoo.cache import fetched_file, made_file
+from dgtl_core.zoo.entries import Entry, published
+from dgtl_core.zoo.fetch import fetch, LicenceError, Plan
+
+_EVERY = 5.0  # seconds between two lines where the output is no terminal
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """Return the published weights as a table for people."""
+    rows = [('name', 'method', 'backbone', 'trained on', 'published mIoU', 'size', 'licence',
+             'address', 'here')]
+    for entry in entries:
+        rows.append((
+            entry.name, entry.method or entry.kind, entry.backbone, entry.trained_on,
+            entry.score or '-', f'{entry.size / 1e6:.0f} MB' if entry.size else '-',
+            f'{entry.licence} *' if entry.accept else entry.licence,
+            'by hand' if not entry.url else f'checked {entry.checked}' if entry.checked
+            else 'not checked', 'yes' if _is_here(entry) else ''))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return '\n'.join('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+                     for row in rows)
+
+
+def _is_here(entry: Entry) -> bool:
+    if entry.kind == 'model':
+        return made_file(entry.name).is_file()
+    return fetched_file(entry.name) is not None
+
+
+class Bar:
+    """How far a download is: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        self._name, self._stream = name, stream
+        self._terminal = stream.isatty()
+        self._start = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, here: int, total: int) -> None:
+        """Show that ``here`` of ``total`` bytes (0: not known) have come."""
+        now = time.monotonic()
+        first = self._first is None
+        if self._first is None:
+            self._first = here  # what an earlier run had brought says nothing about the rate
+        done = bool(total) and here == total
+        if not first and not done and now - self._told < (0.1 if self._terminal else _EVERY):
+            return
+        self._told = now
+        rate = (here - self._first) / max(now - self._start, 1e-3)
+        text = f'{self._name}  {here / 1e6:.1f}'
+        if total:
+            text += f' of {total / 1e6:.1f} MB  {here / total:4.0%}'
+        else:
+            text += ' MB'
+        text += f'  {rate / 1e6:.1f} MB/s'
+        if total and rate > 0 and not done:
+            minutes, seconds = divmod(round((total - here) / rate), 60)
+            text += f'  {minutes}:{seconds:02d} left'
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f'\r{text[:width]:<{width}}', end='\n' if done else '', file=self._stream,
+                  flush=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='dgtl fetch', description='Without a name, list the published weights that can be '
+        'fetched. With one, show the licence, download the file and that of its backbone, check '
+        'them, and make a checkpoint (.safetensors) and a model file (.onnx) of them. From then '
+        'on --model takes the name. Everything lies below $XDG_CACHE_HOME/dgtl_ros/weights '
+        '(~/.cache/dgtl_ros/weights); a download that was cut goes on when the command is '
+        'repeated.')
+    parser.add_argument('name', nargs='?', metavar='NAME', help='of the weights, as in the list')
+    parser.add_argument('--accept-license', action='store_true', help=(
+        'you have read the licence and accept it; needed where it is not a free one'))
+    parser.add_argument('--from', dest='files', nargs='+', type=Path, default=[], metavar='FILE',
+                        help='published files on this disk, in place of downloads')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help=(
+        'height and width in pixels that the model file sees (those of the training)'))
+    args = parser.parse_args(arguments)
+    if args.name is None:
+        if args.files or args.size or args.accept_license:
+            parser.error('name the weights; "dgtl fetch" lists them')
+        print(table(published().values()))
+        print('\n* needs --accept-license. "not checked": the address comes from the authors and '
+              'nobody has tried it for this list.\nFetch one with: dgtl fetch NAME')
+        return 0
+    plan = Plan.of(args.name)
+    for line in plan.licences:
+        print(line)
+    try:
+        path = fetch(
+            plan, accept_license=args.accept_license, files=args.files,
+            size=tuple(args.size) if args.size else None, again=args.size is not None,
+            progress=lambda name: Bar(name, sys.stderr), say=print)
+    except LicenceError as error:
+        print(f'dgtl fetch: {error}', file=sys.stderr)
+        return 2
+    print(f'{path}: {path.stat().st_size / 1e6:.1f} MB\n{next_step(plan.entry, path)}')
+    return 0
+
+
+def next_step(entry: Entry, path: Path) -> str:
+    """Return what to do with fetched weights."""
+    if entry.kind == 'model':
+        return f'Try it: dgtl predict PICTURES --model {entry.name} --out OUT'
+    if entry.kind == 'text':
+        return ('Embed your classes: python -m training.embed_classes CLASSES.yaml texts.npz '
+                f'--model {entry.backbone}-quickgelu --pretrained {path}')
+    return f'Train on it: --set model.backbone.weights={path}'

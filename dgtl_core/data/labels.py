@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label pictures: the number, or the colour, of every pixel, and the classes these stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import io
+from pathlib import Path
+
+from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.label_mapping import MAX_VALUE
+from dgtl_core.pictures import read_checked
+import numpy as np
+from PIL import Image
+
+
+class DataError(ValueError):
+    """A data set that is not as it should be; the message names the folder or file."""
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """
+    Return the numbers in a grey or a palette picture of 1, 8 or 16 bits, (H, W) int64.
+
+    A picture in colours is taken for grey where its three channels are equal; transparency is
+    passed over.
+
+    :raises DataError: it is no such picture, or larger than a picture may be.
+    """
+    ids = _decoded(path, None)
+    if ids.ndim == 3:
+        ids = ids[..., :ids.shape[2] - (ids.shape[2] in (2, 4))]  # the last one is alpha
+        if (ids != ids[..., :1]).any():
+            raise DataError(
+                f'{path} is in colours, and must hold one number for each pixel (grey or '
+                'palette); for an own folder, say in its class file what each colour means, for '
+                'example "colors: {road: [128, 64, 128]}" (docs/train.md)')
+        ids = ids[..., 0]
+    return ids.astype(np.int64)
+
+
+def read_colors(path: Path, colors: Sequence[tuple[int, int, int, int]]) -> np.ndarray:
+    """
+    Return the class ids that colours stand for, (H, W) int64; any other colour is 255.
+
+    :param colors: (red, green, blue, class id) each.
+    :raises DataError: it is no picture, or larger than a picture may be.
+    """
+    rgb = _decoded(path, 'RGB').astype(np.int64)
+    pixels = (rgb[..., 0] << 16) + (rgb[..., 1] << 8) + rgb[..., 2]
+    codes = np.array([(r << 16) + (g << 8) + b for r, g, b, _ in colors])
+    order = np.argsort(codes)
+    place = order[np.searchsorted(codes[order], pixels).clip(max=len(codes) - 1)]
+    ids = np.array([color[3] for color in colors])
+    return np.where(codes[place] == pixels, ids[place], IGNORE_INDEX)
+
+
+def read_synthia(path: Path) -> np.ndarray:
+    """Return the ids of SYNTHIA, which lie in the red channel of 16-bit pictures, (H, W)."""
+    import cv2
+
+    data, _ = _checked(path)
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 3:
+        raise DataError(f'{path} is no 16-bit label picture with three channels')
+    return stored[..., 2].astype(np.int64)  # OpenCV has blue first
+
+
+def id_table(ids: Mapping[int, int], ignored: Iterable[int] = (IGNORE_INDEX,), *,
+             rest: int = -1) -> np.ndarray:
+    """
+    Return (N,) int16: stored number -> class id, 255 where ignored; N is at least 256.
+
+    :param rest: for numbers that are not named: 255 ignores them, -1 does not allow them.
+    """
+    most = MAX_VALUE if rest >= 0 else max(255, *ids, *ignored)
+    table = np.full(most + 1, rest, np.int16)
+    table[list(ignored)] = IGNORE_INDEX
+    table[list(ids)] = list(ids.values())
+    return table
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Write 0, 1, 2, 255 as '0-2, 255'."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ', '.join('-'.join(map(str, part)) for part in parts)
+
+
+def named(files: Sequence[Path]) -> str:
+    """Name the first five of the files."""
+    return ', '.join(map(str, files[:5])) + (', ...' if len(files) > 5 else '')
+
+
+def _checked(path: Path) -> tuple[bytes, tuple[int, int]]:
+    try:
+        data, header = read_checked(path)
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from None
+    return data, header.size
+
+
+def _decoded(path: Path, mode: str | None) -> np.ndarray:
+    data, _ = _checked(path)
+    try:  # OpenCV would turn palette entries into colours
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture if mode is None else picture.convert(mode))
+    # SyntaxError is Pillow's for a broken PNG; its decoders raise the others
+    except (OSError, SyntaxError, ValueError, OverflowError, MemoryError,
+            Image.DecompressionBombError) as error:
+        raise DataError(f'{path} cannot be read: {error}') from None

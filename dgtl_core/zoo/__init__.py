@@ -1,0 +1,1 @@
+"""Published weights by name: what there is, bringing them here, and finding them again."""
