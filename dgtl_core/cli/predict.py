@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from dgtl_core.cli.progress import Progress
-from dgtl_core.groups import ClassGroups, least_confidence, read_mapping, recolored
+from dgtl_core.groups import ClassGroups, least_confidence, recolored
 from dgtl_core.predictor import default_model, EngineOptions, file_sha256, Predictor
 from dgtl_core.processing import read_mask
 from dgtl_core.recorded.bag import Bag
@@ -25,6 +25,7 @@ from dgtl_core.recorded.run import Job, KINDS, label
 from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
 from dgtl_core.recorded.summary import summarize, table
+from dgtl_core.strict import read_yaml
 
 _DESCRIPTION = f"""Label every frame of the sources and write what you ask for.
 
@@ -130,7 +131,7 @@ def _rules(args: argparse.Namespace, predict: Predictor) -> Rules:
     groups = ClassGroups.from_yaml(args.group, predict.classes) if args.group else None
     classes = groups.classes if groups else predict.classes
     if args.palette:
-        classes = recolored(classes, read_mapping(args.palette), str(args.palette))
+        classes = recolored(classes, read_yaml(args.palette), str(args.palette))
     default, single = args.threshold
     return Rules(
         classes=classes, rotation=args.rotation, groups=groups,
