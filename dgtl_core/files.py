@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 import fcntl
+import hashlib
 import os
 from pathlib import Path
 import shutil
@@ -13,7 +14,9 @@ import signal
 import sys
 import tempfile
 import threading
+from typing import BinaryIO
 
+_CHUNK = 1 << 22  # bytes
 _PREFIX, _SUFFIX = '.dgtl-', '.part'
 _TIDIED: set[Path] = set()  # folders without leftovers of killed writers
 _TIDYING = threading.Lock()
@@ -39,6 +42,20 @@ def destination(path: Path, suffix: str, *, force: bool = True,
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'nothing can be written to the folder {path.parent}')
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the sha256 of a file, hexadecimal."""
+    with open(path, 'rb') as file:
+        return content_sha256(file)
+
+
+def content_sha256(file: BinaryIO) -> str:
+    """Return the sha256 of what is left to read of an open file, hexadecimal."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def tidy_on_signals() -> None:

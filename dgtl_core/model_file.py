@@ -2,7 +2,8 @@
 """
 What a model file says about itself: the JSON object under ``metadata_props["dgtl"]``.
 
-It is read out of an ``.onnx`` without the ``onnx`` package.
+It is read out of an ``.onnx`` without the ``onnx`` package and without the weights; the field
+numbers are those of onnx.proto.
 """
 
 from __future__ import annotations
@@ -10,15 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 from dataclasses import dataclass
+import hashlib
 import json
 import mmap
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import file_sha256
+from dgtl_core.protobuf import mapped, Message
+from dgtl_core.strict import shown
 
 KEY = 'dgtl'
 FORMAT = 1
+MAX_SIDE = 1 << 15  # of a picture, pixels
+MAX_BYTES = 1 << 20  # of the JSON text
+_MAX_NAME = 4096  # bytes, of a file
+_MAX_NESTING = 32  # graphs inside the nodes of graphs
 FILE_PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')  # of the products in a file
 MAKE_ONE = 'make one with "python -m training.export CHECKPOINT OUT.onnx"'
 
@@ -64,16 +73,18 @@ class ModelMetadata:
                 f'{where} has no "{KEY}" metadata, so its classes are unknown; {MAKE_ONE}')
         try:
             data: Any = json.loads(text)
-            if data['format'] != FORMAT:
+            if type(data['format']) is not int or data['format'] != FORMAT:
                 raise ModelError(
-                    f'{where} has metadata format {data["format"]!r}, this version reads '
+                    f'{where} has metadata format {shown(data["format"])}, this version reads '
                     f'{FORMAT}; {MAKE_ONE}')
+            json.dumps(data, ensure_ascii=False).encode()  # half a character is no text
             height, width = data['input_size']
-            if not all(isinstance(side, int) and side > 0 for side in (height, width)):
-                raise ValueError(f'input_size {data["input_size"]}')
+            if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (height, width)):
+                raise ValueError(f'input_size {shown(data["input_size"])}')
             precision = data.get('precision', 'fp32')
             if precision not in FILE_PRECISIONS:
-                raise ValueError(f'precision {precision!r}, known are {list(FILE_PRECISIONS)}')
+                raise ValueError(
+                    f'precision {shown(precision)}, known are {list(FILE_PRECISIONS)}')
             return cls(
                 name=str(data['name']), classes=ClassSet.from_list(
                     data['name'], data['classes'], data.get('label_mapping')),
@@ -84,25 +95,22 @@ class ModelMetadata:
             raise
         except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
-                f'{where} has broken "{KEY}" metadata ({type(error).__name__}: {error}); '
+                f'{where} has broken "{KEY}" metadata ({type(error).__name__}: {error!s:.200}); '
                 f'{MAKE_ONE}') from None
 
 
 def onnx_metadata(path: Path) -> ModelMetadata:
     """
-    Read our metadata out of an ONNX file, without the ``onnx`` package and without the weights.
-
-    A ModelProto is a list of (field number, content); metadata_props is field 14 (onnx.proto).
+    Read our metadata out of an ONNX file.
 
     :raises ModelError: the file is not ONNX, or has no metadata of ours.
     """
     text = None
-    with _model(path) as (data, whole):
-        for number, entry in _fields(data, whole):
-            if number == 14:
-                pair = {n: data[part].decode() for n, part in _fields(data, entry)}
-                if pair.get(1) == KEY:
-                    text = pair.get(2)
+    with _onnx(path) as (_, model):
+        for entry in model.of(14):  # metadata_props
+            pair = dict(entry)
+            if 1 in pair and len(pair[1]) == len(KEY) and pair[1].text(len(KEY)) == KEY:
+                text = pair[2].text(MAX_BYTES) if 2 in pair else None
     return ModelMetadata.from_json(text, str(path))
 
 
@@ -114,54 +122,81 @@ def onnx_batch(path: Path) -> int | None:
 
     :raises ModelError: the file is not ONNX.
     """
-    with _model(path) as (data, place):
+    with _onnx(path) as (_, place):
         for number in (7, 11, 2, 1, 2, 1):
-            place = next(part for n, part in _fields(data, place) if n == number)
-        if data[place][:1] != b'\x08':  # dim_value; else it has a name, or is not known
-            return None
-        return _varint(data, place.start + 1)[0]
+            place = place.first(number)
+        return place.leading_number(1)  # dim_value; else it has a name, or is not known
+
+
+def onnx_data(path: Path) -> list[Path]:
+    """
+    Return the files beside an ONNX file that hold weights of it, as onnx writes large ones.
+
+    :raises ModelError: the file is not ONNX, or one of these is missing or in another folder.
+    """
+    names: set[str] = set()
+    with _onnx(path) as (data, model):
+        if data.find(b'location') < 0:  # a key that each of them needs; a fast search
+            return []
+        tensors = (tensor for number, content in model if number in (7, 25)  # graph, functions
+                   for tensor in _tensors(content, 1 if number == 7 else 7, 0))
+        for entry in (entry for tensor in tensors for entry in tensor.of(13)):  # external_data
+            pair = {number: content.text(_MAX_NAME) for number, content in entry}
+            if pair.get(1) == 'location':
+                names.add(pair.get(2, ''))
+    for name in sorted(names):
+        place = PurePosixPath(name)
+        if not name or place.is_absolute() or '..' in place.parts or '\\' in name:
+            raise ModelError(
+                f'{path} keeps weights at {name!r}, outside its own folder, which is refused; '
+                f'{MAKE_ONE}')
+        if not (path.parent / name).is_file():
+            raise ModelError(
+                f'{path} keeps weights in {name!r}, which is not beside it: copy both files')
+    return [path.parent / name for name in sorted(names)]
+
+
+def model_sha256(path: Path) -> str:
+    """
+    Return the sha256 of a model, hexadecimal: of its file, or of that and its weights beside it.
+
+    :raises ModelError: an ``.onnx`` that :func:`onnx_data` refuses.
+    """
+    parts = onnx_data(path) if path.suffix == '.onnx' else []
+    own = file_sha256(path)
+    if not parts:
+        return own
+    return hashlib.sha256('\n'.join([own, *map(file_sha256, parts)]).encode()).hexdigest()
+
+
+def _tensors(graph: Message, nodes: int, depth: int) -> Iterator[Message]:
+    """Yield the tensors of a graph or function, whose nodes have that number, and of the nodes."""
+    if depth > _MAX_NESTING:
+        raise ValueError(f'graphs lie more than {_MAX_NESTING} deep')
+    for number, content in graph:
+        if number == 5 and nodes == 1:  # initializer of a graph
+            yield content
+        elif number == 15 and nodes == 1:  # sparse_initializer: values, indices
+            yield from content.of(1, 2)
+        elif number == nodes:
+            for attribute in content.of(5):
+                yield from attribute.of(5, 10)  # t, tensors
+                for sparse in attribute.of(22, 23):
+                    yield from sparse.of(1, 2)
+                for inner in attribute.of(6, 11):  # g, graphs
+                    yield from _tensors(inner, 1, depth + 1)
 
 
 @contextlib.contextmanager
-def _model(path: Path) -> Iterator[tuple[mmap.mmap, slice]]:
+def _onnx(path: Path) -> Iterator[tuple[mmap.mmap, Message]]:
     if path.stat().st_size == 0:
         raise ModelError(f'{path} is empty; copy it again, or {MAKE_ONE}')
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            yield data, slice(0, len(data))
-        except (IndexError, StopIteration, ValueError):
-            raise ModelError(
-                f'{path} is not an ONNX file, or is cut short; copy it again, or {MAKE_ONE}'
-            ) from None
-
-
-def _fields(data: mmap.mmap, message: slice) -> Iterator[tuple[int, slice]]:
-    """Yield number and place of the fields of one protobuf message that have a length."""
-    at, end = message.start, message.stop
-    while at < end:
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            _, at = _varint(data, at)
-        elif kind == 2:
-            size, at = _varint(data, at)
-            if at + size > end:
-                raise ValueError('a field ends behind the message')
-            yield key >> 3, slice(at, at + size)
-            at += size
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise ValueError(f'unknown wire type {kind}')
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-        if shift > 63:
-            raise ValueError('a number of more than 64 bits')
+    try:
+        with mapped(path) as found:
+            yield found
+    except ModelError:
+        raise
+    except ValueError as error:
+        raise ModelError(
+            f'{path} is not an ONNX file, or is cut short ({error}); copy it again, or {MAKE_ONE}'
+        ) from None

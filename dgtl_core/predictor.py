@@ -9,9 +9,8 @@ import time
 from typing import NamedTuple
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.options import EngineOptions
-from dgtl_core.files import shipped
+from dgtl_core.files import file_sha256, shipped
 from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
 from dgtl_core.runtime.backend import open_backend
@@ -104,6 +103,11 @@ class Predictor:
     def metadata(self) -> ModelMetadata:
         """What the model file says about itself."""
         return self._backend.metadata
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the model file and of its data beside it, hexadecimal."""
+        return self._backend.sha256
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import time
 from dgtl_core.predictor import (
     default_model,
     EngineOptions,
-    file_sha256,
     find_model,
     ModelError,
     ModelMetadata,
@@ -53,7 +52,7 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         predict.close()
         raise
     return predict, Model(
-        name=predict.metadata.name, path=str(path), sha256=file_sha256(path),
+        name=predict.metadata.name, path=str(path), sha256=predict.sha256,
         num_classes=len(predict.classes), input_size=predict.input_size,
         precision=(predict.metadata.precision if settings.precision == 'auto'
                    else settings.precision),

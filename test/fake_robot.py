@@ -23,7 +23,7 @@ from tiny_onnx import write_tiny_onnx
 
 BUILDER = """
 import pathlib, sys, time
-from dgtl_core.engine.cache import file_sha256
+from dgtl_core.files import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.model_file import onnx_metadata
 folder = pathlib.Path(__file__).parent

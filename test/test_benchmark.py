@@ -2,8 +2,8 @@
 import json
 import mmap
 
-from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.files import file_sha256
 from dgtl_core.model_file import onnx_metadata
 from dgtl_core.predictor import default_model
 from fake_gpu import engine_bytes

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 
-from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey, file_sha256
+from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey
+from dgtl_core.files import file_sha256
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

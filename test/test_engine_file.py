@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 
-from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
-from dgtl_core.model_file import ModelError, onnx_batch, onnx_metadata
+from dgtl_core.files import file_sha256
+from dgtl_core.model_file import ModelError
 import pytest
 
 pytest.importorskip('onnx')
-from tiny_onnx import METADATA, write_tiny_onnx
+from tiny_onnx import METADATA
 
 
 @pytest.fixture
@@ -46,6 +46,10 @@ def test_what_is_written_is_read(engine):
     (lambda e: side_file(e).write_text(side_file(e).read_text().replace('"input_size"', '"s"')),
      'broken "dgtl" metadata'),
     (lambda e: change(e, version=10), 'does not describe an engine .*version of another type'),
+    (lambda e: side_file(e).write_text('{"format": ' + '1' * 5000 + '}'),
+     'does not describe an engine'),
+    (lambda e: side_file(e).write_text('[' * 50_000), 'does not describe an engine'),
+    (lambda e: side_file(e).write_text(' ' * (1 << 21)), 'is longer than 1048576 bytes'),
     (lambda e: change(e, options=None), 'does not describe an engine .*options of another type'),
     (lambda e: (side_file(e).unlink(), side_file(e).mkdir()), 'x.engine.json cannot be read: Is'),
     (lambda e: e.write_bytes(b'engin'), 'x.engine is not the engine that x.engine.json describes'),
@@ -54,54 +58,6 @@ def test_what_does_not_belong_together_is_refused(engine, spoil, message):
     spoil(engine)
     with pytest.raises(ModelError, match=message):
         EngineInfo.beside(engine)
-
-
-@pytest.mark.parametrize('slow', [0, 3])
-def test_metadata_come_out_of_an_onnx_file(tmp_path, slow):
-    path = write_tiny_onnx(tmp_path / 'm.onnx', slow=slow)
-    assert onnx_metadata(path).to_json() == METADATA.to_json()
-
-
-@pytest.mark.parametrize('batch, found', [(1, 1), (4, 4), (300, 300), ('pictures', None)])
-def test_the_batch_comes_out_of_an_onnx_file(tmp_path, batch, found):
-    assert onnx_batch(write_tiny_onnx(tmp_path / 'm.onnx', batch=batch)) == found
-
-
-def test_metadata_among_others(tmp_path):
-    import onnx
-    path = write_tiny_onnx(tmp_path / 'm.onnx')
-    model = onnx.load(path)
-    onnx.helper.set_model_props(model, {
-        'a': 'b' * 300, 'dgtl': METADATA.to_json().replace('tiny', 'tinié'), 'dgtl2': '{}'})
-    model.model_version = 1 << 40
-    onnx.save(model, path)
-    assert onnx_metadata(path).name == 'tinié'
-
-
-@pytest.mark.parametrize('content, message', [
-    (b'', 'is empty'), (b'hello, this is no protobuf', 'not an ONNX file, or is cut short'),
-    (b'\xff' * 40, 'not an ONNX file')])
-def test_no_onnx_file(tmp_path, content, message):
-    path = tmp_path / 'm.onnx'
-    path.write_bytes(content)
-    for read in (onnx_metadata, onnx_batch):
-        with pytest.raises(ModelError, match=message):
-            read(path)
-
-
-def test_every_cut_of_an_onnx_file_is_noticed(tmp_path):
-    path = write_tiny_onnx(tmp_path / 'm.onnx')
-    whole = path.read_bytes()
-    for size in range(1, len(whole), 7):
-        path.write_bytes(whole[:size])
-        with pytest.raises(ModelError, match=r'cut short|has no "dgtl" metadata'):
-            onnx_metadata(path)
-
-
-def test_an_onnx_file_without_metadata(tmp_path):
-    path = write_tiny_onnx(tmp_path / 'm.onnx', metadata=None)
-    with pytest.raises(ModelError, match='has no "dgtl" metadata'):
-        onnx_metadata(path)
 
 
 def test_the_side_file_is_plain_json(engine):

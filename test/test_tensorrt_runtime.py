@@ -3,8 +3,8 @@ import dataclasses
 import inspect
 import sys
 
-from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
+from dgtl_core.files import file_sha256
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime import cuda
 from dgtl_core.runtime.backend import open_backend

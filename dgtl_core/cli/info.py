@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from dgtl_core.engine.info import EngineInfo
-from dgtl_core.model_file import ModelError
-from dgtl_core.predictor import default_model, file_sha256, onnx_metadata
+from dgtl_core.model_file import model_sha256, ModelError
+from dgtl_core.predictor import default_model, onnx_metadata
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def describe(path: Path) -> dict[str, Any]:
     else:
         raise ModelError(f'{path} is not a model file: its name must end in .onnx, .engine, .plan '
                          'or .safetensors')
-    return {'file': str(path), 'bytes': path.stat().st_size, 'sha256': file_sha256(path), **said,
+    return {'file': str(path), 'bytes': path.stat().st_size, 'sha256': model_sha256(path), **said,
             **({'engine': engine} if engine else {})}
 
 

@@ -28,7 +28,7 @@ class BuildingBackend:
 
     def __init__(self, interim: Backend, job: EngineJob) -> None:
         """Start the build; ``interim`` is closed when it is not needed any more."""
-        self.metadata = interim.metadata
+        self.metadata, self.sha256 = interim.metadata, job.sha256
         # Of both, so that it stays the same.
         self.max_batch = min(interim.max_batch, job.max_batch)
         self.name = f'{interim.name} while the engine is built'

@@ -21,12 +21,11 @@ import sys
 
 from dgtl_core.engine.agreement import labeled_by, LabeledPicture, MIN_AGREEMENT, verify_engine
 from dgtl_core.engine.builder import build, BuildReport
-from dgtl_core.engine.cache import file_sha256
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.engine.options import EngineOptions, HARDWARE
 from dgtl_core.engine.progress import Progress
-from dgtl_core.files import destination, placing_all, tidy_on_signals
-from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
+from dgtl_core.files import destination, file_sha256, placing_all, tidy_on_signals
+from dgtl_core.model_file import model_sha256, ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.pictures import find_pictures, read_image
 from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
@@ -89,7 +88,7 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
             metadata=metadata, module=trt.__name__, version=trt.__version__,
             gpu='' if gpu is None else gpu.name,
             compute_capability='' if gpu is None else gpu.compute_capability,
-            precision=report.precision, model_sha256=file_sha256(onnx),
+            precision=report.precision, model_sha256=model_sha256(onnx),
             engine_sha256=file_sha256(staged), options=options.made_with())
         if known:
             backend = TensorRTBackend(staged, info, RunOptions(device=device))

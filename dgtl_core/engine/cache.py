@@ -25,12 +25,11 @@ import shutil
 import time
 from typing import Any, BinaryIO
 
-from dgtl_core.files import put, write_atomically
+from dgtl_core.files import content_sha256, file_sha256, put, write_atomically
 
 FORMAT = 1
 _LOG = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between two looks at a lock that another process holds
-_CHUNK = 1 << 22
 # Blobs and builders' folders; nothing else in the folder is ours to touch.
 _OURS = re.compile(r'[0-9a-f]{64}-[0-9a-f]{16}\.engine')
 _WORKSHOP = re.compile(r'([0-9a-f]{64})-build')
@@ -58,12 +57,6 @@ class EngineKey:
         """Return the sha256 of all fields, hexadecimal."""
         text = json.dumps(asdict(self), sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the sha256 of a file, hexadecimal."""
-    with open(path, 'rb') as file:
-        return _sha256(file)
 
 
 class EngineCache:
@@ -165,7 +158,7 @@ class EngineCache:
                 raise ValueError('it was evicted in this moment')
             if status.st_size != side['size']:
                 raise ValueError(f'{path.name} has {status.st_size} bytes, not {side["size"]}')
-            if _sha256(file) != side['sha256']:
+            if content_sha256(file) != side['sha256']:
                 raise ValueError(f'the content of {path.name} has changed')
         except BaseException:
             file.close()
@@ -315,13 +308,6 @@ def _status(path: Path) -> os.stat_result:
         return path.stat()
     except FileNotFoundError:
         return os.stat_result([0] * 10)
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _remove_unused(path: Path) -> bool:

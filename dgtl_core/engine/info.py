@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.engine.cache import file_sha256
-from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.files import file_sha256
+from dgtl_core.model_file import MAX_BYTES, ModelError, ModelMetadata
 
 FORMAT = 1
 BUILD_ONE = 'build one with "python -m dgtl_core.engine.build MODEL.onnx OUT.engine"'
@@ -51,7 +51,11 @@ class EngineInfo:
         """
         path = side_file(engine)
         try:
-            data = json.loads(path.read_text(encoding='utf-8'))
+            with open(path, encoding='utf-8') as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ModelError(f'{path} is longer than {MAX_BYTES} bytes; {BUILD_ONE}')
+            data = json.loads(text)
             if data.pop('format') != FORMAT:
                 raise ModelError(f'{path} has another format than {FORMAT}; {BUILD_ONE}')
             metadata = ModelMetadata.from_json(json.dumps(data.pop('metadata')), str(path))
@@ -66,10 +70,11 @@ class EngineInfo:
                 f'copy both, or {BUILD_ONE}') from None
         except OSError as error:
             raise ModelError(f'{path} cannot be read: {error.strerror}') from None
-        except (AttributeError, KeyError, RecursionError, TypeError, UnicodeDecodeError,
-                json.JSONDecodeError) as error:
+        except ModelError:
+            raise
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
-                f'{path} does not describe an engine ({type(error).__name__}: {error}); '
+                f'{path} does not describe an engine ({type(error).__name__}: {error!s:.200}); '
                 f'{BUILD_ONE}') from None
         if file_sha256(engine) != info.engine_sha256:
             raise ModelError(

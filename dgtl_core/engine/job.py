@@ -21,11 +21,11 @@ import sys
 import threading
 
 from dgtl_core.engine.agreement import LabeledPicture, verify_engine
-from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey, file_sha256
+from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey
 from dgtl_core.engine.child import tied
 from dgtl_core.engine.info import EngineInfo
 from dgtl_core.files import put, write_atomically
-from dgtl_core.model_file import ModelError, onnx_batch, onnx_metadata
+from dgtl_core.model_file import model_sha256, ModelError, onnx_batch, onnx_metadata
 from dgtl_core.runtime.contract import Backend, RunOptions
 from dgtl_core.runtime.cuda import device_index, driver_version, Gpu
 from dgtl_core.runtime.tensorrt import TensorRTBackend
@@ -52,7 +52,7 @@ class EngineJob:
         gpu = Gpu(device_index(options.device), engine.blocking_sync)
         gpu.close()
         self._key = EngineKey(
-            model_sha256=file_sha256(onnx), gpu=gpu.name,
+            model_sha256=model_sha256(onnx), gpu=gpu.name,
             compute_capability=gpu.compute_capability,
             tensorrt=f'{trt.__name__} {trt.__version__}', cuda=gpu.cuda_version,
             driver=driver_version(), precision=metadata.precision,
@@ -66,6 +66,11 @@ class EngineJob:
         self._process: subprocess.Popen[str] | None = None
         self._stopped = threading.Event()
         self._checked: TensorRTBackend | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the model."""
+        return self._key.model_sha256
 
     @property
     def refusal(self) -> Path:
@@ -123,6 +128,7 @@ class EngineJob:
     def _build(self, engine: Path, known: Callable[[], Sequence[LabeledPicture]]) -> None:
         self._run_builder(engine)
         backend = self._loaded(engine, EngineInfo.beside(engine))
+        backend.sha256 = self.sha256
         try:
             share = self._verified(backend, known())
         except BaseException:

@@ -69,6 +69,10 @@ class Backend(Protocol):
     max_batch: int  # the most pictures in one call
 
     @property
+    def sha256(self) -> str:
+        """The hash of the model file and its data, as it was loaded; hexadecimal."""
+
+    @property
     def engine(self) -> EngineStatus | None:
         """How its TensorRT engine does; None: it has nothing to do with one."""
 

@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 import platform
 
-from dgtl_core.model_file import MAKE_ONE, ModelError, onnx_metadata
+from dgtl_core.model_file import (
+    MAKE_ONE,
+    model_sha256,
+    ModelError,
+    onnx_data,
+    onnx_metadata,
+)
 from dgtl_core.runtime.contract import (
     check_precision,
     EngineStatus,
@@ -17,6 +25,9 @@ from dgtl_core.runtime.contract import (
     SIGNATURE,
 )
 import numpy as np
+
+# From 1.32 on it writes an id of this machine below the home folder and sends reports.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 import onnxruntime as ort
 
 _CUDA, _TENSORRT = 'CUDAExecutionProvider', 'TensorrtExecutionProvider'
@@ -47,6 +58,8 @@ class OnnxBackend:
         # A thread that spins while it waits takes the core from the camera driver.
         session.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.metadata = metadata = onnx_metadata(path)
+        onnx_data(path)  # are its weights there?
+        self._path = path
         rounds = precision == 'bf16' and metadata.precision == 'fp32' and len(providers) == 1
         if rounds:
             _allow_bfloat16(session)
@@ -97,6 +110,11 @@ class OnnxBackend:
                 f'{path} must take "image" uint8 (B, {height}, {width}, 3) and give "labels" and '
                 f'"confidence" uint8 (B, H, W), a "signature" float32 (B, D) if any; it takes '
                 f'{inputs} and gives {outputs}; {MAKE_ONE}')
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the model file and its data; read when it is first asked for."""
+        return model_sha256(self._path)
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""

@@ -69,6 +69,7 @@ class TensorRTBackend:
         trt = import_tensorrt(info.module)
         _check_version(path, info, trt)
         self.metadata = info.metadata
+        self.sha256 = info.engine_sha256 or info.model_sha256
         self._logger = make_logger(trt)  # must outlive the engine, and so must the runtime
         try:
             self._gpu = gpu = Gpu(

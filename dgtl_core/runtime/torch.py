@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 import json
 from pathlib import Path
 from typing import cast
 
+from dgtl_core.files import file_sha256
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, PRECISIONS, set_precision
@@ -62,8 +64,14 @@ class TorchBackend:
             self._call = torch.compile(
                 self._network, mode='default' if on_cpu else 'max-autotune')
         self.max_batch = 16
+        self._path = path
         how = 'compiled ' if options.compiled else ''
         self.name = f'torch ({how}{types}, {self._device})'
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The hash of the checkpoint; read when it is first asked for."""
+        return file_sha256(self._path)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Outputs:
