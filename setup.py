@@ -114,9 +114,9 @@ setup(
     entry_points={
         'console_scripts': [
             'dgtl = dgtl_core.cli.main:main',
-            'segment_node = dgtl_ros.segment_node:main',
-            'label_points = dgtl_ros.points.label_points:main',
-            'camera_player = dgtl_ros.show.camera_player:main',
+            'segment_node = dgtl_ros.start:segment_node',
+            'label_points = dgtl_ros.start:label_points',
+            'camera_player = dgtl_ros.start:camera_player',
         ],
         # What `dgtl` finds without importing it (dgtl_core/cli/external.py).
         'dgtl.commands': ['view-ros = dgtl_ros.show.view:main'],

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 
+from dgtl_core.classes import ClassSet
 from dgtl_core.predictor import (
     default_model,
     EngineOptions,
@@ -20,11 +22,13 @@ from dgtl_ros.settings import Settings
 import numpy as np
 
 
-def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Model]:
+def load_model(settings: Settings, rebuild: bool = False,
+               classes: ClassSet | None = None) -> tuple[Predictor, Model]:
     """
     Load the model and run it on an empty picture as often as the parameters say.
 
     :param rebuild: build its engine again although there is one.
+    :param classes: those that it has to have; None: any.
     :raises ModelError: it is missing, cannot run here, or is not what the parameters ask for.
     """
     start = time.monotonic()
@@ -45,6 +49,7 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
     try:
         _check_size(predict.metadata, settings)
         _check_engine(predict, settings)
+        _check_classes(predict, classes)
         empty = np.zeros((*predict.input_size, 3), np.uint8)
         for _ in range(settings.warmup_iterations):
             predict.many([empty] * batch_of(predict, settings))
@@ -57,6 +62,39 @@ def load_model(settings: Settings, rebuild: bool = False) -> tuple[Predictor, Mo
         precision=(predict.metadata.precision if settings.precision == 'auto'
                    else settings.precision),
         load_s=time.monotonic() - start, embedded=not settings.model_path)
+
+
+def rebuild(old: Predictor, settings: Settings, classes: ClassSet) -> tuple[Predictor, Model]:
+    """
+    Load the model again and begin to build its engine anew, in the background.
+
+    :param old: what runs now; it stays as it is.
+    :raises ModelError: no engine can come of it, or the file holds a model with other classes.
+    """
+    if old.engine is None:
+        raise ModelError(f'there is no engine to build: {old.backend_name} runs the model')
+    if old.engine.state == 'building':
+        raise ModelError('the engine is being built already')
+    if settings.engine_build == 'never':
+        raise ModelError('engine_build is "never": set it to background or blocking')
+    # In any case in the background, and without a warm-up: callbacks wait for this one.
+    predict, model = load_model(dataclasses.replace(
+        settings, engine_build='background', warmup_iterations=0), rebuild=True, classes=classes)
+    if predict.engine is None or predict.engine.state == 'fallback':
+        why = predict.engine.reason if predict.engine else 'TensorRT cannot run here any more'
+        predict.close()
+        raise ModelError(f'nothing is changed: {predict.backend_name} would run the model, '
+                         f'without an engine ({why})')
+    return predict, model
+
+
+def _check_classes(predict: Predictor, classes: ClassSet | None) -> None:
+    """Refuse a model with other classes than those that were announced."""
+    if classes is not None and predict.classes.to_list() != classes.to_list():
+        raise ModelError(
+            f'the model file was replaced by one with other classes ({len(predict.classes)}, '
+            f'{len(classes)} were announced, or with other names or colours): go through '
+            'deactivate, cleanup, configure and activate to use it')
 
 
 def _most(settings: Settings) -> int:

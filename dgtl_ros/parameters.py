@@ -60,10 +60,11 @@ def declare(node: Node, kind: type[S]) -> S:
     for name, entry in parameters_of(kind).items():
         try:
             value = node.declare_parameter(name, _ros(entry.default), _descriptor(entry)).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        except (InvalidParameterTypeException, InvalidParameterValueException):
+            given = getattr(node, '_parameter_overrides', {}).get(name)
             raise ParameterError(
-                f'{error}; {name} must be {_allowed(entry)}, such as '
-                f'{_ros(entry.default)!r}') from None
+                f'parameter {name} must be {_allowed(entry)}, such as {_yaml(entry.default)}'
+                + (f', got {_yaml(given.value)}' if given is not None else '')) from None
         values[entry.name] = _checked(name, entry, value)
     return kind(**values)
 
@@ -116,6 +117,11 @@ def _ros(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _yaml(value: Any) -> str:
+    """Return a value as it is written in a parameter file."""
+    return str(value).lower() if isinstance(value, bool) else repr(_ros(value))
+
+
 def _checked(name: str, entry: Field[Any], value: Any) -> Any:
     kind, meta = type(entry.default), entry.metadata
     if kind is tuple and isinstance(value, list):
@@ -124,7 +130,8 @@ def _checked(name: str, entry: Field[Any], value: Any) -> Any:
     if fits and kind in (int, float):  # nan fits in no range
         fits = meta['low'] <= value <= meta['high']
     if not fits:
-        raise ParameterError(f'parameter {name} must be {_allowed(entry)}, got {value!r}')
+        raise ParameterError(
+            f'parameter {name} must be {_allowed(entry)}, got {_yaml(value)}')
     return value
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import ctypes
+import faulthandler
 import os
 import queue
 import signal
@@ -17,6 +18,7 @@ import sys
 import threading
 from typing import cast, Protocol
 
+from dgtl_ros.dds_profile import choose
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.printable import complain, printable
 import rclpy
@@ -28,6 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 _GRACE = 0.7  # seconds that each thread gets to end; all of it must stay below 2 s
+_STOP = 5.0  # seconds after which all stacks are written and the process ends with code 1
 # glibc gives large blocks back to the kernel and asks for them again for every picture; the page
 # faults cost more than copying the picture. mallopt's own numbers and the bytes it takes.
 _MALLOPT = {'M_TRIM_THRESHOLD': (-1, 512 << 20), 'M_TOP_PAD': (-2, 64 << 20),
@@ -45,24 +48,31 @@ class RunningNode(Protocol):
 
 
 def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
-        args: list[str]) -> int:
+        args: list[str], dds_profile: str = 'large_images') -> int:
     """
     Run one node until SIGINT, SIGTERM or until it asks to end; return the exit code.
 
     :param make_node: makes the node; is given a function that ends the process with an exit code.
         A ParameterError raised here ends the process with code 2.
     :param args: command line with ``--ros-args``.
+    :param dds_profile: ``large_images``, ``none`` or a file; see :mod:`dgtl_ros.dds_profile`.
     """
     requests: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: requests.put(0))
     keep_memory()
     try:
+        profile = choose(dds_profile)
+    except FileNotFoundError as error:
+        print(f'{name}: {error}', file=sys.stderr)
+        return 2
+    try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:
         print(f'{name}: cannot start ROS: {str(error).strip()}; check --ros-args, the parameter '
               'file and that ROS_LOG_DIR (or ~/.ros/log) can be written', file=sys.stderr)
         return 2
+    get_logger(name).info(printable(profile))
     try:
         node = make_node(requests.put)
     except (ParameterError, InvalidParameterTypeException) as error:  # ours, or use_sim_time
@@ -71,11 +81,14 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
         return 2
     spinner = _Spinner(node, name)
     code = requests.get()
+    # A middleware may hang while it is taken down, which no thread of ours could mend.
+    faulthandler.dump_traceback_later(_STOP, exit=True)
     ended = node.stop(_GRACE)
     if not spinner.stop(_GRACE):  # in the middle of a callback, such as loading a model
         _leave(code)
     node.destroy_node()
     rclpy.shutdown()
+    faulthandler.cancel_dump_traceback_later()
     if not ended:  # an inference that cannot be interrupted
         _leave(code)
     return code

@@ -6,20 +6,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import contextlib
-import dataclasses
 import sys
 import time
 
+from dgtl_core.classes import ClassSet
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.board import Device
+from dgtl_ros.dds_profile import add_argument
 from dgtl_ros.diagnostics import Model, Snapshot, statuses, to_message
 from dgtl_ros.inference import Inference
-from dgtl_ros.loading import advice, batch_of, load_model
+from dgtl_ros.loading import advice, batch_of, load_model, rebuild
+from dgtl_ros.namesakes import Namesakes
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
 from dgtl_ros.printable import printable
 from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
-from dgtl_ros.snapshot import write_snapshot
+from dgtl_ros.snapshot import write_snapshots
 from dgtl_ros.stream import Stream
 from dgtl_ros.transition import guarded
 from dgtl_ros.watchdog import Watchdog
@@ -31,7 +33,6 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
 _INFERENCE_END = 5.0  # seconds that a deactivation waits for the inference that is running
-_LEASE = 25.0  # seconds; for so long the graph has a node whose process was killed
 _RESTARTS = 3  # without a picture between them; each leaves a thread and a model behind
 
 
@@ -58,8 +59,7 @@ class SegmentNode(LifecycleNode):
         self._streams: list[Stream] = []
         self._inference: Inference | None = None
         self._hung: list[Inference] = []  # that did not end when they should
-        self._twins = 0  # other nodes with our name
-        self._alone = time.monotonic()  # when there was none
+        self._namesakes = Namesakes(self)
         self._watchdog = Watchdog()
         self._restarts = self._published = 0  # how often in a row, after how many pictures
 
@@ -185,18 +185,6 @@ class SegmentNode(LifecycleNode):
         classes = predict.classes if predict is not None else ()
         return next((c.name for c in classes if c.id == self._settings.unlabeled_id), '')
 
-    def _count_twins(self) -> None:
-        me = self.get_name(), self.get_namespace()
-        twins, now = self.get_node_names_and_namespaces().count(me) - 1, time.monotonic()
-        self._alone = now if twins < 1 else self._alone
-        if now - self._alone < _LEASE:
-            twins = 0
-        if twins > self._twins:
-            self.get_logger().warning(
-                f'another node is called {self.get_fully_qualified_name()} too: give each a name '
-                'or a namespace of its own')
-        self._twins = twins
-
     def _begin(self) -> None:
         assert self._predict is not None
         self._inference = inference = Inference(
@@ -205,7 +193,7 @@ class SegmentNode(LifecycleNode):
             stream.open(inference.put, inference.interval)
 
     def _supervise(self) -> None:
-        self._count_twins()
+        self._namesakes.look()
         for stream in self._streams:
             stream.supervise()
         if self._inference is not None and self._inference.gave_up:
@@ -242,22 +230,14 @@ class SegmentNode(LifecycleNode):
             self._give_up(f'the inference hung {self._restarts} times in a row: deactivating')
             return
         try:
-            predict, self._model = load_model(self._settings)
-            self._predict = predict
-            self._check_classes(predict)
+            self._predict, self._model = load_model(self._settings, classes=self._announced())
         except (ModelError, OSError, RuntimeError) as error:
             self._give_up(f'the model cannot be loaded again: {printable(error)}')
             return
         self._begin()
 
-    def _check_classes(self, predict: Predictor) -> None:
-        """Refuse a model with other classes than those that were announced."""
-        announced = self._streams[0].outputs.classes
-        if predict.classes.to_list() != announced.to_list():
-            raise ModelError(
-                f'the model file was replaced by one with other classes ({len(predict.classes)}, '
-                f'{len(announced)} were announced, or other names or colours): go through '
-                'deactivate, cleanup, configure and activate to use it')
+    def _announced(self) -> ClassSet:
+        return self._streams[0].outputs.classes
 
     def _diagnose(self) -> None:  # in a thread of its own
         predict, device = self._predict, self._device.read()
@@ -270,7 +250,9 @@ class SegmentNode(LifecycleNode):
             batch=batch_of(predict, self._settings) if predict is not None else 0,
             cameras=[stream.snapshot(now) for stream in self._streams],
             device=device, stuck=inference.stuck(now) if inference is not None else None,
-            twins=self._twins, unlabeled=self._class_named(predict)), now)
+            twins=self._namesakes.count, unlabeled=self._class_named(predict)), now)
+        for status in found:
+            self.get_logger().debug(printable(f'{status.task}: {status.message}'))
         message = to_message(
             found, self.get_fully_qualified_name(), str(device.get('gpu') or backend),
             self.get_clock().now().to_msg())
@@ -298,6 +280,7 @@ class SegmentNode(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         threshold_changed = settings.confidence_threshold != self._settings.confidence_threshold
         self._settings = settings
+        self.get_logger().debug(f'set {", ".join(f"{c.name}: {c.value}" for c in changes)}')
         if threshold_changed:
             self._announce()
         return SetParametersResult(successful=True)
@@ -325,52 +308,30 @@ class SegmentNode(LifecycleNode):
 
     def _rebuild(self) -> str:
         """Build the engine again; return what happens, raise where it cannot."""
-        old, settings = self._predict, self._settings
+        old = self._predict
         if old is None:
             raise ModelError('no model is loaded: configure the node first')
-        if old.engine is None:
-            raise ModelError(f'there is no engine to build: {old.backend_name} runs the model')
-        if old.engine.state == 'building':
-            raise ModelError('the engine is being built already')
-        if settings.engine_build == 'never':
-            raise ModelError('engine_build is "never": set it to background or blocking')
-        # In any case in the background, and without a warm-up: callbacks wait for this one.
-        predict, model = load_model(dataclasses.replace(
-            settings, engine_build='background', warmup_iterations=0), rebuild=True)
-        if predict.engine is None or predict.engine.state == 'fallback':
-            why = predict.engine.reason if predict.engine else 'TensorRT cannot run here any more'
+        predict, model = rebuild(old, self._settings, self._announced())
+        inference = self._inference
+        if inference is not None and not inference.replace(predict, _INFERENCE_END):
             predict.close()
-            raise ModelError(f'nothing is changed: {predict.backend_name} would run the model, '
-                             f'without an engine ({why})')
-        try:
-            self._check_classes(predict)
-            inference = self._inference
-            if inference is not None and not inference.replace(predict, _INFERENCE_END):
-                raise RuntimeError(
-                    f'the running inference did not end within {_INFERENCE_END:g} s')
-        except (ModelError, RuntimeError):
-            predict.close()
-            raise
+            raise RuntimeError(f'the running inference did not end within {_INFERENCE_END:g} s')
         self._predict, self._model = predict, model
         old.close()
         return f'{predict.backend_name}; /diagnostics says when it is there'
 
     def _on_snapshot(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        settings, predict, model = self._settings, self._predict, self._model
-        last = {stream: stream.last for stream in self._streams}
-        folders = []
+        model = self._model
         try:
-            for stream, result in last.items():
-                if predict is not None and model is not None and result is not None:
-                    folders.append(str(write_snapshot(
-                        stream, result, predict.classes, model.name, settings)))
+            folders = write_snapshots(
+                self._streams, model.name, self._settings) if model is not None else []
         except OSError as error:
             response.success = False
-            response.message = (
-                f'cannot write to {settings.snapshot_dir}: {error}; set snapshot_dir')
+            response.message = (f'cannot write to {self._settings.snapshot_dir}: '
+                                f'{printable(error)}; set snapshot_dir')
             return response
         response.success = bool(folders)
-        response.message = '\n'.join(folders) or (
+        response.message = '\n'.join(map(str, folders)) or (
             'no picture was segmented since the node was configured')
         return response
 
@@ -378,12 +339,14 @@ class SegmentNode(LifecycleNode):
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
     args = sys.argv if args is None else args
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog='segment_node', description='Label the pictures on the topic "image". Everything is '
         'a ROS parameter: --ros-args -p model_path:=/models/dgtl.onnx -r image:=/camera/image_raw '
         '(docs/node.md and config/segment.yaml list them)',
-        usage='segment_node [--help] [--ros-args ...]').parse_args(own_arguments(args))
-    return run('segmenter', SegmentNode, args)
+        usage='segment_node [--help] [--dds-profile NAME] [--ros-args ...]')
+    add_argument(parser)
+    options = parser.parse_args(own_arguments(args))
+    return run('segmenter', SegmentNode, args, options.dds_profile)
 
 
 if __name__ == '__main__':

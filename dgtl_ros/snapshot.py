@@ -3,45 +3,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import json
-import os
 from pathlib import Path
+import shutil
+import tempfile
 
-from dgtl_core.classes import ClassSet
+from dgtl_core.files import write_atomically
 from dgtl_core.pictures import write_image
 from dgtl_core.visualize import overlay
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Result, Stream
 
 
-def write_snapshot(stream: Stream, last: Result, classes: ClassSet, model: str,
-                   settings: Settings) -> Path:
+def write_snapshots(streams: Iterable[Stream], model: str, settings: Settings) -> list[Path]:
     """
-    Write a camera's last picture, its labels, confidence, overlay and statistics.
+    Write each camera's last picture, its labels, confidence, overlay and statistics.
 
-    :returns: their new folder.
-    :raises OSError: the folder cannot be made or written.
+    :returns: their new folders, one for each camera of which a picture was segmented.
+    :raises OSError: a folder cannot be made or written; it is not there then.
     """
+    last = {stream: stream.last for stream in streams}  # of one moment
+    return [_write(stream, result, model, settings)
+            for stream, result in last.items() if result is not None]
+
+
+def _write(stream: Stream, last: Result, model: str, settings: Settings) -> Path:
+    place = Path(settings.snapshot_dir).expanduser() / stream.name.strip('/')
+    place.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix='.part-', dir=place))
     health = stream.health
-    folder = Path(settings.snapshot_dir).expanduser() / stream.name.strip('/') / str(last.stamp_ns)
-    write_image(folder / 'image.png', last.image)
-    write_image(folder / 'labels.png', last.labels)
-    write_image(folder / 'confidence.png', last.confidence)
-    write_image(folder / 'overlay.jpg', overlay(last.image, last.labels, classes))
-    write_json(folder / 'statistics.json', {
-        'stamp_ns': last.stamp_ns, 'model': model, 'counts': health.counts(),
-        'stages_ms_p50': {name: d.percentile(50) for name, d in health.stages.items()},
-        'domain': stream.monitor.report(settings)[0]})
-    return folder
+    try:
+        write_image(part / 'image.png', last.image)
+        write_image(part / 'labels.png', last.labels)
+        write_image(part / 'confidence.png', last.confidence)
+        write_image(part / 'overlay.jpg', overlay(last.image, last.labels, stream.outputs.classes))
+        write_json(part / 'statistics.json', {
+            'stamp_ns': last.stamp_ns, 'model': model, 'counts': health.counts(),
+            'stages_ms_p50': {name: d.percentile(50) for name, d in health.stages.items()},
+            'domain': stream.monitor.report(settings)[0]})
+        part.chmod(0o755)  # mkdtemp makes it private
+        folder, number = place / str(last.stamp_ns), 1
+        while folder.exists():  # of pictures without stamps, or twice of one
+            folder, number = place / f'{last.stamp_ns}-{number}', number + 1
+        return part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Write a JSON file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        part.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, (json.dumps(data, indent=2) + '\n').encode())

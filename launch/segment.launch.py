@@ -130,7 +130,8 @@ def start(context):
         remappings=[(name + suffix, topic + suffix) for name, topic in topics.items()
                     if name != topic for suffix in ('', '/compressed')]
         + output_topics(given, values.get('cameras', [])),
-        arguments=['--ros-args', '--log-level', given['log_level'].lower()],
+        arguments=['--dds-profile', given['dds_profile'], '--ros-args', '--log-level',
+                   given['log_level'].lower()],
         on_exit=ended if only or switches['required'] else None,
         respawn=switches['respawn'] and not only,
         respawn_delay=converted('respawn_delay', given['respawn_delay'], float)))

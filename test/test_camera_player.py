@@ -208,9 +208,11 @@ def test_the_time_for_the_textures_is_not_counted(monkeypatch):
 
 
 def test_only_given_options_become_parameters():
-    assert parse([]) == []
-    given = {p.name: p.value for p in parse(
-        ['--source', 'x', '--rate', '5', '--loop', '--frame-id', 'f', '--height', '10'])}
+    assert parse([]) == ([], 'large_images')
+    parameters, profile = parse(['--source', 'x', '--rate', '5', '--loop', '--frame-id', 'f',
+                                 '--height', '10', '--dds-profile', 'none'])
+    given = {p.name: p.value for p in parameters}
+    assert profile == 'none'
     assert given == {'source': 'x', 'rate': 5.0, 'loop': True, 'frame_id': 'f', 'height': 10}
 
 

@@ -154,6 +154,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
         'strict', 'visualize')}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
+        'dgtl_ros.snapshot': {'dgtl_core.files'},
         # test material: the player plays it, the demo scores it
         'dgtl_ros.show.drawing': {'dgtl_core.streetworld', 'dgtl_core.engine.child'},
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},

@@ -179,3 +179,45 @@ def test_misspelled_parameter_is_named(world, models):
     model = models / 'tiny.onnx'
     with world.start('segment_node', 'spell', model_path=model, max_rat=3.0) as node:
         node.wait_for_text('unknown parameter max_rat has no effect; did you mean max_rate?')
+
+
+HANGS = """
+import sys, threading, time
+from dgtl_ros import process
+from rclpy.node import Node
+
+class Hanging(Node):
+    def stop(self, timeout):
+        return True
+
+    def destroy_node(self):
+        while True:
+            time.sleep(1)
+
+def make(leave):
+    threading.Timer(0.2, leave, [0]).start()
+    return Hanging('hanging')
+
+process._STOP = 1.0
+sys.exit(process.run('hanging', make, sys.argv))
+"""
+
+
+def test_a_stop_that_hangs_ends_with_all_stacks(world):
+    done = subprocess.run([sys.executable, '-c', HANGS], env={**os.environ, **world.environment},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and 'in destroy_node' in done.stderr, done.stderr
+
+
+def test_a_signal_while_the_program_is_loaded_is_no_traceback(world):
+    script = 'import sys; from dgtl_ros.start import segment_node; print("begun", flush=True); ' \
+             'sys.exit(segment_node())'
+    for wait in (0.05, 0.2, 0.5, 1.0):
+        with subprocess.Popen(
+                [sys.executable, '-c', script], env={**os.environ, **world.environment},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout.readline() == 'begun\n'
+            time.sleep(wait)
+            process.send_signal(signal.SIGINT)
+            text = process.communicate(timeout=60)[0]
+        assert process.returncode == 0 and 'Traceback' not in text, text

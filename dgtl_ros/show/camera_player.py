@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 
+from dgtl_ros.dds_profile import add_argument
 from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.measures import Rate
 from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
@@ -156,8 +157,8 @@ def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Fram
         seed=settings.seed))
 
 
-def parse(args: list[str]) -> list[Parameter]:
-    """Read the command line (without --ros-args) into parameters."""
+def parse(args: list[str]) -> tuple[list[Parameter], str]:
+    """Read the command line (without --ros-args) into parameters and the profile of DDS."""
     parser = argparse.ArgumentParser(
         prog='camera_player',
         description='Publish pictures as sensor_msgs/Image on the topic "image". Each option is '
@@ -172,14 +173,17 @@ def parse(args: list[str]) -> list[Parameter]:
         else:
             parser.add_argument(flag, type=kind, choices=entry.metadata['choices'] or None,
                                 default=argparse.SUPPRESS, help=text)
-    return [Parameter(name, value=value) for name, value in vars(parser.parse_args(args)).items()]
+    add_argument(parser)
+    given = vars(parser.parse_args(args))
+    profile = given.pop('dds_profile')
+    return [Parameter(name, value=value) for name, value in given.items()], profile
 
 
 def main(args: list[str] | None = None) -> int:
     """Play until the end, SIGINT or SIGTERM; return the exit code."""
     args = sys.argv if args is None else args
-    overrides = parse(own_arguments(args))
-    return run('camera_player', partial(CameraPlayer, overrides=overrides), args)
+    overrides, profile = parse(own_arguments(args))
+    return run('camera_player', partial(CameraPlayer, overrides=overrides), args, profile)
 
 
 if __name__ == '__main__':

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-import contextlib
 from functools import cache
-import importlib.metadata
 import os
 from pathlib import Path
 import signal
@@ -16,8 +14,8 @@ import sys
 import time
 
 from dgtl_core.engine.child import tied
+from dgtl_ros.dds_profile import config_file, PROFILE, profile_variable
 
-_PROFILE = 'fastdds_large_images.xml'
 # Robots and people use 0-101. The ports of 102-214 are among those that Linux hands out to any
 # program, so those domains come last.
 _DOMAINS = (*range(215, 233), *range(102, 215))
@@ -40,7 +38,7 @@ def isolated_environment(domain: int | None = None) -> dict[str, str]:
     values = {
         'ROS_DOMAIN_ID': str(free_domain()[0] if domain is None else domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        _profile_variable(): str(config_file(_PROFILE)),
+        profile_variable(): str(config_file(PROFILE)),
         'PYTHONUNBUFFERED': '1'}
     if os.environ.get('ROS_DISTRO') == 'humble':  # newer ones warn about this variable
         values['ROS_LOCALHOST_ONLY'] = '1'
@@ -76,32 +74,6 @@ def free_domain() -> tuple[int, socket.socket]:
 def _discovery_port(domain: int) -> int:
     """Return the UDP port of a domain that every participant listens to (RTPS 2.5, 9.6.2.3)."""
     return 7400 + 250 * domain
-
-
-def _profile_variable() -> str:
-    distribution = os.environ.get('ROS_DISTRO', '')
-    if not distribution:  # rclpy from wheels
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            if importlib.metadata.version('ros-fastdds').startswith('2.'):
-                distribution = 'jazzy'
-    old = distribution in ('humble', 'jazzy')  # Fast DDS 2; the newer warns about the old name
-    return 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
-
-
-def config_file(name: str) -> Path:
-    """
-    Find a file of ours: in the source tree, or where it was installed.
-
-    :raises FileNotFoundError: it is in none of the places.
-    """
-    places = [Path(__file__).resolve().parents[2] / 'config' / name]
-    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
-    places += [Path(p) / 'share' / 'dgtl_ros' / 'config' / name for p in prefixes if p]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(
-        f'{name} is in none of {[str(p) for p in places]}; install the package again')
 
 
 class Child:
