@@ -31,6 +31,7 @@ import torch
 # The only one that every TensorRT from 10.3 to 11 reads: 10.3 stops at 20, and from 20 on
 # GridSample is called 'linear', which many versions silently run as 'nearest'.
 OPSET = 18
+_OUTPUTS = ('labels', 'confidence', 'signature')
 _SMALL = 1024  # values; smaller constants stay float32 in a file with float16 weights
 
 Weights = Literal['float32', 'float16']
@@ -75,7 +76,7 @@ def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bo
     with torch.no_grad():
         program = torch.onnx.export(
             network, (picture,), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=['image'], output_names=['labels', 'confidence'], dynamic_shapes=shapes,
+            input_names=['image'], output_names=list(_OUTPUTS), dynamic_shapes=shapes,
             custom_translation_table={torch.ops.aten.gelu.default: _gelu})
     assert program is not None
     model = program.model_proto
@@ -132,11 +133,13 @@ def check(model: onnx.ModelProto) -> None:
             modes = [a.s.decode() for a in node.attribute if a.name == 'mode']
             if modes not in ([], ['bilinear']):
                 raise ExportError(f'{node.name} samples with mode {modes}, not bilinear')
-    ends = {value.name: value.type.tensor_type.elem_type
-            for value in (*model.graph.input, *model.graph.output)}
-    if ends != dict.fromkeys(('image', 'labels', 'confidence'), TensorProto.UINT8):
+    ends = [(value.name, value.type.tensor_type.elem_type)
+            for value in (*model.graph.input, *model.graph.output)]
+    if ends != [*((name, TensorProto.UINT8) for name in ('image', *_OUTPUTS[:2])),
+                (_OUTPUTS[2], TensorProto.FLOAT)]:
         raise ExportError(
-            f'inputs and outputs must be uint8 image, labels, confidence; got {ends}')
+            'inputs and outputs must be uint8 image, labels, confidence and float32 signature; '
+            f'got {ends}')
     first = {node.op_type for node in model.graph.node if 'image' in node.input}
     if first - {'Shape'} != {'Cast'}:  # TensorRT computes nothing in uint8
         raise ExportError(f'the picture must go through a Cast first, it goes through {first}')
@@ -185,7 +188,7 @@ def run_torch(network: LabelNetwork, pictures: Sequence[np.ndarray]) -> list[Out
     """Return (labels, confidence) of pictures (H, W, 3) uint8, one at a time."""
     results = []
     for picture in pictures:
-        labels, confidence = network(torch.from_numpy(picture)[None])
+        labels, confidence, _ = network(torch.from_numpy(picture)[None])
         results.append((labels[0].numpy(), confidence[0].numpy()))
     return results
 

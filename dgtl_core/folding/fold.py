@@ -13,9 +13,9 @@ from __future__ import annotations
 import copy
 
 from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
+from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
 from dgtl_core.model.adapter import Adapter, mask_link_matrix
-from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.vit import Backbone
 import torch
@@ -128,9 +128,9 @@ class FoldedSegmenter(nn.Module):
             segmenter.mask_decoder, segmenter.pixel_decoder.mask_feature, queries, mask_link,
             self.pixel_decoder.sizes)
 
-    def forward(self, pictures: Tensor) -> MaskLogits:
+    def forward(self, pictures: Tensor) -> Prediction:
         """
-        Return the last layer's predictions, the mask link included.
+        Return the last layer's predictions, the mask link included, and the encoder's features.
 
         Shape: pictures (B, H, W, 3) RGB, uint8 or float 0..255, at the size folded for.
         """
@@ -143,7 +143,8 @@ class FoldedSegmenter(nn.Module):
             if index in self.out_indices:
                 features.append(x[:, self.prefix:] if self.prefix else x)
         fine, memories = self.pixel_decoder(features)
-        return self.mask_decoder(fine, memories)
+        classes, masks = self.mask_decoder(fine, memories)
+        return Prediction(classes, masks, features[1], features[-1])  # four depths, evenly spread
 
 
 @torch.no_grad()

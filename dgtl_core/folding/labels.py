@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-From a uint8 picture to uint8 labels and confidence: what a model file computes.
+From a uint8 picture to uint8 labels, confidence and a signature: what a model file computes.
 
+There is no softmax over the classes at full size, where it costs more than a light network. Scores
+of a mask classifier carry their sum through the upsampling as one more row: exact. Of logits of
+classes the labels are exact, and the confidence is 1 / sum exp(logit - largest) on a grid twice as
+fine as the masks', brought up.
 Shape legend: B pictures, V windows, H x W the picture, h x w a window, Q queries, K classes.
 """
 
@@ -10,6 +14,8 @@ from __future__ import annotations
 from typing import Literal
 
 from dgtl_core.folding.fold import FoldedSegmenter
+from dgtl_core.folding.prediction import Prediction
+from dgtl_core.folding.signature import signature
 from dgtl_core.processing import windows
 import torch
 from torch import nn, Tensor
@@ -21,10 +27,10 @@ Upsampling = Literal['exact', 'quarter']
 
 class LabelNetwork(nn.Module):
     """
-    Labels and confidence of pictures of one size, as DESIGN's model file contract wants them.
+    Labels, confidence and signature of pictures of one size, as a model file gives them.
 
     One window is the whole picture; more are one batch, and their scores are summed and divided
-    by how many windows cover a pixel (item 23).
+    by how many windows cover a pixel (item 23). The signature is the mean over the windows.
     """
 
     def __init__(
@@ -65,43 +71,74 @@ class LabelNetwork(nn.Module):
         self.register_buffer('weight', 1 / cover if len(self.windows) > 1 else None)
         self.score_dtype = torch.float32  # of masks and scores from the upsampling on
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape: (B, H, W, 3) uint8 RGB -> labels, confidence, each (B, H', W') uint8."""
-        scores = self._scores(pictures)
-        best, labels = scores.max(dim=1)
-        # Decision 2: a probability, although the scores themselves may exceed 1.
-        confidence = best / (-scores[:, -1]).clamp_min(_LEAST) * 255
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """
+        Return what a model file gives.
+
+        Shape: (B, H, W, 3) uint8 RGB -> labels, confidence, each (B, H', W') uint8; signature
+        (B, D) float32.
+        """
+        found = self._found(pictures)
+        scores = self._whole(self._window_scores(found))
+        if found.classes is None:
+            labels = scores.argmax(dim=1)
+            confidence = self._whole(self._window_confidence(found.masks))[:, 0]
+        else:  # Decision 2: a probability, although the scores themselves may exceed 1.
+            best, labels = scores.max(dim=1)
+            confidence = best / (-scores[:, -1]).clamp_min(_LEAST)
         # By way of float: TensorRT documents no conversion from its integers to uint8.
-        return labels.float().to(torch.uint8), confidence.round().to(torch.uint8)
+        return (labels.float().to(torch.uint8), (confidence * 255).round().to(torch.uint8),
+                self._per_picture(signature(found)).mean(dim=1))
 
     def scores(self, pictures: Tensor) -> Tensor:
-        """Shape: (B, H, W, 3) uint8 -> semantic scores (B, K, H', W') at the output size."""
-        return self._scores(pictures)[:, :-1]
+        """
+        Return semantic scores, or logits where a class is a mask.
 
-    def _scores(self, pictures: Tensor) -> Tensor:
-        """Scores, and after the last class minus their sum: never the largest (B, K + 1, ...)."""
-        if len(self.windows) == 1:
-            scores = self._window_scores(pictures)
-        else:
+        Shape: (B, H, W, 3) uint8 -> (B, K, H', W') at the output size.
+        """
+        found = self._found(pictures)
+        scores = self._whole(self._window_scores(found))
+        return scores if found.classes is None else scores[:, :-1]
+
+    def _found(self, pictures: Tensor) -> Prediction:
+        """Predictions of all windows, those of one picture side by side (B * V, ...)."""
+        if len(self.windows) > 1:
             # (B, V, h, w, 3), so that the windows of one picture lie together; float first of
             # all: TensorRT cuts no uint8
             pictures = pictures.float()
-            parts = torch.stack(
+            pictures = torch.stack(
                 [pictures[:, y0:y1, x0:x1] for y0, y1, x0, x1 in self.windows], dim=1)
-            found = self._window_scores(parts.flatten(0, 1))
-            found = found.unflatten(0, (-1, len(self.windows)))
-            scores = self._stitch(found)
-        if self.output_size != self.picture_size:
-            scores = F.interpolate(
-                scores, size=self.output_size, mode='bilinear', align_corners=False)
-        return scores
+            pictures = pictures.flatten(0, 1)
+        return self.network(pictures)
 
-    def _window_scores(self, pictures: Tensor) -> Tensor:
-        classes, masks = self.network(pictures)
+    def _per_picture(self, x: Tensor) -> Tensor:
+        """Shape: (B * V, ...) -> (B, V, ...)."""
+        return x.unflatten(0, (-1, len(self.windows)))
+
+    def _whole(self, windows: Tensor) -> Tensor:
+        """Maps of windows as maps of pictures, (B * V, C, h, w) -> (B, C, H', W')."""
+        whole = windows if len(self.windows) == 1 else self._stitch(self._per_picture(windows))
+        if self.output_size != self.picture_size:
+            whole = F.interpolate(
+                whole, size=self.output_size, mode='bilinear', align_corners=False)
+        return whole
+
+    def _window_confidence(self, logits: Tensor) -> Tensor:
+        """Shape: logits on the mask grid (B * V, K, h', w') -> (B * V, 1, h, w)."""
+        fine = F.interpolate(
+            logits.float(), scale_factor=2, mode='bilinear', align_corners=False)
+        largest = fine.amax(dim=1, keepdim=True)
+        sure = 1 / (fine - largest).exp().sum(dim=1, keepdim=True)
+        return F.interpolate(sure, size=self.network.size, mode='bilinear', align_corners=False)
+
+    def _window_scores(self, found: Prediction) -> Tensor:
+        """Logits; or scores, and after the last minus their sum: never the largest."""
+        classes, masks, size = found.classes, found.masks, self.network.size
+        if classes is None:
+            return F.interpolate(masks.float(), size=size, mode='bilinear', align_corners=False)
         classes = classes.float().softmax(dim=-1)[..., :-1].transpose(1, 2)  # (B, K, Q)
         # All that follows is linear in the rows; the sum comes along as one of them.
         classes = torch.cat((classes, -classes.sum(dim=1, keepdim=True)), dim=1)
-        size = self.network.size
         if masks.dtype != self.score_dtype:  # float16 ends long after the sigmoid is 0 or 1
             masks = masks.clamp(-60000, 60000).to(self.score_dtype)
         if self.upsampling == 'exact':
@@ -113,7 +150,7 @@ class LabelNetwork(nn.Module):
         return scores
 
     def _stitch(self, found: Tensor) -> Tensor:
-        """Sum window scores where they belong, (B, V, K + 1, h, w) -> (B, K + 1, H, W)."""
+        """Average windows where they belong, (B, V, C, h, w) -> (B, C, H, W)."""
         height, width = self.picture_size
         total = None
         for index, (y0, y1, x0, x1) in enumerate(self.windows):
