@@ -26,11 +26,20 @@ __all__ = [
 _DEFAULT = 'dgtl_mini.onnx'
 
 
-class Segmentation(NamedTuple):
-    """Labels of one picture. Shape: (H, W) uint8 each, the size of the picture."""
-
+class _Maps(NamedTuple):
     labels: np.ndarray      # class ids; 255 = unlabelled
     confidence: np.ndarray  # round(255 * probability of the class), as the model file gives it
+
+
+class Segmentation(_Maps):
+    """
+    Labels of one picture. Shape: (H, W) uint8 each, the size of the picture.
+
+    Beside the two that it consists of it has the ``signature`` of the picture, (D,) float32: what
+    :mod:`dgtl_core.domain` judges; None where the model file gives none.
+    """
+
+    signature: np.ndarray | None = None
 
 
 class LabelledFrame(NamedTuple):
@@ -178,10 +187,14 @@ class Predictor:
             inputs = [to_input(i, p) for i, p in zip(images[part], placements[part])]
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
             ready = time.perf_counter()
-            labels, confidence = self._backend(batch)[:2]
+            found = self._backend(batch)
             done = time.perf_counter()
-            results += [Segmentation(to_source(n, p), to_source(c, p, fill=0))
-                        for n, c, p in zip(labels, confidence, placements[part])]
+            for index, placement in enumerate(placements[part]):
+                results.append(Segmentation(
+                    to_source(found.labels[index], placement),
+                    to_source(found.confidence[index], placement, fill=0)))
+                if found.signature is not None:
+                    results[-1].signature = found.signature[index]
             end = time.perf_counter()
             preprocess, infer, postprocess = (
                 preprocess + ready - start, infer + done - ready, postprocess + end - done)

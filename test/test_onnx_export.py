@@ -70,8 +70,12 @@ def test_file_keeps_the_contract_and_agrees_with_torch(name, form, tmp_path):
     stored = json.loads({p.key: p.value for p in model.metadata_props}['dgtl'])
     assert stored['format'] == 1 and stored['method'] == config.method
     assert stored['input_size'] == list(config.input_size)
+    assert [o.name for o in model.graph.output] == ['labels', 'confidence', 'signature']
     predict = Predictor.load(path, device='cpu')
     assert len(np.unique(predict(pictures[0]).labels)) >= 3
+    with torch.no_grad():
+        signature = net(torch.from_numpy(pictures[0])[None])[2][0]
+    np.testing.assert_allclose(predict(pictures[0]).signature, signature, atol=1e-3)
     assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
 
 
@@ -87,12 +91,13 @@ def test_dynamic_batch_and_float16_weights(tmp_path):
     assert path.stat().st_size < 1.2 * stored
     run = OnnxBackend(path, RunOptions(device='cpu'))
     assert run.max_batch > 1
-    labels, confidence, _ = run(np.stack(pictures))
+    labels, confidence, signatures = run(np.stack(pictures))
+    assert signatures.shape[0] == 3 and signatures.dtype == np.float32
     for index, (expected, sure) in enumerate(run_torch(net, pictures)):
         assert (labels[index] == expected).mean() >= 0.999
         assert np.abs(confidence[index].astype(int) - sure).mean() < 0.5
     # The same picture bound to a device buffer, as on a GPU.
-    bound = _Bound(run._session, 'cpu', 0)
+    bound = _Bound(run._session, run._names, 'cpu', 0)
     for picture in pictures:
         np.testing.assert_array_equal(bound(picture[None])[0], run(picture[None])[0])
     for count in (2, 3, 1):

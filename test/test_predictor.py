@@ -9,7 +9,7 @@ import time
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.predictor import EngineStatus, ModelError, Predictor
 from dgtl_core.runtime.backend import open_backend
-from dgtl_core.runtime.contract import RunOptions
+from dgtl_core.runtime.contract import Outputs, RunOptions
 import numpy as np
 import pytest
 
@@ -76,7 +76,7 @@ class Enlarging:
 
     def __call__(self, images):
         large = images.repeat(self.factor, axis=1).repeat(self.factor, axis=2)
-        return large[..., 0] // 8, large[..., 1]
+        return Outputs(large[..., 0] // 8, large[..., 1])
 
 
 @pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'crop'])
@@ -139,6 +139,19 @@ def test_timing_is_of_this_call(model):
     result, timing = Predictor.load(model, device='cpu').timed(picture(720, 1280))
     assert result.labels.shape == (720, 1280)
     assert min(timing) > 0
+
+
+def test_the_signature_travels_beside_labels_and_confidence(tmp_path):
+    predict = Predictor.load(
+        write_tiny_onnx(tmp_path / 'm.onnx', batch='batch', signature=True), device='cpu')
+    images = [np.full((20, 30, 3), value, np.uint8) for value in (10, 40, 90)]
+    found = predict.many(images)
+    for image, result in zip(images, found):
+        labels, confidence = result
+        assert labels is result.labels and confidence is result.confidence
+        assert result.signature.tolist() == [image[0, 0, 0]] * 3
+    plain = Predictor.load(write_tiny_onnx(tmp_path / 'plain.onnx'), device='cpu')
+    assert plain(images[0]).signature is None
 
 
 @pytest.mark.parametrize('image', [

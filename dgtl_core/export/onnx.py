@@ -20,6 +20,7 @@ from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.model_file import KEY, ModelMetadata
 from dgtl_core.runtime.contract import RunOptions
+from dgtl_core.runtime.contract import INPUT, OUTPUTS, SIGNATURE
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx
@@ -31,7 +32,6 @@ import torch
 # The only one that every TensorRT from 10.3 to 11 reads: 10.3 stops at 20, and from 20 on
 # GridSample is called 'linear', which many versions silently run as 'nearest'.
 OPSET = 18
-_OUTPUTS = ('labels', 'confidence', 'signature')
 _SMALL = 1024  # values; smaller constants stay float32 in a file with float16 weights
 
 Weights = Literal['float32', 'float16']
@@ -76,7 +76,8 @@ def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bo
     with torch.no_grad():
         program = torch.onnx.export(
             network, (picture,), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=['image'], output_names=list(_OUTPUTS), dynamic_shapes=shapes,
+            input_names=['image'], output_names=[*OUTPUTS, SIGNATURE],
+            dynamic_shapes=shapes,
             custom_translation_table={torch.ops.aten.gelu.default: _gelu})
     assert program is not None
     model = program.model_proto
@@ -135,8 +136,8 @@ def check(model: onnx.ModelProto) -> None:
                 raise ExportError(f'{node.name} samples with mode {modes}, not bilinear')
     ends = [(value.name, value.type.tensor_type.elem_type)
             for value in (*model.graph.input, *model.graph.output)]
-    if ends != [*((name, TensorProto.UINT8) for name in ('image', *_OUTPUTS[:2])),
-                (_OUTPUTS[2], TensorProto.FLOAT)]:
+    if ends != [*((name, TensorProto.UINT8) for name in (INPUT, *OUTPUTS)),
+                (SIGNATURE, TensorProto.FLOAT)]:
         raise ExportError(
             'inputs and outputs must be uint8 image, labels, confidence and float32 signature; '
             f'got {ends}')
