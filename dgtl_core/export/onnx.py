@@ -19,8 +19,7 @@ from dgtl_core.files import placing
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.model_file import KEY, ModelMetadata
-from dgtl_core.runtime.contract import RunOptions
-from dgtl_core.runtime.contract import INPUT, OUTPUTS, SIGNATURE
+from dgtl_core.runtime.contract import INPUT, OUTPUTS, RunOptions, SIGNATURE
 from dgtl_core.runtime.onnx import OnnxBackend
 import numpy as np
 import onnx
@@ -76,8 +75,7 @@ def to_onnx(network: LabelNetwork, metadata: ModelMetadata, *, dynamic_batch: bo
     with torch.no_grad():
         program = torch.onnx.export(
             network, (picture,), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=['image'], output_names=[*OUTPUTS, SIGNATURE],
-            dynamic_shapes=shapes,
+            input_names=['image'], output_names=[*OUTPUTS, SIGNATURE], dynamic_shapes=shapes,
             custom_translation_table={torch.ops.aten.gelu.default: _gelu})
     assert program is not None
     model = program.model_proto
