@@ -136,6 +136,7 @@ class SegmentNode(LifecycleNode):
         settings = self._settings
         self.get_logger().info(f'loading {settings.model_path or "the embedded model"}')
         self._predict, self._model = predict, model = load_model(settings)
+        self._device.close()
         self._device = Device(settings.device)
         self._streams = [Stream(self, name, predict.classes, lambda: self._settings)
                          for name in settings.camera_names]
@@ -170,6 +171,7 @@ class SegmentNode(LifecycleNode):
 
     def _release(self) -> None:
         self._pause(_INFERENCE_END)
+        self._device.close()
         for stream in self._streams:
             stream.close()
         if self._predict is not None:

@@ -4,7 +4,7 @@
 import ctypes
 from pathlib import Path
 
-from dgtl_core.runtime.board import Device
+from dgtl_core.runtime.board import cpu_has_bfloat16, Device
 import pytest
 
 FILES = {
@@ -49,6 +49,8 @@ def test_jetson_of_which_little_can_be_read(tmp_path):
 class Library:
     """Stands for NVML; ``faults`` are the calls that fail."""
 
+    users = 0  # of the process: the library counts them
+
     def __init__(self, count=1, reasons=0, faults=()):
         self._count, self._reasons, self._faults = count, reasons, faults
 
@@ -60,6 +62,11 @@ class Library:
         return super().__getattribute__(name)
 
     def nvmlInit_v2(self):
+        Library.users += 1
+        return 0
+
+    def nvmlShutdown(self):
+        Library.users -= 1
         return 0
 
     def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
@@ -107,6 +114,27 @@ def test_the_gpu_that_cuda_shows(library, monkeypatch, tmp_path, shown, name, gp
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', shown)
     library(count=2)
     assert Device(name, tmp_path).read()['gpu'] == gpu
+
+
+@pytest.mark.parametrize('name, faults', [
+    ('cuda:0', ()), ('cuda:9', ()), ('cuda:0', ('nvmlInit_v2',))])
+def test_the_library_is_let_go(library, tmp_path, name, faults):
+    library(faults=faults)
+    before = Library.users
+    device = Device(name, tmp_path)
+    assert Library.users == before + (name == 'cuda:0' and not faults)
+    for _ in range(2):
+        device.close()
+        assert Library.users == before and device.read() == {}
+
+
+def test_a_cpu_that_multiplies_bfloat16(tmp_path):
+    path = tmp_path / 'cpuinfo'
+    assert not cpu_has_bfloat16(path)
+    for line, has in (('flags\t\t: fpu avx2', False), ('flags\t\t: fpu amx_bf16 avx2', True),
+                      ('Features\t: fp asimd bf16', True)):
+        path.write_text(f'processor\t: 0\n{line}\nbugs\t: bf16\n')
+        assert cpu_has_bfloat16(path) == has
 
 
 def test_no_such_gpu_and_no_driver(library, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import os
 from typing import TypeVar
 
+from dgtl_core.runtime.board import cpu_has_bfloat16
 import numpy as np
 import torch
 from torch import distributed, nn, Tensor
@@ -84,8 +85,7 @@ def autocast_type(wanted: str, device: torch.device) -> torch.dtype:
     """Return the type of autocast; 'auto' is bfloat16 where the hardware multiplies in it."""
     if wanted == 'auto':
         fast = (torch.cuda.is_bf16_supported(including_emulation=False) if device.type == 'cuda'
-                else torch.backends.cpu.get_cpu_capability() != 'DEFAULT'
-                and torch.cpu._is_avx512_bf16_supported())
+                else cpu_has_bfloat16())
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if wanted == 'bf16' else torch.float32
 

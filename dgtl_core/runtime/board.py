@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the computer says about its GPU: memory, temperature, power; read, never set.
+What the computer says about itself: memory, temperature, power of its GPU; read, never set.
 
 A Jetson tells it in files, any other NVIDIA GPU through the driver's management library (NVML).
 Neither has been read on such a machine yet: names and numbers are those of the vendor's manual and
@@ -43,10 +43,16 @@ class Device:
             self._open(_visible(int(name.partition(':')[2] or 0)))
 
     def read(self) -> dict[str, object]:
-        """Return the figures there are; nothing where the model has no GPU."""
+        """Return the figures there are; nothing where the model has no GPU, or after close."""
         if self._board:
             return self._jetson()
         return self._nvml() if self._library is not None else {}
+
+    def close(self) -> None:
+        """Let the driver's library go; what is closed may be closed again."""
+        if self._library is not None:
+            self._ask('nvmlShutdown')
+        self._board, self._library = '', None
 
     def _jetson(self) -> dict[str, object]:
         values: dict[str, object] = {'gpu': self._board}
@@ -77,9 +83,10 @@ class Device:
             self._library = ctypes.CDLL(_NVML)
         except OSError:
             return
-        if not (self._ask('nvmlInit_v2') and self._ask(
-                'nvmlDeviceGetHandleByIndex_v2', index, ctypes.byref(self._handle))):
+        if not self._ask('nvmlInit_v2'):
             self._library = None
+        elif not self._ask('nvmlDeviceGetHandleByIndex_v2', index, ctypes.byref(self._handle)):
+            self.close()
 
     def _nvml(self) -> dict[str, object]:
         handle, values = self._handle, dict[str, object]()
@@ -101,6 +108,13 @@ class Device:
         """Call a function of the library; return whether it exists and did what it should."""
         function = getattr(self._library, name, None)
         return function is not None and function(*arguments) == 0
+
+
+def cpu_has_bfloat16(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
+    """Say whether this CPU multiplies bfloat16 (AMX, AVX512-BF16, ARM), as the kernel lists it."""
+    flags = next((line for line in _text(cpuinfo).splitlines()
+                  if line.startswith(('flags', 'Features'))), '').split()
+    return bool({'amx_bf16', 'avx512_bf16', 'bf16'} & set(flags))
 
 
 def _visible(index: int) -> int:

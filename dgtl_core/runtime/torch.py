@@ -15,6 +15,7 @@ from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, PRECISIONS, set_precision
 from dgtl_core.model.checkpoint import load_segmenter, read_header
 from dgtl_core.model_file import ModelError, ModelMetadata
+from dgtl_core.runtime.board import cpu_has_bfloat16
 from dgtl_core.runtime.contract import Outputs, RunOptions
 import numpy as np
 import torch
@@ -82,16 +83,6 @@ class TorchBackend:
     def close(self) -> None:
         """Free the network."""
         del self._call, self._network
-
-
-def cpu_has_bfloat16() -> bool:
-    """Say whether this CPU multiplies bfloat16 (AMX, AVX512-BF16), as the kernel lists it."""
-    info = Path('/proc/cpuinfo')
-    if not info.is_file():
-        return False
-    flags = next((line for line in info.read_text().splitlines()
-                  if line.startswith(('flags', 'Features'))), '').split()
-    return bool({'amx_bf16', 'avx512_bf16', 'bf16'} & set(flags))
 
 
 def _device(device: str) -> torch.device:
