@@ -194,8 +194,8 @@ def test_a_broken_picture_is_named_counted_and_passed_over(predict, folder, tmp_
 @pytest.mark.parametrize('arguments, said', [
     (['--save', 'label'], 'knows labels, color'),
     (['--alpha', '2'], 'must be a number in 0..1'),
-    (['--threshold', 'cra=0.5'], "did you mean 'car'"),
-    (['--classes', 'raod'], "did you mean 'road'"),
+    (['--threshold', 'cra=0.5'], 'did you mean car'),
+    (['--classes', 'raod'], 'did you mean road'),
     (['--size', '64', '64'], 'export it at another size'),
     (['--topic', '/image'], 'there is no bag'),
     (['--save', 'bag'], 'none of the sources is one'),
@@ -206,6 +206,12 @@ def test_wrong_use_is_said_before_anything_is_written(
         predict, folder, tmp_path, capsys, arguments, said):
     assert said in refused(capsys, predict, folder, *arguments)
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_name_of_weights_that_are_not_here_says_how_to_get_them(folder, tmp_path, capsys):
+    assert main(['predict', str(folder), '--model', 'rein-gtav-l', '--out',
+                 str(tmp_path / 'out')]) == 1
+    assert 'dgtl fetch rein-gtav-l' in capsys.readouterr().err
 
 
 def test_groups_thresholds_rotation_and_mask_equal_what_is_done_by_hand(
@@ -419,7 +425,7 @@ def test_a_terminal_gets_a_bar(folder, model, tmp_path):
     told = os.read(reader, 10_000).decode()
     os.close(writer)
     os.close(reader)
-    assert done.returncode == 0 and '4/4' in told and 'frame/s' in told
+    assert done.returncode == 0 and ' 0/4 [' in told and 'frame/s' in told
 
 
 def test_two_runs_do_not_share_a_folder(predict, folder, tmp_path, capsys):

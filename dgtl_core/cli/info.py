@@ -13,6 +13,7 @@ from typing import Any
 from dgtl_core.engine.info import EngineInfo
 from dgtl_core.model_file import model_sha256, ModelError
 from dgtl_core.predictor import default_model, onnx_metadata
+from dgtl_core.zoo.cache import find_model
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -76,10 +77,11 @@ def main(arguments: Sequence[str]) -> int:
         prog='dgtl info', description='Show what a model file says about itself: its classes and '
         'their colours, its input size, how and of what it was made, and its hash. Nothing is '
         'run.')
-    parser.add_argument('model', nargs='?', type=Path, metavar='MODEL',
-                        help='an .onnx, .engine or .safetensors file (the embedded model)')
+    parser.add_argument('model', nargs='?', metavar='MODEL',
+                        help='an .onnx, .engine or .safetensors file, or the name of fetched '
+                             'weights (the embedded model)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     args = parser.parse_args(arguments)
-    told = describe(args.model or default_model())
+    told = describe(find_model(args.model) if args.model else default_model())
     print(json.dumps(told) if args.json else table(told, sys.stdout.isatty()))
     return 0

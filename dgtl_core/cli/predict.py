@@ -26,6 +26,7 @@ from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
 from dgtl_core.recorded.summary import summarize, table
 from dgtl_core.strict import read_yaml
+from dgtl_core.zoo.cache import find_model
 
 _DESCRIPTION = f"""Label every frame of the sources and write what you ask for.
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(str(error))
     if 'bag' in args.save and not any(isinstance(source, Bag) for source in sources):
         parser.error('--save bag is for bags, and none of the sources is one')
-    path = args.model or default_model()
+    path = find_model(args.model) if args.model else default_model()
     predict = Predictor.load(
         path, args.backend, args.device, precision=args.precision,
         engine=EngineOptions(max_batch=args.batch))
@@ -168,8 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='a folder for the results, new or empty')
     model = parser.add_argument_group('model')
-    model.add_argument('--model', type=Path, metavar='FILE',
-                       help='.onnx, .engine or .safetensors (the embedded model)')
+    model.add_argument('--model', metavar='FILE|NAME',
+                       help='.onnx, .engine or .safetensors, or the name of fetched weights '
+                            '(the embedded model)')
     model.add_argument('--size', type=_positive, nargs=2, metavar=('H', 'W'),
                        help='insist that the network has this input size')
     model.add_argument('--batch', type=_positive, default=1, metavar='N',

@@ -154,6 +154,11 @@ class _Bound:
         return list(self._binding.copy_outputs_to_cpu())
 
 
+def able_providers() -> list[str]:
+    """Return what this build of ONNX Runtime can run on: CPU, CUDA, ..."""
+    return [name.removesuffix('ExecutionProvider') for name in ort.get_available_providers()]
+
+
 def _index(device: str) -> int:
     return int(device.partition(':')[2] or 0)
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dgtl doctor``: what is good, what is absent, what is to mend and how."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+
+from dgtl_core import doctor
+from dgtl_core.cli.main import main
+from dgtl_core.doctor import ABSENT, examine, GOOD, MEND
+import pytest
+
+
+def look(name, environment=None, **options):
+    return next(f for f in examine(environment or {}, **options) if f.name == name)
+
+
+@pytest.fixture
+def with_ros(monkeypatch):
+    real = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec',
+                        lambda name, *rest: object() if name == 'rclpy' else real(name, *rest))
+
+
+def test_this_computer_runs_the_tests(capsys):
+    code = main(['doctor', '--json'])
+    found = json.loads(capsys.readouterr().out)
+    states = {entry['name']: entry['state'] for entry in found}
+    assert all(states[name] == GOOD for name in (
+        'Python', 'numpy', 'OpenCV', 'ONNX Runtime', 'embedded model'))
+    assert code == (MEND in states.values())
+    assert all(entry['mend'] for entry in found if entry['state'] != GOOD)
+
+
+def test_for_people_each_fault_has_what_mends_it(capsys, monkeypatch):
+    monkeypatch.setattr('dgtl_core.cli.doctor.examine', lambda: iter([
+        doctor.Finding('Python', GOOD, '3.12'),
+        doctor.Finding('disk', MEND, '0.1 GiB free', 'make room')]))
+    assert main(['doctor']) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        'good     Python          3.12', 'to mend  disk            0.1 GiB free',
+        '                         -> make room']
+
+
+def test_an_old_package_is_to_mend(monkeypatch):
+    monkeypatch.setattr(doctor, '_version', lambda name: '1.24.4' if name == 'numpy' else '')
+    found = look('numpy')
+    assert (found.state, found.mend) == (MEND, 'pip install "numpy>=1.26"')
+    assert look('rosbags').state == ABSENT and 'pip install rosbags' in look('rosbags').mend
+
+
+def test_a_sourced_ros_without_its_python_is_to_mend(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: None)
+    found = doctor._ros({'ROS_DISTRO': 'jazzy'})
+    assert found.state == MEND and '/opt/ros/jazzy/setup.sh' in found.mend
+    assert doctor._ros({}).state == ABSENT
+
+
+@pytest.mark.parametrize('distribution, variable', [
+    ('jazzy', 'FASTRTPS_DEFAULT_PROFILES_FILE'), ('lyrical', 'FASTDDS_DEFAULT_PROFILES_FILE')])
+def test_the_profile_is_in_the_variable_of_the_distribution(
+        with_ros, monkeypatch, distribution, variable):
+    monkeypatch.setattr(doctor, '_version', lambda name: '')
+    found = look('DDS profile', {'ROS_DISTRO': distribution})
+    path = found.mend.split('=')[1].split(',')[0]
+    assert found.state == MEND and found.mend.startswith(f'export {variable}=')
+    assert Path(path).is_file()
+    good = {'ROS_DISTRO': distribution, variable: path}
+    assert look('DDS profile', good).state == GOOD
+    assert look('DDS profile', {**good, variable: '/nowhere.xml'}).state == MEND
+    assert look('DDS profile', {'RMW_IMPLEMENTATION': 'rmw_zenoh_cpp'}).state == GOOD
+
+
+def test_little_shared_memory_is_to_mend(monkeypatch, tmp_path):
+    real = shutil.disk_usage
+    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda path: type(real('/'))(
+        64 << 20, 0, 64 << 20))
+    assert 'docker run --shm-size' in look('shared memory', shared_memory=tmp_path).mend
+    monkeypatch.undo()
+    assert look('shared memory', shared_memory=tmp_path / 'none').state == MEND
+
+
+def test_shared_memory_of_another_user_is_named(monkeypatch, tmp_path):
+    (tmp_path / 'fastrtps_port7400').touch()
+    assert look('users', shared_memory=tmp_path).state == GOOD
+    monkeypatch.setattr(os, 'getuid', lambda: 4711)
+    found = look('users', shared_memory=tmp_path)
+    assert found.state == MEND and 'the same user' in found.mend
+
+
+@pytest.mark.parametrize('fault, state', [
+    ('there is no NVIDIA driver (libcuda.so.1 cannot be loaded)', ABSENT),
+    ('the Python package cuda-python is not installed (pip ...)', MEND),
+    ('the NVIDIA driver does not work (CUDA error 999: unknown)', MEND)])
+def test_no_gpu_is_absent_a_broken_one_is_to_mend(monkeypatch, fault, state):
+    monkeypatch.setattr('dgtl_core.runtime.cuda.cuda_fault', lambda device: fault)
+    found = look('GPU')
+    assert (found.state, found.found) == (state, fault) and found.mend
+
+
+def test_a_full_disk_is_to_mend(monkeypatch):
+    real = shutil.disk_usage
+    monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda path: type(real('/'))(
+        1 << 40, 0, 1 << 20))
+    assert look('disk').state == MEND
