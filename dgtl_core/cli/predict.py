@@ -14,8 +14,10 @@ import time
 from typing import Any
 
 from dgtl_core.cli.progress import Progress
+from dgtl_core.files import file_sha256
 from dgtl_core.groups import ClassGroups, least_confidence, recolored
-from dgtl_core.predictor import default_model, EngineOptions, file_sha256, Predictor
+from dgtl_core.model_file import model_sha256
+from dgtl_core.predictor import default_model, EngineOptions, Predictor
 from dgtl_core.processing import read_mask
 from dgtl_core.recorded.bag import Bag
 from dgtl_core.recorded.frame import Source, SourceError
@@ -145,7 +147,7 @@ def _settings(args: argparse.Namespace, model: Path) -> dict[str, Any]:
     """Return all that results depend on; files by their content."""
     content = {name: getattr(args, name) and file_sha256(getattr(args, name))
                for name in ('group', 'palette', 'ego_mask')}
-    return {'model': file_sha256(model), 'sources': [str(word) for word in args.sources],
+    return {'model': model_sha256(model), 'sources': [str(word) for word in args.sources],
             **{name: getattr(args, name) for name in (
                 'topic', 'save', 'alpha', 'classes', 'threshold', 'rotation', 'stride', 'limit',
                 'precision')}, **content}
