@@ -84,6 +84,16 @@ def jpeg(pixels: np.ndarray, header: Header, quality: int) -> CompressedImage:
     return msg
 
 
+def png(pixels: np.ndarray, header: Header) -> CompressedImage:
+    """Build a lossless PNG message, for radio links. Shape: (H, W) uint8."""
+    done, data = cv2.imencode('.png', pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ImageError(f'OpenCV could not write labels of shape {pixels.shape} as PNG')
+    msg = CompressedImage(header=header, format='mono8; png compressed mono8')
+    msg.data.frombytes(data.data)
+    return msg
+
+
 def _message(pixels: np.ndarray, header: Header, encoding: str, channels: int) -> Image:
     height, width = pixels.shape[:2]
     msg = Image(header=header, height=height, width=width, encoding=encoding,

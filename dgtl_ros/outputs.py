@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.visualize import colorize, overlay
-from dgtl_ros.image_codec import jpeg, mono8, rgb8
+from dgtl_ros.camera_info import CameraInfoRelay
+from dgtl_ros.image_codec import jpeg, mono8, png, rgb8
 from dgtl_ros.qos import publisher_overrides
 from dgtl_ros.settings import Settings
 import numpy as np
@@ -21,7 +22,7 @@ from rclpy.qos import (
     QoSProfile,
     ReliabilityPolicy,
 )
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, String
 
 try:
@@ -70,8 +71,11 @@ class Outputs:
         self._overlay = self._add(Image, f'{prefix}segmentation/overlay', single)
         self._overlay_jpeg = self._add(
             CompressedImage, f'{prefix}segmentation/overlay/compressed', single)
+        self._png = self._add(CompressedImage, f'{self.topic}/compressed', qos)
         self._color = self._add(Image, f'{prefix}segmentation/color', single)
         self._class_map = self._add(String, f'{prefix}segmentation/class_map', latched)
+        self._camera_info = CameraInfoRelay(node, f'{prefix}camera_info', self._add(
+            CameraInfo, f'{prefix}segmentation/camera_info', qos))
         self._label_info = None
         if LabelInfo is not None:
             self._label_info = self._add(LabelInfo, f'{prefix}segmentation/label_info', latched)
@@ -134,6 +138,9 @@ class Outputs:
         Shape: labels, confidence (h, w) uint8.
         """
         self._labels.publish(mono8(labels, header))
+        self._camera_info.publish(header, labels.shape)
+        if self._png.get_subscription_count():
+            self._png.publish(png(labels, header))
         if self._confidence.get_subscription_count():
             self._confidence.publish(mono8(confidence, header))
 
@@ -167,6 +174,7 @@ class Outputs:
 
     def close(self) -> None:
         """Take all topics back."""
+        self._camera_info.close()
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
         self._publishers.clear()

@@ -31,7 +31,8 @@ class _Frame(NamedTuple):
     """A picture on its way."""
 
     arrival: Arrival
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    mounted: np.ndarray  # (H, W, 3) uint8 RGB, as the camera gives it
+    image: np.ndarray  # the same, upright
     stamp_ns: int
     taken: float    # by the steady clock
     decode: float   # seconds
@@ -113,14 +114,15 @@ class Pipeline:
         for frame, result in zip(frames, results):
             frame.stream.health.succeeded()
             with self._publishing(frame):
-                labels = finish(result.labels, result.confidence, settings)
-                self._publish(frame, labels, result, timing, inferred, settings)
-                published.append((frame, labels, result))
+                shown = frame.stream.finish(result, settings)
+                self._publish(frame, shown, timing, inferred, settings)
+                published.append((frame, shown.labels, result))
         for frame, labels, result in published:  # from here on nobody waits
             with self._publishing(frame):
                 if settings.domain_enabled:
                     frame.stream.monitor.look(frame.image, result.labels, result.confidence)
-                frame.stream.outputs.publish_pictures(frame.header, frame.image, labels, settings)
+                frame.stream.outputs.publish_pictures(
+                    frame.header, frame.mounted, labels, settings)
 
     @contextlib.contextmanager
     def _publishing(self, frame: _Frame) -> Iterator[None]:
@@ -145,10 +147,12 @@ class Pipeline:
         decoded = arrival.decoded or arrival.stream.reader.read(arrival.message, arrival.ticket)
         if decoded is None:
             return None
-        image = decoded.image
+        mounted = decoded.image
+        image = arrival.stream.finish.upright(mounted)
         if settings.output_size == 'network':  # what the labels belong to is the small picture
             image = self._predict.seen(image)
-        return _Frame(arrival, image, stamp_ns, taken, decoded.seconds)
+            mounted = arrival.stream.finish.as_mounted(image)
+        return _Frame(arrival, mounted, image, stamp_ns, taken, decoded.seconds)
 
     def _stale(self, arrival: Arrival, stamp_ns: int, settings: Settings) -> bool:
         if not stamp_ns:
@@ -179,14 +183,15 @@ class Pipeline:
             self.gave_up = (f'{in_a_row} inferences in a row failed: deactivating '
                             f'(on_inference_error); the last: {described(error)}')
 
-    def _publish(self, frame: _Frame, labels: np.ndarray, result: Segmentation, timing: Timing,
-                 inferred: float, settings: Settings) -> None:
+    def _publish(self, frame: _Frame, shown: Segmentation, timing: Timing, inferred: float,
+                 settings: Settings) -> None:
         """Publish the labels and note the times."""
         health, outputs = frame.stream.health, frame.stream.outputs
-        outputs.publish(frame.header, labels, result.confidence)
+        outputs.publish(frame.header, shown.labels, shown.confidence)
         end = time.monotonic()
         frame.arrival.end('published')
-        frame.stream.last = Result(frame.image, labels, result.confidence, frame.stamp_ns)
+        frame.stream.last = Result(
+            frame.mounted, shown.labels, shown.confidence, frame.stamp_ns)
         done_before = frame.decode if frame.arrival.decoded is not None else 0.0
         stages = {
             'wait': (frame.taken - frame.arrival.time - done_before) * 1e3,
@@ -205,16 +210,3 @@ class Pipeline:
             outputs.publish_times({
                 'processing_time': stages['total'] - stages['wait'],
                 'pipeline_latency': latency, 'cyclic_time': None if gap is None else gap * 1e3})
-
-
-def finish(labels: np.ndarray, confidence: np.ndarray, settings: Settings) -> np.ndarray:
-    """
-    Take the class from pixels below the threshold, and give the classless their label.
-
-    Shape: (h, w) uint8 each -> (h, w) uint8; the arguments stay as they are.
-    """
-    limit = settings.confidence_threshold * 255
-    if not limit and settings.unlabeled_id == 255:
-        return labels
-    classless = (labels == 255) | (confidence < limit)
-    return np.where(classless, np.uint8(settings.unlabeled_id), labels)

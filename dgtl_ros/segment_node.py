@@ -239,7 +239,7 @@ class SegmentNode(LifecycleNode):
         self._begin()
 
     def _announced(self) -> ClassSet:
-        return self._streams[0].outputs.classes
+        return self._streams[0].finish.model_classes
 
     def _diagnose(self) -> None:  # in a thread of its own
         predict, device = self._predict, self._device.read()

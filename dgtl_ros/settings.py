@@ -92,6 +92,18 @@ class Settings:
         choices=('input', 'network'))
     confidence_threshold: float = option(
         0.0, 'Pixels below this probability become unlabeled_id', low=0.0, high=1.0, dynamic=True)
+    class_thresholds: tuple[str, ...] = option(
+        ('',), "Thresholds of single classes, above confidence_threshold or below it, such as "
+        "['person:0.3', 'road:0.8']")
+    class_groups: str = option(
+        '', 'File with own groups of classes, "drivable: [road, parking]"; they are published in '
+        "place of the model's classes; empty: the model's own")
+    rotation: int = option(
+        0, 'Degrees clockwise that the picture must be turned to be upright: 0, 90, 180 or 270; '
+        "labels stay in the camera's own frame", low=0, high=270)
+    ego_mask: str = option(
+        '', "Picture of the size of the camera's, 255 where it shows the robot itself: these "
+        'pixels are never judged; {camera} stands for the name of the camera; empty: none')
     unlabeled_id: int = option(
         255, 'Label of pixels without a class', low=0, high=255, dynamic=True)
     overlay_alpha: float = option(
@@ -155,7 +167,10 @@ class Settings:
         name='domain.window')
 
     def __post_init__(self) -> None:
-        for name in ('model_path', 'snapshot_dir', 'engine_cache_dir'):
+        if self.rotation % 90:
+            raise ParameterError(
+                f'parameter rotation must be 0, 90, 180 or 270, got {self.rotation}')
+        for name in ('model_path', 'snapshot_dir', 'engine_cache_dir', 'class_groups'):
             expanded(name, getattr(self, name))
         if self.output_size == 'network' and self.resize_mode != 'stretch':
             raise ParameterError(

@@ -11,6 +11,7 @@ from dgtl_core.classes import ClassSet
 from dgtl_core.encodings import ImageError
 from dgtl_ros.diagnostics import CameraSnapshot, discovered, starvation
 from dgtl_ros.domain_monitor import DomainMonitor
+from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.image_codec import Picture
 from dgtl_ros.image_input import ImageInput
@@ -52,7 +53,9 @@ class Stream:
         self.health = Health()
         self.camera = Camera()
         self.monitor = DomainMonitor(len(classes))
-        self.outputs = Outputs(node, settings(), classes, f'{name}/' if name else '')
+        self.finish = Finishing(classes, settings(), name)
+        self.outputs = Outputs(
+            node, settings(), self.finish.classes, f'{name}/' if name else '')
         self.last: Result | None = None
         topic = node.resolve_topic_name(f'{name}/image' if name else 'image')
         self.reader = Reader(topic, self.health, settings, node.get_logger())

@@ -4,6 +4,7 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from dgtl_ros import outputs as module
 from dgtl_ros.outputs import Outputs
 from dgtl_ros.settings import Settings
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 pytestmark = pytest.mark.ros
@@ -34,12 +36,19 @@ class Publisher:
 
 class RememberingNode:
     def __init__(self):
-        self.topics = {}
+        self.topics, self.subscribed = {}, {}
 
     def create_publisher(self, kind, topic, qos, qos_overriding_options, event_callbacks):
         assert topic not in self.topics
         self.topics[topic] = Publisher(qos)
         return self.topics[topic]
+
+    def create_subscription(self, kind, topic, callback, qos):
+        self.subscribed[topic] = callback
+        return topic
+
+    def destroy_subscription(self, topic):
+        del self.subscribed[topic]
 
     def destroy_publisher(self, publisher):
         self.topics = {t: p for t, p in self.topics.items() if p is not publisher}
@@ -121,4 +130,36 @@ def test_without_vision_msgs_the_class_map_alone(node, monkeypatch):
 
 def test_close_takes_every_topic_back(node):
     Outputs(node, Settings(), CITYSCAPES).close()
-    assert not node.topics
+    assert not node.topics and not node.subscribed
+
+
+def test_labels_go_out_without_loss_as_png(node):
+    outputs = Outputs(node, Settings(), CITYSCAPES)
+    png = node.topics['segmentation/compressed']
+    png.subscribers = 1
+    labels = np.random.default_rng(0).integers(0, 256, (4, 6), dtype=np.uint8)
+    outputs.publish(Header(frame_id='camera'), labels, LABELS)
+    message, = png.sent
+    assert 'png' in message.format and message.header.frame_id == 'camera'
+    data = np.frombuffer(message.data, np.uint8)
+    np.testing.assert_array_equal(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), labels)
+
+
+def test_the_calibration_fits_the_labels(node):
+    outputs = Outputs(node, Settings(), CITYSCAPES, 'front/')
+    topic = node.topics['front/segmentation/camera_info']
+    topic.subscribers = 1
+    outputs.publish(Header(), LABELS, LABELS)
+    assert not topic.sent, 'no calibration came yet'
+    info = CameraInfo(height=8, width=12, distortion_model='plumb_bob')
+    info.d = [0.1, 0.0, 0.0, 0.0, 0.0]
+    info.k = [10.0, 0.0, 5.5, 0.0, 9.0, 3.5, 0.0, 0.0, 1.0]
+    info.p = [10.0, 0.0, 5.5, -2.0, 0.0, 9.0, 3.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    node.subscribed['front/camera_info'](info)
+    outputs.publish(Header(frame_id='front'), LABELS, LABELS)
+    sent, = topic.sent
+    assert (sent.height, sent.width, sent.header.frame_id) == (4, 6, 'front')
+    # The middle of the picture stays the middle, half as many pixels away from its edge.
+    assert list(sent.k) == [5.0, 0.0, 2.5, 0.0, 4.5, 1.5, 0.0, 0.0, 1.0]
+    assert list(sent.p)[:4] == [5.0, 0.0, 2.5, -1.0] and list(sent.d) == list(info.d)
+    assert info.k[0] == 10.0, 'the message that came stays as it is'

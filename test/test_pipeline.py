@@ -9,11 +9,13 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
+from dgtl_core.classes import CITYSCAPES
 from dgtl_core.predictor import Predictor
 from dgtl_ros.domain_monitor import DomainMonitor
+from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Health, STAGES
 from dgtl_ros.image_codec import rgb8
-from dgtl_ros.pipeline import finish, Pipeline
+from dgtl_ros.pipeline import Pipeline
 from dgtl_ros.reader import Reader
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival
@@ -50,6 +52,7 @@ class Source:
     def __init__(self, settings, logger):
         self.name, self.outputs, self.health = '', Outputs(), Health()
         self.monitor, self.last = DomainMonitor(19), None
+        self.finish = Finishing(CITYSCAPES, settings())
         self.reader = Reader('/image', self.health, settings, logger)
 
     def arrival(self, message):
@@ -295,16 +298,3 @@ def test_an_abandoned_predictor_is_closed_when_its_inference_has_ended(predict):
     thread.join(20)
     assert closed.wait(20) and stuck.calls == [1]
 
-
-def test_finish():
-    labels = np.array([[0, 1, 255, 3]], np.uint8)
-    confidence = np.array([[127, 128, 0, 255]], np.uint8)
-    assert finish(labels, confidence, Settings()) is labels
-    half = finish(labels, confidence, Settings(confidence_threshold=0.5))
-    np.testing.assert_array_equal(half, [[255, 1, 255, 3]])
-    other = finish(labels, confidence, Settings(confidence_threshold=0.5, unlabeled_id=200))
-    np.testing.assert_array_equal(other, [[200, 1, 200, 3]])
-    assert other.dtype == np.uint8
-    np.testing.assert_array_equal(
-        finish(labels, confidence, Settings(unlabeled_id=9)), [[0, 1, 9, 3]])
-    np.testing.assert_array_equal(labels, [[0, 1, 255, 3]])

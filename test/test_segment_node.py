@@ -335,3 +335,29 @@ def write_failing_onnx(path):
         helper.make_node('Add', ['plain', 'zero_byte'], ['labels'])])
     onnx.save(model, str(path))
     return path
+
+
+def test_mounted_grouped_and_masked_outputs_equal_those_done_by_hand(
+        world, tiny_model, tmp_path):
+    """The camera lies on its side, shows the bonnet below, and two classes are one group."""
+    (tmp_path / 'groups.yaml').write_text('far: [building]\nnear: [car, truck]\n')
+    mask = np.zeros((64, 32), np.uint8)
+    mask[60:] = 255
+    cv2.imwrite(str(tmp_path / 'mask.png'), mask)
+    running = world.start(
+        'segment_node', 'side', model_path=tiny_model, max_image_age=0.0, rotation=90,
+        class_groups=tmp_path / 'groups.yaml', ego_mask=tmp_path / 'mask.png')
+    classes = world.listen(String, '/side/segmentation/class_map', latched=True)
+    sure = world.listen(Image, '/side/segmentation/confidence')
+    link = Link(world, 'side', running)
+    upright = picture()  # building on the left, car on the right
+    message = link.answer(cv2.rotate(upright, cv2.ROTATE_90_COUNTERCLOCKWISE))
+    by_hand = cv2.rotate(np.repeat([[0] * 32 + [1] * 32], 32, 0).astype(np.uint8),
+                         cv2.ROTATE_90_COUNTERCLOCKWISE)
+    by_hand[60:] = 255
+    np.testing.assert_array_equal(plane(message), by_hand)
+    assert [c['name'] for c in json.loads(classes.wait(lambda _: True).data)] == ['far', 'near']
+    confidence = plane(sure.wait(lambda m: stamp_of(m) == stamp_of(message)))
+    assert (confidence[60:] == 0).all() and (confidence[:60] > 0).all()
+    link.close()
+    assert running.signal(signal.SIGINT)[0] == 0
