@@ -214,9 +214,29 @@ def _color_rows(msg: RawImage, encoding: str) -> np.ndarray:
     return np.ndarray(shape, np.uint8, data, start, strides=(step, 2, 1))
 
 
+def view(data: object) -> np.ndarray:
+    """
+    View the bytes of a message without a copy: the one place that knows what holds them.
+
+    rclpy gives an ``array.array``, bags give bytes. From Lyrical on, a subscription that asks for
+    another memory gets a ``rosidl_buffer.Buffer``, which the CPU cannot read.
+
+    Shape: (N,) uint8.
+
+    :raises ImageError: the CPU cannot read them.
+    """
+    try:
+        return np.frombuffer(data, np.uint8)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise ImageError(
+            f'the data of the message is a {type(data).__name__}, which does not lie in the '
+            "memory of the CPU: leave the subscription's acceptable_buffer_backends empty"
+        ) from None
+
+
 def _data(msg: RawImage, encoding: str, needed: int) -> np.ndarray:
     """View the data as bytes, of which there must be so many."""
-    data = np.frombuffer(msg.data, np.uint8)
+    data = view(msg.data)
     if data.size < needed:
         raise ImageError(
             f'image is truncated: {msg.width}x{msg.height} {encoding} with step {msg.step} '

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
+from array import array
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip('sensor_msgs.msg', reason='needs ROS 2 messages')
-from dgtl_core.encodings import ENCODINGS, ImageError
+from dgtl_core.encodings import ENCODINGS, ImageError, view
 from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_ros.image_codec import jpeg, mono8, rgb8, to_rgb
 from sensor_msgs.msg import CompressedImage, Image
@@ -378,3 +380,23 @@ def timed(function, *args):
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start
+
+
+def test_data_that_lies_on_a_gpu_is_refused_in_words():
+    """As rclpy of Lyrical gives it where a subscription asks for another memory than the CPU's."""
+    class Buffer:  # like rosidl_buffer.Buffer: no buffer protocol
+        def __len__(self):
+            return 12
+
+    message = SimpleNamespace(height=2, width=2, encoding='rgb8', step=6, is_bigendian=0,
+                              data=Buffer(), header=Header())
+    with pytest.raises(ImageError, match='Buffer.*acceptable_buffer_backends'):
+        to_rgb(message)
+
+
+def test_data_of_every_kind_is_a_view_without_a_copy():
+    for data in (array('B', [1, 2]), bytearray([1, 2]), np.array([1, 2], np.uint8)):
+        seen = view(data)
+        data[0] = 9
+        assert seen.tolist() == [9, 2]
+    assert view(b'').size == view(array('B')).size == 0

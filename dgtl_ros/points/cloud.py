@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cv2
+from dgtl_core.encodings import view
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
@@ -117,7 +118,7 @@ def _rows(msg: PointCloud2) -> np.ndarray:
         if field.offset + _SIZES.get(field.datatype, 1) > msg.point_step:
             raise CloudError(
                 f'field {field.name!r} lies beyond the {msg.point_step} bytes of a point')
-    data = np.frombuffer(msg.data, np.uint8)
+    data = view(msg.data)
     needed = msg.row_step * (msg.height - 1) + msg.point_step * msg.width
     if msg.row_step < msg.point_step * msg.width or data.size < needed:
         raise CloudError(

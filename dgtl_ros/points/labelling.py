@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import cv2
+from dgtl_core.encodings import view
 from dgtl_core.points import from_depth, label_points, moved, PinholeCamera
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.points.cloud import CloudError, organised, read_xyz, with_labels
@@ -122,7 +123,7 @@ def read_depth(msg: Image) -> np.ndarray:
 
 
 def _view(msg: Image, kind: np.dtype) -> np.ndarray:
-    data = np.frombuffer(msg.data, np.uint8)
+    data = view(msg.data)
     row = msg.width * kind.itemsize
     if not msg.height or not msg.width or msg.step < row or \
             data.size < msg.step * (msg.height - 1) + row:
