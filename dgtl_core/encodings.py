@@ -226,7 +226,7 @@ def view(data: object) -> np.ndarray:
     :raises ImageError: the CPU cannot read them.
     """
     try:
-        return np.frombuffer(data, np.uint8)  # type: ignore[call-overload, no-any-return]
+        return np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
     except TypeError:
         raise ImageError(
             f'the data of the message is a {type(data).__name__}, which does not lie in the '
