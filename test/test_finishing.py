@@ -97,7 +97,7 @@ def test_what_the_mask_covers_is_never_judged(tmp_path):
     ({'class_groups': '/none.yaml'}, 'no file'),
     ({'ego_mask': '/none.png'}, 'no file'),
     ({'class_thresholds': ('road',)}, 'road:0.7'),
-    ({'class_thresholds': ('raod:0.5',)}, "did you mean road"),
+    ({'class_thresholds': ('raod:0.5',)}, 'did you mean road'),
     ({'class_thresholds': ('road:1.5',)}, '0..1'),
     ({'rotation': 45}, '0, 90, 180 or 270'),
 ])
@@ -109,5 +109,5 @@ def test_what_cannot_be_is_said(settings, text):
 def test_a_group_file_with_an_unknown_class_is_refused(tmp_path):
     file = tmp_path / 'groups.yaml'
     file.write_text('drivable: [rode]\n')
-    with pytest.raises(ParameterError, match="class_groups.*did you mean road"):
+    with pytest.raises(ParameterError, match='class_groups.*did you mean road'):
         finished([[0]], class_groups=str(file))
