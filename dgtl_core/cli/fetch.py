@@ -4,18 +4,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-import shutil
 import sys
-import time
-from typing import TextIO
 
+from dgtl_core.cli.progress import Progress
 from dgtl_core.zoo.cache import fetched_file, made_file
 from dgtl_core.zoo.entries import Entry, published
 from dgtl_core.zoo.fetch import fetch, LicenceError, Plan
-
-_EVERY = 5.0  # seconds between two lines where the output is no terminal
 
 
 def table(entries: Iterable[Entry]) -> str:
@@ -40,41 +36,21 @@ def _is_here(entry: Entry) -> bool:
     return fetched_file(entry.name) is not None
 
 
-class Bar:
-    """How far a download is: a bar on a terminal, a line every few seconds elsewhere."""
+def show_progress() -> Callable[[int, int], None]:
+    """Return a function that shows how many bytes of a file are here, and of how many."""
+    bar: Progress | None = None
+    before = 0
 
-    def __init__(self, name: str, stream: TextIO) -> None:
-        self._name, self._stream = name, stream
-        self._terminal = stream.isatty()
-        self._start = self._told = time.monotonic()
-        self._first: int | None = None
+    def tell(here: int, total: int) -> None:
+        nonlocal bar, before
+        if bar is None or here < before:  # the server gives no part: from the start again
+            bar, before = Progress(total or None, 'B', done=here), here
+        bar.advance(here - before)
+        before = here
+        if here == total:
+            bar.close()
 
-    def __call__(self, here: int, total: int) -> None:
-        """Show that ``here`` of ``total`` bytes (0: not known) have come."""
-        now = time.monotonic()
-        first = self._first is None
-        if self._first is None:
-            self._first = here  # what an earlier run had brought says nothing about the rate
-        done = bool(total) and here == total
-        if not first and not done and now - self._told < (0.1 if self._terminal else _EVERY):
-            return
-        self._told = now
-        rate = (here - self._first) / max(now - self._start, 1e-3)
-        text = f'{self._name}  {here / 1e6:.1f}'
-        if total:
-            text += f' of {total / 1e6:.1f} MB  {here / total:4.0%}'
-        else:
-            text += ' MB'
-        text += f'  {rate / 1e6:.1f} MB/s'
-        if total and rate > 0 and not done:
-            minutes, seconds = divmod(round((total - here) / rate), 60)
-            text += f'  {minutes}:{seconds:02d} left'
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f'\r{text[:width]:<{width}}', end='\n' if done else '', file=self._stream,
-                  flush=True)
-        else:
-            print(text, file=self._stream, flush=True)
+    return tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -108,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
         path = fetch(
             plan, accept_license=args.accept_license, files=args.files,
             size=tuple(args.size) if args.size else None, again=args.size is not None,
-            progress=lambda name: Bar(name, sys.stderr), say=print)
+            progress=show_progress, say=print)
     except LicenceError as error:
         print(f'dgtl fetch: {error}', file=sys.stderr)
         return 2

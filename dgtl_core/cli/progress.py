@@ -18,13 +18,15 @@ class Progress:
     :param total: how much there is to do; None: not known.
     :param unit: of it: ``frame``, or ``B`` for bytes, which are shown as MB.
     :param quiet: show nothing but notes.
+    :param done: how much an earlier run had done.
     """
 
     def __init__(self, total: int | None, unit: str, quiet: bool = False,
-                 stream: TextIO | None = None) -> None:
+                 stream: TextIO | None = None, done: int = 0) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._total, self._unit, self._quiet = total, unit, quiet
-        self._done, self._start = 0, time.monotonic()
+        self._done = self._before = done
+        self._start = time.monotonic()
         self._shown = self._start
         self._bar = None
         if self._stream.isatty() and not quiet:
@@ -32,7 +34,7 @@ class Progress:
 
             columns, lines = shutil.get_terminal_size()  # some terminals say 0, and mean unknown
             self._bar = tqdm(total=total, unit=unit, unit_scale=unit == 'B', file=self._stream,
-                             ncols=columns - 1, nrows=lines, leave=False)
+                             ncols=columns - 1, nrows=lines, leave=False, initial=done)
 
     def advance(self, count: int = 1) -> None:
         """Note that so much more is done."""
@@ -54,7 +56,7 @@ class Progress:
     def line(self) -> str:
         """Return how far it is, for people."""
         scale, unit = (1e6, 'MB') if self._unit == 'B' else (1, f'{self._unit}s')
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
         done = f'{self._done / scale:.0f}'
         if self._total is None:
             return f'{done} {unit}, {rate / scale:.1f} {unit}/s'

@@ -100,7 +100,7 @@ def find_model(model: str | Path) -> Path:
     """
     text = str(model)
     path = Path(os.path.expanduser(model))
-    if isinstance(model, Path) or not _NAME.fullmatch(text) or path.exists():
+    if not _NAME.fullmatch(text) or path.exists():
         return path
     try:
         fetched = made_file(text)

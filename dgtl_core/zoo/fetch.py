@@ -71,7 +71,7 @@ class Plan:
 
 def fetch(plan: Plan, *, accept_license: bool = False, files: Sequence[Path] = (),
           size: tuple[int, int] | None = None, again: bool = False,
-          progress: Callable[[str], Progress] = lambda name: lambda here, total: None,
+          progress: Callable[[], Progress] = lambda: lambda here, total: None,
           say: Callable[[str], None] = lambda line: None) -> Path:
     """
     Bring weights here and return the file that their name stands for from then on.
@@ -81,7 +81,7 @@ def fetch(plan: Plan, *, accept_license: bool = False, files: Sequence[Path] = (
     :param files: published files that are on this machine, in place of downloads.
     :param size: (height, width) of the model file's input; None: that of the training.
     :param again: make the model file again, for example for another size.
-    :param progress: makes the function that is told how far a file is.
+    :param progress: makes the function that is told how far a file is, one for each.
     :param say: is told what begins now, a line each.
     :raises LicenceError: a licence has to be accepted.
     :raises DownloadError: a file could not be brought here, or is another one.
@@ -160,7 +160,7 @@ def _assign(plan: Plan, files: Sequence[Path]) -> dict[str, Path]:
     return given
 
 
-def _bring(part: Entry, given: Path | None, progress: Callable[[str], Progress],
+def _bring(part: Entry, given: Path | None, progress: Callable[[], Progress],
            say: Callable[[str], None]) -> Path:
     """Return the published file of one entry, in its folder."""
     found = fetched_file(part.name)
@@ -177,7 +177,7 @@ def _bring(part: Entry, given: Path | None, progress: Callable[[str], Progress],
         target = folder / part.file
         size, digests = _expected(part, known)
         say(f'fetching {part.url}')
-        download(part.url, target, size=size, digests=digests, progress=progress(part.name))
+        download(part.url, target, size=size, digests=digests, progress=progress())
     source = part.url if given is None else OF_THE_USER
     write_record(part.name, Record(
         file=target.name, size=target.stat().st_size, sha256=digest(target), source=source,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 import json
+import os
 import threading
 from typing import Any
 
@@ -23,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
+_NICENESS = 10  # a robot's own work comes before what somebody watches
 _KEPT = 16  # stamps whose messages wait for each other
 _LEVELS = {DiagnosticStatus.OK: 'ok', DiagnosticStatus.WARN: 'warn'}
 
@@ -163,6 +165,7 @@ def main(arguments: Sequence[str]) -> int:
     add_page_options(parser)
     args = parser.parse_args(words[:at])
     check_able()
+    os.nice(_NICENESS)
     prefix = f'{args.camera}/' if args.camera else ''
     feed = RosFeed(args.image or f'{prefix}image',
                    args.segmentation or f'{prefix}segmentation', words[at:])
