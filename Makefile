@@ -64,7 +64,7 @@ parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released cod
 
 train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (75 minutes on 2 cores)
 	$(BIN)/python -m training.export $(MINI)_full/model.safetensors models/dgtl_mini.onnx \
-	    --weights float16
+	    --weights float16 --force
 
 # Its steps. What is finished is not done again, and what was stopped goes on.
 $(TEXTS): | $(DEVELOPMENT)

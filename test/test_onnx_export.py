@@ -372,10 +372,11 @@ def test_command(tmp_path, capsys):
     # A window that is smaller than the configuration's stride.
     small = [*arguments[:4], '--size', '32', '48', '--slide', '64', '96']
     for stride, windows in (([], 4), (['--stride', '16', '48'], 6)):
-        assert main([*small, *stride]) == 0
+        assert main([*small, *stride]) == 1, 'what is there is kept'
+        assert main([*small, *stride, '--force']) == 0
         assert onnx_batches(out) == windows
     capsys.readouterr()
-    assert main([*arguments[:-3], '--truth', 'streetworld:fgo']) == 1
+    assert main([*arguments[:-3], '--force', '--truth', 'streetworld:fgo']) == 1
     assert "no condition 'fgo'" in capsys.readouterr().err
-    assert main([str(tmp_path / 'none.safetensors'), str(out)]) == 1
+    assert main([str(tmp_path / 'none.safetensors'), str(out), '--force']) == 1
     assert 'none.safetensors' in capsys.readouterr().err

@@ -98,4 +98,9 @@ def test_wrong_questions_are_refused_in_words(
 
 def test_a_wrong_output_name_is_refused(recipe, tmp_path, capsys):
     assert main([str(recipe), '--objective', 'labels', '--out', str(tmp_path / 'x.pth')]) == 1
-    assert 'must end in .safetensors' in capsys.readouterr().err
+    assert 'that ends in .safetensors' in capsys.readouterr().err
+    (tmp_path / 'x.safetensors').write_text('of before')
+    assert main([str(recipe), '--objective', 'labels', '--out',
+                 str(tmp_path / 'x.safetensors')]) == 1
+    assert 'x.safetensors exists; --force overwrites it' in capsys.readouterr().err
+    assert (tmp_path / 'x.safetensors').read_text() == 'of before'

@@ -121,6 +121,9 @@ def test_embeds_classes_from_a_released_checkpoint(tmp_path, capsys):
     assert '19 classes, 8 wide' in capsys.readouterr().out
     torch.save({'state_dict': {'x': torch.zeros(2)}}, tmp_path / 'other.pth')
     assert main(['cityscapes', str(out), '--released', str(tmp_path / 'other.pth')]) == 1
+    assert f'{out} exists; --force overwrites it' in capsys.readouterr().err
+    assert main(['cityscapes', str(out), '--released', str(tmp_path / 'other.pth'),
+                 '--force']) == 1
     assert 'holds no CLIP text encoder' in capsys.readouterr().err
 
 
@@ -135,7 +138,7 @@ def test_embeds_classes_with_open_clip_weights_from_a_file(tmp_path):
     for option, rows, about in (
             ('--bare', torch.nn.functional.normalize(expected, dim=-1), 'unit rows'),
             ('--raw', expected, 'not normalised')):
-        assert main(['cityscapes', str(out), '--model', 'RN50', option,
+        assert main(['cityscapes', str(out), '--model', 'RN50', option, '--force',
                      '--pretrained', str(tmp_path / 'weights.pt')]) == 0
         texts = load_texts(out, CITYSCAPES.names)
         torch.testing.assert_close(texts.embeddings, rows, rtol=1e-4, atol=1e-5)

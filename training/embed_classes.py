@@ -124,9 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='bare words instead of the mean over prompt templates')
     parser.add_argument('--raw', action='store_true',
                         help='bare words, not normalised, as the released DGTL has them')
+    parser.add_argument('--force', action='store_true', help='overwrite out where it exists')
     args = parser.parse_args(argv)
     try:
-        destination(args.out, '.npz')
+        destination(args.out, '.npz', force=args.force)
         classes = CITYSCAPES if args.classes == 'cityscapes' else ClassSet.from_yaml(args.classes)
         if args.released:
             embeddings = embed_with_released(args.released, classes)

@@ -20,6 +20,7 @@ from typing import Any
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.catalog import open_pictures
+from dgtl_core.data.checks import check
 from dgtl_core.engine.agreement import Output
 from dgtl_core.export.onnx import export_onnx, ExportError
 from dgtl_core.files import destination, tidy_on_signals
@@ -60,6 +61,8 @@ def _labelled(spec: str, count: int, size: Size, classes: ClassSet) -> tuple[
         list[np.ndarray], list[np.ndarray]]:
     """Pictures of a data set, evenly spread over it, at ``size``; their truth at its own size."""
     data = open_pictures(spec)
+    for line in check(data):
+        print(f'export: {line}', file=sys.stderr)
     if data.classes.names != classes.names:
         raise ExportError(
             f'{data.name} has the classes {list(data.classes.names)}, the model '
@@ -140,11 +143,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--min-agreement', type=float, metavar='SHARE', help=(
         'of the labels that must be equal ('
         + ', '.join(f'{kind} {share}' for kind, share in MIN_AGREEMENT.items()) + ')'))
+    parser.add_argument('--force', action='store_true', help='overwrite out where it exists')
     options = parser.parse_args(argv)
     logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
     tidy_on_signals()
     try:
-        destination(options.out, '.onnx')
+        destination(options.out, '.onnx', force=options.force, sources=[options.checkpoint])
         wanted = options.min_agreement
         if wanted is None:
             wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]

@@ -47,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--classes', type=Path, metavar='FILE',
                         help='class set, .yaml (Cityscapes)')
     parser.add_argument('--name', help='of the model (method and backbone)')
+    parser.add_argument('--force', action='store_true', help='overwrite out where it exists')
     args = parser.parse_args(argv)
     try:
-        destination(args.out, '.safetensors')
+        destination(args.out, '.safetensors', force=args.force, sources=[
+            path for path in (args.backbone, args.adapter, args.texts) if path])
         model = import_released(
             args.method, args.backbone, args.adapter, image_size=args.image_size,
             num_heads=args.num_heads, texts=args.texts,

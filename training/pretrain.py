@@ -23,7 +23,8 @@ import time
 
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.data.catalog import join
-from dgtl_core.files import placing, tidy_on_signals
+from dgtl_core.data.checks import check
+from dgtl_core.files import destination, placing, tidy_on_signals
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
@@ -56,11 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set transforms.crop=[128,256]')
+    parser.add_argument('--force', action='store_true', help='overwrite FILE where it exists')
     options = parser.parse_args(arguments)
     tidy_on_signals()
     try:
-        if options.out.suffix != '.safetensors':
-            raise ValueError(f'--out must end in .safetensors, got {options.out}')
         if min(options.steps, options.batch) < 1:
             raise ValueError(
                 f'--steps and --batch must be positive, got {options.steps}, {options.batch}')
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(
                 f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
         config, where = recipe.segmenter(), choose_device(options.device)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
+        destination(options.out, '.safetensors', force=options.force)
         stream = _stream(recipe, options)
         torch.manual_seed(recipe.seed)
         backbone = pretrain(config, stream, where, options)
@@ -89,6 +89,8 @@ def _stream(recipe: Recipe, options: argparse.Namespace) -> Iterator[Batch]:
         pairs = ScenePairs(recipe.data, folder, recipe.workers)
         return pairs.batches(recipe.transforms.crop, options.batch, options.steps, recipe.seed)
     pictures = join(recipe.data)
+    for line in check(pictures):
+        print(f'pretrain: {line}', file=sys.stderr)
     if recipe.cache:
         pictures = cached(pictures, folder, recipe.workers)
     return batches(
