@@ -15,7 +15,7 @@ import time
 from dgtl_core.engine import background, job
 from dgtl_core.engine import open as opening
 from dgtl_core.engine.background import SeenPictures
-from dgtl_core.predictor import EngineOptions, Predictor
+from dgtl_core.predictor import EngineOptions, Predictor, RunOptions
 from dgtl_core.runtime import cuda
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
@@ -115,3 +115,22 @@ def fake_robot(folder, monkeypatch):
 
 def street(seed):
     return np.random.default_rng(seed).integers(0, 150, (32, 64, 3), np.uint8)
+
+
+def run_options(world, **engine):
+    return RunOptions(engine=EngineOptions(cache_dir=str(world.cache), **engine))
+
+
+def until(predict, condition, seconds=60):
+    """Feed pictures until the condition holds; every answer has to be right."""
+    for seed in range(1000 * seconds):
+        image = street(seed)
+        labels, confidence = predict(image)
+        np.testing.assert_array_equal(labels, image[..., 0] // 8)
+        np.testing.assert_array_equal(confidence, image[..., 1])
+        if condition():
+            return
+        time.sleep(0.001 * min(seed, 50))
+        if seed * 0.05 > seconds:
+            break
+    raise AssertionError('it did not happen in time')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A real parser and a real builder of TensorRT, which need no GPU.
+The command that builds an engine, and what it does around the builder.
 
-What comes after the build, the comparison, runs on stand-ins for the GPU and for TensorRT.
+The comparison after the build runs on stand-ins for the GPU and for TensorRT.
 """
 
 from dataclasses import replace
@@ -19,16 +19,13 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from dgtl_core.config import BackboneConfig, preset
 from dgtl_core.engine import build as command
 from dgtl_core.engine.build import build_engine, main
-from dgtl_core.engine.builder import build, BuildReport, network_flags
+from dgtl_core.engine.builder import BuildReport
 from dgtl_core.engine.info import EngineInfo, side_file
-from dgtl_core.engine.options import EngineOptions
-from dgtl_core.engine.progress import Progress
 from dgtl_core.model_file import ModelError
 from dgtl_core.pictures import find_pictures, write_image
-from dgtl_core.predictor import default_model, Predictor
+from dgtl_core.predictor import Predictor
 from dgtl_core.runtime import cuda
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
@@ -47,155 +44,6 @@ rtx = pytest.mark.skipif(
 def no_gpu():
     if not cuda.cuda_fault('auto'):
         pytest.skip('this machine has a GPU')
-
-
-def built(path, **options):
-    import tensorrt_rtx
-    return build(tensorrt_rtx, path, EngineOptions(**options), Progress())
-
-
-@rtx
-@pytest.mark.parametrize('dtype, precision, fused', [
-    (np.float32, 'fp32', 0), (np.float16, 'fp16', 1)])
-def test_a_segmenter_parses_and_builds_in_the_types_of_its_file(tmp_path, dtype, precision, fused):
-    engine, report = built(write_tiny_segmenter(tmp_path / 'm.onnx', dtype))
-    assert report.precision == precision and report.fused_attentions == fused
-    assert report.grid_samples == {'LINEAR': 1} and report.softmax_layers == 2
-    assert engine.nbytes > 100_000 and report.engine_mib == round(engine.nbytes / 2**20, 1)
-
-
-@rtx
-def test_the_embedded_model_parses_and_builds():
-    engine, report = built(default_model())
-    assert report.precision == 'fp32' and set(report.grid_samples) == {'LINEAR'}
-    assert engine.nbytes > 1 << 20
-
-
-@pytest.fixture(scope='module')
-def segmenters():
-    """The mini preset, and the large one with four blocks; random weights, the same graphs."""
-    from dgtl_core.model.segmenter import build_segmenter
-    large = preset('dgtl-dinov2-l')
-    backbone = BackboneConfig(
-        name='dinov2', embed_dim=1024, depth=4, num_heads=16, out_indices=(0, 1, 2, 3))
-    return {'mini': build_segmenter(preset('dgtl-mini')).eval(),
-            'large': build_segmenter(replace(large, backbone=backbone)).eval()}
-
-
-@rtx
-@pytest.mark.parametrize('which, precision, form, attentions', [
-    ('mini', 'fp16', 'gather', 8 + 2 * 3), ('mini', 'bf16', 'grid_sample', 8 + 2 * 3),
-    ('large', 'fp32', 'grid_sample', 0), ('large', 'fp16', 'grid_sample', 4 + 2 * 9),
-    ('large', 'bf16', 'grid_sample', 4 + 2 * 9)])
-def test_an_exported_network_parses_and_builds(
-        segmenters, tmp_path, capsys, which, precision, form, attentions):
-    from dgtl_core.export.onnx import to_onnx
-    from dgtl_core.folding.fold import fold
-    from dgtl_core.folding.labels import LabelNetwork
-    from dgtl_core.folding.precision import set_precision
-    size = (256, 512)
-    network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
-    model = to_onnx(
-        set_precision(network, precision),
-        replace(METADATA, name=which, input_size=size))
-    path = tmp_path / 'm.onnx'
-    path.write_bytes(model.SerializeToString())
-    del model, network
-    engine, report = built(path)
-    assert report.precision.split('+')[0] == precision
-    assert report.fused_attentions == attentions  # backbone, and cross and self of the decoder
-    assert set(report.grid_samples) == ({'LINEAR'} if form == 'grid_sample' else set())
-    with capsys.disabled():
-        print(f'\n{which} {precision} {form}: parsed in {report.parse_s} s, built in '
-              f'{report.build_s} s, {report.engine_mib} MiB, {report.fused_attentions} attentions '
-              'fused', end=' ')
-
-
-@rtx
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_an_exported_network_with_an_open_batch_parses_and_builds(tmp_path):
-    from dgtl_core.export.onnx import to_onnx
-    from dgtl_core.folding.fold import fold
-    from dgtl_core.folding.labels import LabelNetwork
-    from dgtl_core.folding.precision import set_precision
-    from small_segmenter import small_config, small_segmenter, street
-    config = small_config('dgtl-dinov2-l')
-    size = config.input_size
-    network = LabelNetwork(fold(small_segmenter(config, street(size)), size), size).eval()
-    model = to_onnx(set_precision(network, 'fp16'), replace(METADATA, input_size=size),
-                    dynamic_batch=True)
-    path = tmp_path / 'm.onnx'
-    path.write_bytes(model.SerializeToString())
-    report = built(path, max_batch=4)[1]
-    assert report.precision.split('+')[0] == 'fp16' and set(report.grid_samples) == {'LINEAR'}
-    assert report.fused_attentions == 4 + 2 * 4  # backbone, and cross and self of the decoder
-
-
-@rtx
-def test_a_dynamic_batch_gets_a_profile(tmp_path):
-    path = write_tiny_segmenter(tmp_path / 'm.onnx', batch='batch', sampling='')
-    assert built(path, max_batch=4)[1].layers > 40
-
-
-@rtx
-def test_a_fixed_batch_stays(tmp_path):
-    path = write_tiny_segmenter(tmp_path / 'm.onnx', sampling='')
-    with pytest.raises(ModelError, match='max_batch 4 .* fixed batch of 1; export'):
-        built(path, max_batch=4)
-
-
-@rtx
-def test_sampling_that_is_read_as_nearest_is_refused(tmp_path):
-    path = write_tiny_segmenter(tmp_path / 'm.onnx', sampling='nearest')
-    with pytest.raises(ModelError, match='1 GridSample layers as nearest .* "--sampling gather"'):
-        built(path)
-
-
-@rtx
-def test_a_parser_error_names_the_node(tmp_path):
-    with pytest.raises(ModelError, match='tensorrt_rtx .* cannot parse .*\n.*Gather.*UINT8'):
-        built(write_tiny_onnx(tmp_path / 'm.onnx'))  # computes in uint8
-
-
-@rtx
-def test_a_file_that_is_no_model_is_refused(tmp_path):
-    path = write_tiny_segmenter(tmp_path / 'm.onnx')
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ModelError, match='cannot parse'):
-        built(path)
-
-
-@rtx
-@pytest.mark.parametrize('options', [{'hardware': 'ampere_plus'}, {'version_compatible': True}])
-def test_what_rtx_cannot_do_is_said(tmp_path, options):
-    with pytest.raises(ModelError, match='no hardware- or version-compatible engines'):
-        built(write_tiny_segmenter(tmp_path / 'm.onnx'), **options)
-
-
-@rtx
-def test_a_cancelled_build_is_no_engine(tmp_path):
-    import tensorrt_rtx
-    progress = Progress()
-    progress.cancelled = True
-    with pytest.raises(ModelError, match='cannot build .*[Cc]ancel'):
-        build(tensorrt_rtx, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), progress)
-
-
-@rtx
-def test_the_gpu_is_activated_in_the_thread_that_builds(tmp_path):
-    import tensorrt_rtx
-    threads = []
-
-    class Builder(tensorrt_rtx.Builder):
-        def build_serialized_network(self, *arguments):
-            threads.append(threading.get_ident())
-            return super().build_serialized_network(*arguments)
-
-    trt = SimpleNamespace(**{**vars(tensorrt_rtx), 'Builder': Builder})
-    build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), Progress(),
-          activate=lambda: threads.append(threading.get_ident()))
-    assert threads[0] == threads[1] != threading.get_ident()
 
 
 @rtx
@@ -239,13 +87,6 @@ def test_a_signal_stops_the_command_and_leaves_the_old_engine(
     assert process.returncode == code and message.format(out=out) in said
     assert 'Traceback' not in said and out.read_bytes() == b'old'
     assert sorted(p.name for p in tmp_path.iterdir()) == ['m.engine', 'm.onnx']
-
-
-@pytest.mark.parametrize('members, flags', [
-    ({'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1}, 3), ({'STRONGLY_TYPED': 0}, 1)])
-def test_flags_are_found_by_name(members, flags):
-    trt = SimpleNamespace(NetworkDefinitionCreationFlag=SimpleNamespace(**members))
-    assert network_flags(trt) == flags
 
 
 @pytest.fixture
@@ -491,40 +332,6 @@ def test_the_engine_is_compared_on_every_given_picture(robot):
     with pytest.raises(ModelError, match='only 25.00% of the pixels of 4 pictures'):
         build_engine(robot.model, robot.out, pictures=pictures)
     assert not list(robot.out.parent.iterdir())
-
-
-def test_times_are_kept_for_the_next_build(tmp_path):
-    from dgtl_core.engine.builder import _load_timing_cache
-
-    class Config:
-        def __init__(self, taken):
-            self.taken, self.given = taken, []
-
-        def create_timing_cache(self, blob):
-            self.given.append(blob)
-            return blob
-
-        def set_timing_cache(self, cache, ignore_mismatch):
-            assert ignore_mismatch is False
-            return self.taken
-
-    known = tmp_path / 'times'
-    config = Config(True)
-    _load_timing_cache(config, known)
-    known.write_bytes(b'times')
-    _load_timing_cache(config, known)
-    other = Config(False)
-    _load_timing_cache(other, known)
-    assert config.given == [b'', b'times'] and other.given == [b'times', b'']
-
-
-@rtx
-def test_times_that_cannot_be_kept_cost_no_engine(tmp_path, caplog):
-    import tensorrt_rtx
-    trt = SimpleNamespace(**{**vars(tensorrt_rtx), '__name__': 'tensorrt'})
-    engine, _ = build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), Progress(),
-                      tmp_path / 'missing' / 'times')
-    assert engine.nbytes > 1000 and 'the timing cache cannot be written' in caplog.text
 
 
 def test_the_command_loads_no_engine_library_before_it_needs_one():

@@ -11,7 +11,7 @@ from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.cuda import CudaError
 from dgtl_core.runtime.tensorrt import TensorRTBackend
-from dgtl_core.runtime.tensorrt_module import GpuError, import_tensorrt, installed_module
+from dgtl_core.runtime.tensorrt_module import GpuError
 from fake_gpu import engine_bytes, FakeDriver, FakeLibrary, FakeTensorRT
 import numpy as np
 import pytest
@@ -251,17 +251,6 @@ def test_a_cut_engine_is_refused_before_anything_runs(trt, driver, engine):
     with pytest.raises(ModelError, match='is not the engine that model.engine.json describes'):
         open_backend(engine, RunOptions())
     assert not driver.calls
-
-
-def test_tensorrt_that_is_not_there_is_said(monkeypatch):
-    for name in ('tensorrt', 'tensorrt_rtx'):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    assert installed_module() == ''
-    with pytest.raises(ModelError, match='cannot be imported.*python3-libnvinfer'):
-        import_tensorrt()
-    with pytest.raises(ModelError, match="must be one of .*got 'trt'"):
-        import_tensorrt('trt')
 
 
 def test_the_fake_has_the_names_of_the_real_one():
