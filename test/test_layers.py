@@ -107,6 +107,18 @@ class Tree:
                 loaded.add(module.split('.')[0])
         return loaded
 
+    def circles(self) -> list[list[str]]:
+        """Return the groups of our modules that import each other, by whatever way round."""
+        reach = {name: {i.module for i in found} & self.paths.keys() - {name}
+                 for name, found in self.imports.items()}
+        for middle in reach:  # Warshall: what is reached through one module after the other
+            for name in reach:
+                if middle in reach[name]:
+                    reach[name] |= reach[middle]
+        groups = {frozenset(m for m in reach[name] if name in reach[m])
+                  for name in reach if name in reach[name]}
+        return sorted(map(sorted, groups))
+
     def foreign(self, name: str) -> set[str]:
         """Return the packages outside of the standard library and of ours that it loads."""
         return {m for m in self.loads(name)
@@ -138,6 +150,24 @@ def test_the_reader_sees_every_kind_of_import(tmp_path):
     assert tree.forbidden(tree.below('dgtl_core'), 'dgtl_core.plain') == [
         'dgtl_core.classes:6 imports dgtl_core.plain',
         'dgtl_core.classes:16 imports dgtl_core.plain']
+
+
+def test_circles_are_seen(tmp_path):
+    for package in OWN:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / '__init__.py').touch()
+    core = tmp_path / 'dgtl_core'
+    (core / 'a.py').write_text('from dgtl_core import b\n')
+    (core / 'b.py').write_text('def f():\n    from dgtl_core.c import x\n')
+    (core / 'c.py').write_text('import dgtl_core.a\n')
+    (core / 'd.py').write_text('import dgtl_core.a\nimport dgtl_core.e\n')
+    (core / 'e.py').write_text('import importlib\nimportlib.import_module("dgtl_core.d")\n')
+    assert Tree(tmp_path).circles() == [
+        ['dgtl_core.a', 'dgtl_core.b', 'dgtl_core.c'], ['dgtl_core.d', 'dgtl_core.e']]
+
+
+def test_no_two_modules_import_each_other(tree):
+    assert not tree.circles()
 
 
 def test_core_knows_neither_ros_nor_the_programs(tree):
@@ -196,6 +226,17 @@ def test_ros_uses_only_the_surface_of_core(tree):
 def test_light_modules_load_only(tree, module, allowed):
     extra = tree.foreign(module) - allowed - {'yaml'}
     assert module in tree.paths and not extra, f'{module} must not load {sorted(extra)}'
+
+
+def test_streets_are_drawn_only_when_asked_for(tree):
+    drawn = 'dgtl_core.streetworld'
+    places = [name for name in tree.paths if not name.startswith(drawn)
+              and tree.forbidden([name], drawn)]
+    assert not [name for name in places if name.startswith(('dgtl_core.', 'dgtl_ros.'))
+                and name not in ('dgtl_core.data.catalog', 'dgtl_core.recorded.sources',
+                                 'dgtl_ros.show.drawing')]
+    assert not [name for name in tree.below('dgtl_core', 'dgtl_ros')
+                if not name.startswith(drawn) and drawn in tree.loads(name)]
 
 
 def test_engine_libraries_stay_in_the_backends(tree):
@@ -276,5 +317,6 @@ def test_running_an_onnx_loads_no_torch(tmp_path):
         'labels = predict(numpy.zeros((48, 64, 3), numpy.uint8)).labels\n'
         'assert labels.shape == (48, 64)\n'
         'assert "onnxruntime" in sys.modules')
-    loaded = loaded_by(script, TENSORRT | LEARNING | ROS | {'training'}, str(model))
+    loaded = loaded_by(
+        script, TENSORRT | LEARNING | ROS | {'dgtl_core.streetworld', 'training'}, str(model))
     assert not loaded, f'a Predictor on ONNX Runtime must not load {loaded}'
