@@ -84,6 +84,16 @@ class Snapshot:
     unlabeled: str = ''  # the class that has the id unlabeled_id, if one has
 
 
+class _Seen(NamedTuple):
+    """One camera at one moment, so that its statuses agree with each other."""
+
+    snap: Snapshot
+    camera: CameraSnapshot
+    now: float
+    counts: Mapping[str, int]
+    recent: Mapping[str, int]  # what the counters grew by lately
+
+
 def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
     """Return the status of each task; ``now`` by the steady clock."""
     now = time.monotonic() if now is None else now
@@ -91,9 +101,8 @@ def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
     if snap.state != 'active':
         return result
     for camera in snap.cameras:
-        recent = camera.health.recent(now)
-        found = [_input(snap, camera, now, recent), _inference(snap, camera, now),
-                 _output(snap, camera, now, recent)]
+        seen = _Seen(snap, camera, now, camera.health.counts(), camera.health.recent(now))
+        found = [_input(seen), _inference(seen), _output(seen)]
         if snap.settings.domain_enabled:
             found.append(_domain(camera))
         result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
@@ -129,10 +138,9 @@ def _model(snap: Snapshot) -> Status:
     return Status('model', OK, f'{model.name} on {snap.backend}', values)
 
 
-def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
-           recent: Mapping[str, int]) -> Status:
+def _input(at: _Seen) -> Status:
+    snap, seen, now, counts, recent = at
     health, camera, settings = seen.health, seen.camera, snap.settings
-    counts = health.counts()
     # While the node was inactive nobody listened.
     silent = now - max(seen.active_since, health.last_input or 0.0)
     values = {
@@ -143,7 +151,7 @@ def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
         'last_frame_age_s': math.nan if health.last_input is None else now - health.last_input,
         **{name: counts[name] for name in (
             'received', 'waiting', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-            'dropped_inactive', 'lost_middleware', 'not_delivered', 'decode_errors',
+            'dropped_inactive', 'lost_middleware', 'not_delivered', 'decode_errors', 'damaged',
             'header_stamp_zero', 'stamp_in_future', 'out_of_order')}}
     if seen.stuck is not None:
         return Status('input', ERROR, f'{seen.stuck.text(now)}; on_timeout says what follows',
@@ -171,6 +179,10 @@ def _input(snap: Snapshot, seen: CameraSnapshot, now: float,
         return Status('input', WARN, (
             f'of {sent} pictures{_LATELY} {recent["dropped_superseded"]} were skipped (the camera '
             f'is faster than the model) and {lost} not delivered (by the middleware)'), values)
+    if recent['damaged']:
+        return Status('input', WARN, (
+            f'{recent["damaged"]} pictures were damaged{_LATELY}, and labelled as they are: check '
+            'the camera and the network'), values)
     if recent['decode_errors']:
         return Status('input', WARN, (
             f'{recent["decode_errors"]} pictures could not be read{_LATELY}'), values)
@@ -232,8 +244,9 @@ def discovered(camera: Camera, now: float) -> bool:
     return camera.since is not None and now - camera.since < _DISCOVERY
 
 
-def _inference(snap: Snapshot, seen: CameraSnapshot, now: float) -> Status:
-    health, settings, counts = seen.health, snap.settings, seen.health.counts()
+def _inference(at: _Seen) -> Status:
+    snap, seen, now, counts, _ = at
+    health, settings = seen.health, snap.settings
     p50, p95, most = (health.stages['total'].percentile(p) for p in (50, 95, 100))
     values = {
         'backend': snap.backend, 'precision': snap.model.precision if snap.model else '',
@@ -271,8 +284,9 @@ def _idle(health: Health, now: float) -> bool:
     return health.input_rate.hz(now) > 0 and health.output_rate.hz(now) == 0
 
 
-def _output(snap: Snapshot, seen: CameraSnapshot, now: float, recent: Mapping[str, int]) -> Status:
-    health, counts, settings = seen.health, seen.health.counts(), snap.settings
+def _output(at: _Seen) -> Status:
+    snap, seen, now, counts, recent = at
+    health, settings = seen.health, snap.settings
     values = {
         'rate_hz': health.output_rate.hz(now), 'published': counts['published'],
         'unpublished': counts['unpublished'], 'publish_errors': counts['publish_errors'],

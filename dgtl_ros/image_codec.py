@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,7 +11,9 @@ from dgtl_core.encodings import (
     decode,
     decode_compressed,
     ImageError,
+    Remark,
     UnknownEncodingError,
+    unsaid,
 )
 from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_ros.cdr_image import CdrImage
@@ -26,7 +27,7 @@ Picture: TypeAlias = 'Image | CdrImage | CompressedImage'
 
 
 def to_rgb(msg: Picture, encoding: str = '', max_pixels: int = MAX_PIXELS,
-           remark: Callable[[str], None] = lambda _: None) -> np.ndarray:
+           remark: Remark = unsaid) -> np.ndarray:
     """
     Read the picture of a message.
 
@@ -36,7 +37,7 @@ def to_rgb(msg: Picture, encoding: str = '', max_pixels: int = MAX_PIXELS,
 
     :param encoding: of a raw picture, where the message's own is wrong; empty: the message's.
     :param max_pixels: what is larger is refused.
-    :param remark: called with what is doubtful about a picture that can be read.
+    :param remark: called with the kind and the text of what is doubtful.
     :raises ImageError: unknown encoding, impossible size, too little data, a broken JPEG or PNG.
     """
     if isinstance(msg, CompressedImage):

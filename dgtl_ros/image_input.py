@@ -98,9 +98,11 @@ class ImageInput:
         for topic in dict.fromkeys((self._topic, base if compressed else f'{base}/compressed')):
             infos = self._node.get_publishers_info_by_topic(topic)
             if any(info.topic_type == kind for info in infos):
-                way = (f'raw and map image to {topic}' if compressed
-                       else f'compressed and map image to {topic.removesuffix("/compressed")}')
-                return f'{topic} has {kind}: set image_transport to {way}'
+                way, image = 'raw', topic
+                if not compressed:
+                    way, image = 'compressed', topic.removesuffix('/compressed')
+                return (f'{topic} has {kind}: use image_transport:={way} image_topic:={image} '
+                        f'(launch), or -p image_transport:={way} -r image:={image}')
         return ''
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import time
 from typing import NamedTuple, TYPE_CHECKING
 
-from dgtl_core.encodings import ImageError
+from dgtl_core.encodings import DAMAGED, ImageError
 from dgtl_ros.health import Health
 from dgtl_ros.image_codec import Picture, to_rgb
 from dgtl_ros.printable import described, printable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rclpy.impl.rcutils_logger import RcutilsLogger
 
 _THROTTLE = 5.0  # seconds between two log lines of the same fault
-_MOST_REMARKS = 20  # of one camera; a hostile one could make up ever new ones
 
 
 class Decoded(NamedTuple):
@@ -63,8 +62,10 @@ class Reader:
             self._logger.error(
                 f'picture of {self._topic} dropped: {why}', throttle_duration_sec=_THROTTLE)
 
-    def _remark(self, text: str) -> None:
-        """Say once what is doubtful about the pictures, though they can be read."""
-        if text not in self._said and len(self._said) < _MOST_REMARKS:
-            self._said.add(text)
+    def _remark(self, kind: str, text: str) -> None:
+        """Say once of each kind what is doubtful about the pictures, though they can be read."""
+        if kind == DAMAGED:
+            self._health.count('damaged')
+        if kind not in self._said:
+            self._said.add(kind)
             self._logger.warning(f'pictures of {self._topic}: {printable(text)}')

@@ -63,10 +63,15 @@ class Faulty:
 
     def account(self, camera=''):
         """Return the counters, once nothing is on its way."""
-        values = {}
-        for task, idle in (('input', lambda v: v['waiting'] == '0'), ('inference', bool),
-                           ('output', bool)):
-            values |= self.world.task(self.space, f'{task} {camera}'.strip(), idle)[1]
+        names = {f'/{self.space}/segmenter: {task} {camera}'.strip()
+                 for task in ('input', 'inference', 'output')}
+
+        def idle(array):
+            found = {v.key: v.value for s in array.status if s.name in names for v in s.values}
+            return found if found.get('waiting') == '0' else None
+
+        values = idle(self.world.diagnostics.wait(
+            idle, PATIENCE, len(self.world.diagnostics.items)))
         counts = {name: int(values[name]) for name in ('received', *OUTCOMES)}
         assert counts['received'] == sum(counts[name] for name in OUTCOMES), counts
         return counts
@@ -288,18 +293,17 @@ def resident(pid):
 
 
 @pytest.mark.parametrize('transport, kind, published, words', [
-    ('raw', CompressedImage, '/mixed/image',
-     'has sensor_msgs/msg/CompressedImage: set image_transport to compressed and map image to '),
-    ('raw', CompressedImage, '/mixed/image/compressed', 'compressed and map image to /mixed/'),
-    ('compressed', Image, '/mixed/image/compressed',
-     'has sensor_msgs/msg/Image: set image_transport to raw and map image to /mixed/image/compr'),
-    ('compressed', Image, '/mixed/image', 'raw and map image to /mixed/image')])
+    ('raw', CompressedImage, '/mixed/image', 'compressed image_topic:=/mixed/image (launch)'),
+    ('raw', CompressedImage, '/mixed/image/compressed', 'compressed image_topic:=/mixed/image '),
+    ('compressed', Image, '/mixed/image/compressed', 'raw image_topic:=/mixed/image/compressed '),
+    ('compressed', Image, '/mixed/image', 'raw image_topic:=/mixed/image (launch)')])
 def test_pictures_of_the_other_type_are_named_with_the_argument(
         make, world, transport, kind, published, words):
     camera = world.node.create_publisher(kind, published, 5)
     faulty = make('mixed', image_transport=transport, input_timeout=0.5)
     with faulty.running:
-        faulty.status('input', ERROR, words)
+        status = faulty.status('input', ERROR, words)
+        assert f'has sensor_msgs/msg/{kind.__name__}: use image_tr' in status.message
     world.remove(camera)
 
 

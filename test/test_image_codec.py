@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip('sensor_msgs.msg', reason='needs ROS 2 messages')
-from dgtl_core.encodings import ENCODINGS, ImageError, view
+from dgtl_core.encodings import DAMAGED, ENCODINGS, ImageError, view
 from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_ros.image_codec import jpeg, mono8, rgb8, to_rgb
 from sensor_msgs.msg import CompressedImage, Image
@@ -34,6 +34,12 @@ def message(encoding, rows, width=24, height=16, step=None, big=0):
                 step=rows.shape[1] if step is None else step)
     msg.data.frombytes(rows.tobytes())
     return msg
+
+
+def remarks(msg):
+    """Return the picture of a message and what was said about it."""
+    said = []
+    return to_rgb(msg, remark=lambda *remark: said.append(remark)), said
 
 
 def rows_of(pixels, padding=0):
@@ -154,10 +160,11 @@ def test_a_plane_for_each_colour(picture, padding):
 def test_encodings_that_say_nothing_are_read_with_a_remark(encoding, read_as):
     channels = int(encoding[-1]) * (2 if encoding.startswith('16') else 1)
     rows = np.arange(16 * 24 * channels, dtype=np.uint8).reshape(16, 24 * channels)
-    said = []
-    rgb = to_rgb(message(encoding, rows), remark=said.append)
-    np.testing.assert_array_equal(rgb, to_rgb(message(read_as, rows), remark=said.append))
-    assert len(said) == 1 and f'read as {read_as}' in said[0] and 'input_encoding' in said[0]
+    rgb, said = remarks(message(encoding, rows))
+    plain, none = remarks(message(read_as, rows))
+    np.testing.assert_array_equal(rgb, plain)
+    assert [kind for kind, _ in said] == [encoding] and not none
+    assert f'read as {read_as}' in said[0][1] and 'input_encoding' in said[0][1]
 
 
 class StandInForCvBridge:
@@ -267,13 +274,15 @@ def test_compressed_bomb_is_refused_before_it_is_decoded(picture):
 
 @pytest.mark.parametrize('turn', range(1, 9))
 def test_rotation_in_the_file_is_ignored_with_a_remark(picture, turn):
-    msg, said = compressed('.jpg', picture), []
+    msg = compressed('.jpg', picture)
     plain = to_rgb(msg)
     exif = b'\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0%c' % turn
     data = msg.data.tobytes()
     msg.data = type(msg.data)('B', data[:2] + exif + bytes(6) + data[2:])
-    np.testing.assert_array_equal(to_rgb(msg, remark=said.append), plain)
-    assert len(said) == (turn != 1) and all(f'Exif orientation {turn} ' in text for text in said)
+    rgb, said = remarks(msg)
+    np.testing.assert_array_equal(rgb, plain)
+    assert len(said) == (turn != 1)
+    assert all(f'Exif orientation {turn} ' in text for _, text in said)
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.jpg'])
@@ -313,6 +322,30 @@ def test_a_format_that_contradicts_the_data_is_an_error(picture, form, gray, fit
         to_rgb(msg)
 
 
+def test_a_jpeg_that_is_damaged_inside_is_a_picture_with_a_remark():
+    pytest.importorskip('simplejpeg')
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    msg = compressed('.jpg', noise)
+    assert not remarks(msg)[1]
+    middle = len(msg.data) // 2
+    msg.data[middle:middle + 300] = type(msg.data)('B', bytes(300))
+    rgb, said = remarks(msg)
+    assert rgb.shape == noise.shape
+    assert [kind for kind, _ in said] == [DAMAGED]
+
+
+@pytest.mark.parametrize('flags', [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]])
+@pytest.mark.parametrize('gray', [False, True])
+def test_both_decoders_give_the_same_pixels(flags, gray, monkeypatch):
+    pytest.importorskip('simplejpeg')
+    noise = np.random.default_rng(0).integers(0, 255, (75, 130, 3), np.uint8)
+    msg = CompressedImage(format='jpeg')
+    msg.data.frombytes(cv2.imencode('.jpg', noise[:, :, 0] if gray else noise, flags)[1].tobytes())
+    fast = to_rgb(msg)
+    monkeypatch.setitem(sys.modules, 'simplejpeg', None)
+    np.testing.assert_array_equal(fast, to_rgb(msg))
+
+
 def test_the_largest_picture_is_a_matter_of_a_parameter(picture):
     for msg in (rgb8(picture, Header()), compressed('.png', picture), compressed('.jpg', picture)):
         assert to_rgb(msg, max_pixels=16 * 24).shape == picture.shape
@@ -321,7 +354,7 @@ def test_the_largest_picture_is_a_matter_of_a_parameter(picture):
 
 
 def test_scans_are_work_and_their_number_is_bounded():
-    side, said = 512, []
+    side = 512
     plain = cv2.imencode('.jpg', np.zeros((side, side), np.uint8), [
         cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     parts = plain.split(b'\xff\xda')
@@ -331,10 +364,10 @@ def test_scans_are_work_and_their_number_is_bounded():
         msg.data.frombytes(b'\xff\xda'.join(
             [*parts[:-1], *[parts[-2]] * (scans - len(parts) + 1), parts[-1]]))
         if fits:
-            assert to_rgb(msg, '', most, said.append).shape == (side, side, 3)
+            assert to_rgb(msg, '', most).shape == (side, side, 3)
         else:
             with pytest.raises(ImageError, match=f'with {scans} scans'):
-                to_rgb(msg, '', most, said.append)
+                to_rgb(msg, '', most)
 
 
 @pytest.mark.parametrize('data', [
