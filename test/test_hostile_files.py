@@ -14,7 +14,7 @@ import zipfile
 
 import cv2
 from dgtl_core.classes import ClassSet
-from dgtl_core.config import from_dict, override, preset, SegmenterConfig, to_dict
+from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.labels import DataError, read_colors, read_ids
 from dgtl_core.model.backbone_weights import read_state_dict
 from dgtl_core.model.checkpoint import load_segmenter, read_header, save_checkpoint
@@ -24,6 +24,7 @@ from dgtl_core.model_file import KEY, ModelError
 from dgtl_core.picture_header import PictureError
 from dgtl_core.picture_header import read_header as picture_header
 from dgtl_core.pictures import read_image
+from dgtl_core.strict import from_dict, override, to_dict
 from hypothesis import given, HealthCheck, settings
 from hypothesis import strategies as st
 import numpy as np
