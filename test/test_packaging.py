@@ -139,6 +139,9 @@ def test_pip_install(source, environment, tmp_path):
     assert not {p.name for p in (environment / SITE).iterdir()} & set(NOT_INSTALLED)
     assert not importable(python, tmp_path)
     check_share(environment / 'share' / 'dgtl_ros')
+    assert {path.name for path in (core.parent / 'view' / 'page').iterdir()} == {
+        'index.html', 'plot.js', 'style.css', 'view.js'}
+    assert 'soma-gtav-l' in run(environment / 'bin' / 'dgtl', 'fetch', cwd=tmp_path)
     for name in EXECUTABLES:
         assert os.access(environment / 'bin' / name, os.X_OK)
     starts_and_stops([environment / 'bin' / 'segment_node'], tmp_path)

@@ -94,6 +94,7 @@ def test_the_list_that_is_shipped():
     ({'needs': 'tiny-soma'}, "needs 'tiny-soma', which is no backbone"),
     ({'image_size': 0}, 'needs method and image_size'),
     ({'name': 'base'}, 'two entries have the same name'),
+    ({'kind': 'text'}, 'is a CLIP and needs its sha256'),
 ])
 def test_a_wrong_list_is_refused(zoo, change, message):
     zoo({}, change)
@@ -276,6 +277,61 @@ def test_the_cache_folder_follows_xdg(monkeypatch):
     assert weights_folder() == Path('/somewhere/dgtl_ros/weights')
     monkeypatch.setenv('XDG_CACHE_HOME', 'relative')  # not valid, says the XDG rule
     assert weights_folder() == Path.home() / '.cache/dgtl_ros/weights'
+
+
+def openai_clip(path):
+    """A CLIP as OpenAI publishes it, small: a TorchScript archive; return its text tensors."""
+    from test_text import clip_shapes
+    import torch
+
+    state = {key.removeprefix('backbone.reins.clip_model.'): torch.randn(shape) * 0.05
+             for key, shape in clip_shapes(64, 1, 49408, 32).items()}
+    whole = torch.nn.Module()
+    for key, value in {**state, 'visual.conv1.weight': torch.zeros(1)}.items():
+        *parents, name = key.split('.')
+        module = whole
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, torch.nn.Module())
+            module = getattr(module, parent)
+        module.register_parameter(name, torch.nn.Parameter(value.half()))
+    torch.jit.save(torch.jit.script(whole), path)
+    return {key: value.half().float() for key, value in state.items()}
+
+
+def test_a_clip_gives_the_texts_of_classes(zoo, server, tmp_path, capsys):
+    torch = pytest.importorskip('torch')
+    open_clip = pytest.importorskip('open_clip')
+    from dgtl_core.model.text import encode_clip_text, load_texts
+
+    state = openai_clip(tmp_path / 'x.pt')
+    server.files['/RN50.pt'] = (tmp_path / 'x.pt').read_bytes()
+    text = {'kind': 'text', 'backbone': 'RN50', 'url': f'{server.url}/RN50.pt',
+            'sha256': hashlib.sha256(server.files['/RN50.pt']).hexdigest()}
+    zoo(text, {'kind': 'backbone', 'needs': None, 'method': None})
+    (tmp_path / 'mine.yaml').write_text(
+        'classes: [{id: 0, name: way, color: [0, 0, 0], prompts: [road, street]}]')
+    assert main(['base', '--classes', str(tmp_path / 'mine.yaml')]) == 0
+    path = weights_folder() / 'base' / 'mine.npz'
+    assert f'--set model.text.file={path}' in capsys.readouterr().out
+    found = load_texts(path, ['way'])
+    assert found.embeddings.shape == (1, 32) and text['sha256'] in found.provenance
+    one = encode_clip_text(state, open_clip.tokenize(['a photo of a street.']))[0]
+    assert torch.cosine_similarity(one, found.embeddings[0], dim=0) > 0.5
+    assert abs(float(found.embeddings.norm()) - 1) < 1e-5
+    assert main(['base']) == 0  # it is here
+    assert len(load_texts(path.with_name('cityscapes.npz')).classes) == 19
+    clip = fetched_file('base')
+    clip.write_bytes(clip.read_bytes()[:-1] + b'x')
+    with pytest.raises(ValueError, match='is not the published RN50.pt'):
+        main(['base'])
+
+
+def test_classes_are_for_a_clip(zoo):
+    zoo()
+    with pytest.raises(SystemExit) as ended:
+        main(['tiny-soma', '--classes', 'x.yaml'])
+    assert ended.value.code == 2
 
 
 def test_published_files_become_a_model_that_runs(server, tmp_path, monkeypatch):

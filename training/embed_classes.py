@@ -25,25 +25,10 @@ import sys
 from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.files import destination
 from dgtl_core.model.backbone_weights import read_state_dict
+from dgtl_core.model.prompts import pooled, TEMPLATES, texts_of
 from dgtl_core.model.text import ClassTexts, clip_text_tensors, encode_clip_text, save_texts
 import torch
 from torch import Tensor
-import torch.nn.functional as F
-
-# Of CLIP's prompt templates those that fit a street scene.
-TEMPLATES = (
-    'a photo of a {}.', 'a photo of the {}.', 'a photo of a {} on the street.',
-    'a photo of a {} in the city.', 'a blurry photo of a {}.', 'a dark photo of a {}.',
-    'a bright photo of a {}.', 'a photo of a {} at night.', 'a photo of a {} in fog.',
-    'a photo of a {} in the rain.', 'a photo of a {} in the snow.', 'a rendering of a {}.')
-
-
-def texts_of(classes: ClassSet, ensemble: bool) -> list[list[str]]:
-    """Return the texts of each class: its bare words, or each of them in each template."""
-    words = [list(entry.prompts) or [entry.name] for entry in classes]
-    if not ensemble:
-        return words
-    return [[template.format(word) for word in row for template in TEMPLATES] for row in words]
 
 
 @torch.no_grad()
@@ -85,8 +70,7 @@ def embed_with_open_clip(
     rows = []
     for row in texts:
         embedded = model.encode_text(tokenizer(list(row))).float()
-        rows.append(embedded.mean(dim=0) if raw else F.normalize(
-            F.normalize(embedded, dim=-1).mean(dim=0), dim=-1))
+        rows.append(pooled(embedded, raw))
     return torch.stack(rows)
 
 

@@ -69,15 +69,20 @@ def main(arguments: Sequence[str]) -> int:
                         help='published files on this disk, in place of downloads')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help=(
         'height and width in pixels that the model file sees (those of the training)'))
+    parser.add_argument('--classes', type=Path, metavar='FILE', help=(
+        'class set (.yaml) whose texts are to be embedded, where the weights are a CLIP '
+        '(Cityscapes)'))
     args = parser.parse_args(arguments)
     if args.name is None:
-        if args.files or args.size or args.accept_license:
+        if args.files or args.size or args.accept_license or args.classes:
             parser.error('name the weights; "dgtl fetch" lists them')
         print(table(published().values()))
         print('\n* needs --accept-license. "not checked": the address comes from the authors and '
               'nobody has tried it for this list.\nFetch one with: dgtl fetch NAME')
         return 0
     plan = Plan.of(args.name)
+    if args.classes and plan.entry.kind != 'text':
+        parser.error(f'--classes is for a CLIP (clip-rn50), and {args.name} is none')
     for line in plan.licences:
         print(line)
     try:
@@ -88,8 +93,20 @@ def main(arguments: Sequence[str]) -> int:
     except LicenceError as error:
         print(f'dgtl fetch: {error}', file=sys.stderr)
         return 2
+    if plan.entry.kind == 'text':
+        path = _embedded(plan.entry, path, args.classes)
     print(f'{path}: {path.stat().st_size / 1e6:.1f} MB\n{next_step(plan.entry, path)}')
     return 0
+
+
+def _embedded(entry: Entry, clip: Path, classes: Path | None) -> Path:
+    """Embed the texts of classes with a fetched CLIP; return their file."""
+    from dgtl_core.classes import CITYSCAPES, ClassSet
+    from dgtl_core.zoo.texts import embed_classes
+
+    out = clip.with_name(f'{classes.stem if classes else CITYSCAPES.name}.npz')
+    embed_classes(entry, clip, ClassSet.from_yaml(classes) if classes else CITYSCAPES, out)
+    return out
 
 
 def next_step(entry: Entry, path: Path) -> str:
@@ -97,6 +114,5 @@ def next_step(entry: Entry, path: Path) -> str:
     if entry.kind == 'model':
         return f'Try it: dgtl predict PICTURES --model {entry.name} --out OUT'
     if entry.kind == 'text':
-        return ('Embed your classes: python -m training.embed_classes CLASSES.yaml texts.npz '
-                f'--model {entry.backbone}-quickgelu --pretrained {path}')
+        return f'Train with these class texts: --set model.text.file={path}'
     return f'Train on it: --set model.backbone.weights={path}'

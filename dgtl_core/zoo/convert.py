@@ -13,7 +13,7 @@ from pathlib import Path
 from dgtl_core.zoo.entries import Entry
 
 _NEEDED = ('torch', 'timm', 'safetensors', 'onnx', 'onnxscript')
-_PICTURES = 4  # that the model file is compared with the network on
+_PICTURES = 2  # that the model file is compared with the network on
 
 
 def check_able() -> None:

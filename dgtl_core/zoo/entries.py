@@ -53,6 +53,8 @@ class Entry:
         if self.sha256 and not _SHA256.fullmatch(self.sha256):
             raise ValueError(
                 f'sha256 of {self.name} must be 64 digits of 0-9a-f, got {self.sha256!r}')
+        if self.kind == 'text' and not self.sha256:  # it is an archive that holds code
+            raise ValueError(f'{self.name} is a CLIP and needs its sha256')
         if '/' in self.file or self.file in ('.', '..'):
             raise ValueError(f'{self.url} of {self.name} ends in no file name')
 
