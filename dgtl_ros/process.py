@@ -68,6 +68,10 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
         return 2
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except UnicodeEncodeError:
+        print(f'{name}: the command line has letters that the locale cannot express; set LC_ALL '
+              'to C.UTF-8, or PYTHONUTF8 to 1', file=sys.stderr)
+        return 2
     except RuntimeError as error:
         print(f'{name}: cannot start ROS: {str(error).strip()}; check --ros-args, the parameter '
               'file and that ROS_LOG_DIR (or ~/.ros/log) can be written', file=sys.stderr)
@@ -98,7 +102,7 @@ def own_arguments(args: list[str]) -> list[str]:
     """Return the words of a command line that are not for ROS; what is wrong there, run says."""
     try:
         return list(remove_ros_args(args)[1:])
-    except RuntimeError:
+    except (RuntimeError, UnicodeEncodeError):
         return []
 
 

@@ -61,6 +61,13 @@ class Faulty:
             raise AssertionError(f'{found}\n{self.running.text()}') from None
         return next(s for s in array.status if s.name == f'/{self.space}/segmenter: {task}')
 
+    def last(self, task):
+        """Return the newest message of a status."""
+        name = f'/{self.space}/segmenter: {task}'
+        found = [s.message for array in self.world.diagnostics.messages for s in array.status
+                 if s.name == name]
+        return found[-1] if found else ''
+
     def account(self, camera=''):
         """Return the counters, once nothing is on its way."""
         names = {f'/{self.space}/segmenter: {task} {camera}'.strip()
@@ -190,6 +197,38 @@ def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_one_that_hangs(
         assert right(link.answer(picture()))
         assert running.process.poll() is None
         faulty.account()
+        link.close()
+
+
+# --- the middleware ------------------------------------------------------------------------------
+
+
+def test_what_the_middleware_replaced_is_counted(node):
+    """Two pictures at once, and a depth of one: the second takes the place of the first."""
+    faulty, link = node
+    link.world.call(Trigger, '/faulty/segmenter/reset_stats', Trigger.Request())
+    for _ in range(30):
+        link.send(picture())
+        link.send(picture())
+        time.sleep(0.03)
+
+    def account(values):
+        return int(values['received']) + int(values['not_delivered'])
+
+    values = link.world.task('faulty', 'input', lambda v: account(v) >= 59)[1]
+    assert account(values) <= 60 and int(values['not_delivered']) > 0, values
+
+
+def test_a_subscriber_that_gets_nothing_is_named(make, world):
+    faulty = make('unheard', qos__output__reliability='best_effort')
+    with faulty.running as running:
+        link = Link(world, 'unheard', running)  # asks for reliable labels
+        faulty.status('model', OK)
+        limit = time.monotonic() + PATIENCE
+        while 'asks for another RELIABILITY' not in faulty.last('output'):
+            assert time.monotonic() < limit, faulty.last('output')
+            link.send(picture())
+            time.sleep(0.1)
         link.close()
 
 

@@ -221,3 +221,13 @@ def test_a_signal_while_the_program_is_loaded_is_no_traceback(world):
             process.send_signal(signal.SIGINT)
             text = process.communicate(timeout=60)[0]
         assert process.returncode == 0 and 'Traceback' not in text, text
+
+
+@pytest.mark.parametrize('locale', [
+    {'LC_ALL': 'C'}, {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'}])
+def test_letters_that_the_locale_cannot_express_are_a_message(world, locale):
+    with world.start(
+            'segment_node', 'locale', extra=locale, model_path='mod\u00e8le.onnx') as node:
+        code, text = node.ends()
+    assert code in (1, 2) and 'Traceback' not in text, text
+    assert "no model file at 'mod\u00e8le.onnx'" in text or 'set LC_ALL to C.UTF-8' in text
