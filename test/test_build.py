@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 from types import SimpleNamespace
+import weakref
 
 from dgtl_core.engine import build as command
 from dgtl_core.engine.build import build_engine, main
@@ -123,6 +124,28 @@ def test_an_engine_that_agrees_is_put_in_place(robot, capsys):
     assert predict(np.full((32, 64, 3), 16, np.uint8)).labels[0, 0] == 2
     predict.close()
     assert robot.trt.alive == 0 and not robot.driver.memory
+
+
+def test_the_engine_is_in_memory_once_while_it_is_compared(robot, monkeypatch):
+    class Buffer(bytearray):
+        """What a builder returns, as an object that can be watched."""
+
+    made, gone = [], []
+    build_here, verify_here = command.build, command.verify_engine
+
+    def build(*arguments):
+        content, report = build_here(*arguments)
+        buffer = Buffer(content)
+        made.append(weakref.ref(buffer))
+        return buffer, report
+
+    def verify(*arguments):
+        gone.append(made[0]() is None)
+        return verify_here(*arguments)
+
+    monkeypatch.setattr(command, 'build', build)
+    monkeypatch.setattr(command, 'verify_engine', verify)
+    assert main(robot.command) == 0 and gone == [True]
 
 
 def test_an_engine_that_disagrees_is_refused_and_the_old_one_stays(robot, capsys):

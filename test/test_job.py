@@ -5,9 +5,11 @@ import errno
 import signal
 import subprocess
 
+from dgtl_core import model_file
 from dgtl_core.engine import job as jobs
 from dgtl_core.engine.cache import EngineCache, EngineCacheError
 from dgtl_core.engine.job import EngineJob
+from dgtl_core.files import file_sha256
 from dgtl_core.predictor import ModelError
 from dgtl_core.runtime import cuda
 from fake_gpu import engine_bytes, FakeDriver
@@ -30,6 +32,23 @@ def test_only_an_open_batch_takes_another_size(world, batch, asked, built):
     world.load(build='blocking', max_batch=asked).close()
     assert f'--max-batch {built} ' in world.builds[0]
     world.load(build='never', max_batch=asked).close()
+
+
+@pytest.mark.parametrize('build', ['blocking', 'background'])
+def test_the_model_is_hashed_once(world, monkeypatch, build):
+    hashed = []
+
+    def sha256(path):
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(model_file, 'file_sha256', sha256)
+    predict = world.load(build=build)
+    assert predict.sha256 == file_sha256(world.model) and hashed == [world.model]
+    predict.close()
+    again = world.load()
+    assert again.sha256 == file_sha256(world.model) and hashed == [world.model] * 2
+    again.close()
 
 
 @pytest.mark.parametrize('change', ['gpu', 'version', 'model', 'batch'])

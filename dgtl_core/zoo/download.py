@@ -25,6 +25,8 @@ import urllib.error
 from urllib.parse import urlsplit
 import urllib.request
 
+from dgtl_core.files import put
+
 MAX_BYTES = 16 << 30  # of a file whose size nobody told
 _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 3  # in a row that bring nothing new
@@ -123,8 +125,7 @@ def download(url: str, path: Path, *, size: int = 0, digests: Mapping[str, str] 
                 raise DownloadError(
                     f'{url} is another file than expected: its {kind} is {found}, not {wanted}. '
                     'It was removed. Try once more; if it stays so, the publisher changed it')
-        os.fsync(file.fileno())
-        os.replace(part, path)
+        put({part: path})
         Path(f'{part}.etag').unlink(missing_ok=True)
 
 
