@@ -20,8 +20,10 @@ import threading
 from types import SimpleNamespace
 import weakref
 
+from dgtl_core.cli import engine as engine_command
+from dgtl_core.cli.engine import main
 from dgtl_core.engine import build as command
-from dgtl_core.engine.build import build_engine, main
+from dgtl_core.engine.build import build_engine
 from dgtl_core.engine.builder import BuildReport
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.model_file import ModelError
@@ -76,7 +78,7 @@ def test_a_signal_stops_the_command_and_leaves_the_old_engine(
     out = tmp_path / 'm.engine'
     out.write_bytes(b'old')
     with subprocess.Popen(
-            [sys.executable, '-m', 'dgtl_core.engine.build', str(path), str(out),
+            [sys.executable, '-m', 'dgtl_core.cli', 'engine', str(path), str(out),
              '--unverified', '--module', 'tensorrt_rtx'],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             cwd=Path(__file__).resolve().parents[1],
@@ -218,7 +220,7 @@ def test_a_device_that_is_not_there_is_said_without_pictures_too(tmp_path, no_gp
 def test_a_reference_without_pictures_is_a_mistake(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(['m.onnx', 'm.engine', '--unverified', '--reference', 'other.onnx'])
-    assert 'what --pictures are compared with' in capsys.readouterr().err
+    assert 'leave out --unverified' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -238,9 +240,9 @@ def test_a_reference_that_cannot_be_one_is_refused_before_the_build(
 
 @pytest.mark.parametrize('most, names', [(2, [0, 1]), (1, [0]), (9, [0, 1, 2])])
 def test_pictures_are_taken_from_all_over_the_folder(robot, monkeypatch, most, names):
-    taken, read = [], command.read_image
+    taken, read = [], engine_command.read_image
     monkeypatch.setattr(
-        command, 'read_image', lambda path: taken.append(int(path.stem)) or read(path))
+        engine_command, 'read_image', lambda path: taken.append(int(path.stem)) or read(path))
     assert main([*robot.command, '--most', str(most)]) == 0 and taken == names
     taken.clear()
     for number in range(3, 6):
@@ -259,7 +261,7 @@ def test_a_gpu_that_fails_is_a_message(robot, capsys):
     robot.driver.fail['cuStreamCreate'] = 2
     assert main(robot.command) == 1
     said = capsys.readouterr().err
-    assert 'tensorrt: cuStreamCreate failed: CUDA error 2 (out of memory)' in said
+    assert 'dgtl engine: cuStreamCreate failed: CUDA error 2 (out of memory)' in said
     assert not list(robot.out.parent.iterdir())
 
 
@@ -332,11 +334,17 @@ def test_a_model_without_metadata_is_refused_before_the_build(robot, capsys):
     assert 'has no "dgtl" metadata' in capsys.readouterr().err
 
 
-def test_pictures_or_the_wish_for_none_must_be_given(robot, capsys):
-    with pytest.raises(SystemExit):
-        main(robot.command[:2])
-    assert '--pictures --unverified is required' in capsys.readouterr().err.replace(
-        'one of the arguments ', '').replace('\n', ' ')
+def test_without_pictures_drawn_streets_are_compared(robot, monkeypatch):
+    compared = []
+    real = engine_command.build_engine
+    monkeypatch.setattr(engine_command, 'build_engine', lambda *words, **options: (
+        compared.append(len(options['pictures'])) or real(*words, **options)))
+    assert main(robot.command[:2]) == 0 and compared == [len(engine_command.street_pictures())]
+
+
+def test_the_engine_lies_beside_its_model(robot):
+    assert main(robot.command[:1]) == 0
+    assert robot.model.with_suffix('.engine').is_file()
 
 
 def test_pictures_are_found(robot, tmp_path):
@@ -359,7 +367,7 @@ def test_the_engine_is_compared_on_every_given_picture(robot):
 
 def test_the_command_loads_no_engine_library_before_it_needs_one():
     done = subprocess.run(
-        [sys.executable, '-X', 'importtime', '-m', 'dgtl_core.engine.build', '--help'],
+        [sys.executable, '-X', 'importtime', '-m', 'dgtl_core.cli', 'engine', '--help'],
         capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
     assert '--pictures' in done.stdout
     assert not {'torch', 'tensorrt', 'tensorrt_rtx', 'onnxruntime'} & {

@@ -2,35 +2,29 @@
 """
 Build a TensorRT engine from an exported ONNX file, on the machine that will run it.
 
-``python -m dgtl_core.engine.build MODEL.onnx OUT.engine --pictures FOLDER``
-
-Needs no torch. Networks are strongly typed: an engine computes in the types of the ONNX file. The
-parser and the builder of TensorRT-RTX also work without a GPU, to check a model; what needs one
-(measuring kernels, comparing the finished engine) has not been run yet.
+``dgtl engine`` is the command. Needs no torch. Networks are strongly typed: an engine computes in
+the types of the ONNX file. The parser and the builder of TensorRT-RTX also work without a GPU, to
+check a model; what needs one (measuring kernels, comparing the finished engine) has not been run
+yet.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-import json
-import logging
+from dataclasses import replace
 from pathlib import Path
-import sys
 
 from dgtl_core.engine.agreement import labeled_by, LabeledPicture, MIN_AGREEMENT, verify_engine
 from dgtl_core.engine.builder import build, BuildReport
 from dgtl_core.engine.info import EngineInfo, side_file
-from dgtl_core.engine.options import EngineOptions, HARDWARE
+from dgtl_core.engine.options import EngineOptions
 from dgtl_core.engine.progress import Progress
-from dgtl_core.files import destination, file_sha256, placing_all, tidy_on_signals
+from dgtl_core.files import destination, file_sha256, placing_all
 from dgtl_core.model_file import model_sha256, ModelError, ModelMetadata, onnx_metadata
-from dgtl_core.pictures import find_pictures, read_image
 from dgtl_core.runtime.contract import RunOptions
-from dgtl_core.runtime.cuda import cuda_fault, CudaError, device_index, Gpu
+from dgtl_core.runtime.cuda import cuda_fault, device_index, Gpu
 from dgtl_core.runtime.tensorrt import TensorRTBackend
-from dgtl_core.runtime.tensorrt_module import import_tensorrt, MODULES
+from dgtl_core.runtime.tensorrt_module import import_tensorrt
 import numpy as np
 
 SUFFIXES = ('.engine', '.plan')
@@ -120,76 +114,3 @@ def _known(metadata: ModelMetadata, reference: Path,
         return labeled_by(truth, pictures)
     finally:
         truth.close()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    options = EngineOptions()
-    parser = argparse.ArgumentParser(
-        prog='python -m dgtl_core.engine.build', description=__doc__.split('\n\n')[0].strip())
-    parser.add_argument('onnx', type=Path, help='the exported model')
-    parser.add_argument('out', type=Path, help='the engine; a .json with its description joins it')
-    check = parser.add_mutually_exclusive_group(required=True)
-    check.add_argument('--pictures', type=Path, nargs='+', metavar='PATH', default=[],
-                       help='real pictures (files or folders) to compare with ONNX Runtime')
-    check.add_argument('--unverified', action='store_true', help='do not compare')
-    parser.add_argument('--most', type=int, default=20, metavar='N',
-                        help='pictures to take, evenly spread (%(default)s)')
-    parser.add_argument('--min-agreement', type=float, default=MIN_AGREEMENT, metavar='SHARE',
-                        help='of the pixels that must get the same label (%(default)s)')
-    parser.add_argument('--reference', type=Path, metavar='FILE',
-                        help='another ONNX file of the same model to compare with; needed for '
-                             'bf16, which ONNX Runtime cannot run on a CPU')
-    parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib, metavar='N',
-                        help='most memory of one layer while it runs; 0: no limit (%(default)s)')
-    parser.add_argument('--optimization-level', type=int, default=options.optimization_level,
-                        metavar='N',
-                        help='0, quick to build, to 5, tries everything (%(default)s)')
-    parser.add_argument('--hardware', choices=HARDWARE, default=options.hardware,
-                        help='GPUs that can run it (%(default)s); others may be slower')
-    parser.add_argument('--version-compatible', action='store_true',
-                        help='newer versions of TensorRT can run it; may be slower')
-    parser.add_argument('--max-batch', type=int, default=options.max_batch, metavar='N',
-                        help='largest batch, for a model with a dynamic one (%(default)s)')
-    parser.add_argument('--timing-cache', type=Path, metavar='FILE',
-                        help='measured kernel times, which make the next build quicker')
-    parser.add_argument('--module', choices=MODULES, default='',
-                        help='(the first that is installed)')
-    parser.add_argument('--device', default=RunOptions.device,
-                        help='auto, cuda or cuda:N (%(default)s)')
-    parser.add_argument('--json', action='store_true', help='print the report as JSON')
-    args = parser.parse_args(arguments)
-    if args.most < 1:
-        parser.error(f'--most must be 1 or more, got {args.most}')
-    if args.reference and args.unverified:
-        parser.error('--reference is what --pictures are compared with; give some')
-    logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
-    tidy_on_signals()
-    try:
-        options = EngineOptions(
-            workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
-            hardware=args.hardware, version_compatible=args.version_compatible,
-            max_batch=args.max_batch)
-        files = find_pictures(args.pictures)
-        count = min(args.most, len(files))
-        chosen = [files[i * len(files) // count] for i in range(count)]
-        report, info = build_engine(
-            args.onnx, args.out, options, min_agreement=args.min_agreement,
-            reference=args.reference, pictures=[read_image(file) for file in chosen],
-            timing_cache=args.timing_cache, module=args.module, device=args.device)
-    except KeyboardInterrupt:
-        print(f'tensorrt: stopped; {args.out} is as it was', file=sys.stderr)
-        return 130
-    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
-        print(f'tensorrt: {error}; {args.out} is as it was', file=sys.stderr)
-        return 1
-    told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
-    if args.json:
-        print(json.dumps(told))
-    else:
-        print(f'{args.out}: ' + ', '.join(f'{key} {value}' for key, value in told.items()))
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -18,7 +18,7 @@ from dgtl_core.files import file_sha256
 from dgtl_core.model_file import MAX_BYTES, ModelError, ModelMetadata
 
 FORMAT = 1
-BUILD_ONE = 'build one with "python -m dgtl_core.engine.build MODEL.onnx OUT.engine"'
+BUILD_ONE = 'build one with "dgtl engine MODEL.onnx"'
 
 
 @dataclass(frozen=True, kw_only=True)

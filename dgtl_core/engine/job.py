@@ -32,7 +32,7 @@ from dgtl_core.runtime.tensorrt import TensorRTBackend
 from dgtl_core.runtime.tensorrt_module import GpuError, import_tensorrt
 
 _LOG = logging.getLogger(__name__)
-_BUILDER = ('-m', 'dgtl_core.engine.build')
+_BUILDER = ('-m', 'dgtl_core.cli', 'engine')
 
 
 class EngineJob:

@@ -47,7 +47,7 @@ def open_engine(path: Path, options: RunOptions) -> Backend:
     if onnx_metadata(path).precision == 'bf16':
         raise ModelError(
             f'{path.name} computes in bf16, and ONNX Runtime, with which an engine is compared, '
-            'does not on a CPU: build the engine with "python -m dgtl_core.engine.build '
+            'does not on a CPU: build the engine with "dgtl engine '
             f'{path.name} {path.stem}.engine --pictures FOLDER --reference FP32.onnx" and run '
             'that, or export in fp16')
     if engine.build == 'never':
