@@ -1,11 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for all tests."""
 
+from functools import cache
+from importlib.util import find_spec
 import os
 from pathlib import Path
 import signal
 
 import pytest
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out the tests of what learns where there is no torch, as on a robot."""
+    if collection_path.suffix == '.py' and not find_spec('torch'):
+        from test_layers import LEARNING
+        return bool(loaded_by_test(collection_path.stem) & (LEARNING | {'PIL'})) or None
+    return None
+
+
+@cache
+def loaded_by_test(name):
+    """Return the top-level packages that importing a module of this folder loads."""
+    from test_layers import imports, ROOT, Tree
+    tree, path = Tree(ROOT), Path(__file__).with_name(f'{name}.py')
+    loaded = set()
+    for module in {i.module for i in imports(name, path, tree.paths) if i.eager}:
+        beside = Path(__file__).with_name(f'{module}.py').is_file()
+        loaded |= loaded_by_test(module) if beside else tree.loads(module)
+    return loaded
 
 
 @pytest.fixture(autouse=True)
