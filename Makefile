@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-# Variables: INPUT, DURATION, OUT (demo); PYTEST (more pytest options); PYTHON (the interpreter to
-# use); TORCH_INDEX (a package index with another build of torch, for example the CPU-only one);
-# EXTRAS (one more extra of setup.py for the tests, such as tensorrt-check).
+# Variables: INPUT, DURATION, OUT (demo); MINUTES (fuzz, soak, stress); PYTEST (more pytest options);
+# PYTHON (the interpreter to use); TORCH_INDEX (a package index with another build of torch, for
+# example the CPU-only one); EXTRAS (one more extra of setup.py for the tests, such as
+# tensorrt-check); CONSTRAINTS (a pip constraint file, such as the constraints.txt of CI).
 
 INPUT =
 DURATION = 60
 OUT = demo_output
+MINUTES = 10
 PYTEST =
 PYTHON =
 TORCH_INDEX ?=
 EXTRAS ?=
+CONSTRAINTS ?=
 
 export INPUT DURATION OUT  # through the environment: names may hold any character
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -41,13 +44,14 @@ BIN = $(VENV)/bin
 DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
 MINI = runs/dgtl_mini
 TEXTS = runs/texts/cityscapes_vitb16.npz
-INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt
+INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt $(CONSTRAINTS:%=-c %)
+OLDEST = .venv-oldest/bin/python
 
-.PHONY: help demo test lint parity train-mini clean
+.PHONY: help demo test test-oldest lint parity fuzz soak stress train-mini docs constraints audit clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' $(firstword $(MAKEFILE_LIST)) | \
-	    while read -r target text; do printf '  make %-12s%s\n' "$$target" "$$text"; done
+	    while read -r target text; do printf '  make %-13s%s\n' "$$target" "$$text"; done
 
 demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [DURATION=60] [OUT=demo_output]
 	$(BIN)/python -m dgtl_ros.show.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
@@ -55,12 +59,37 @@ demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [
 test: $(DEVELOPMENT)  ## set up and run the tests
 	$(BIN)/python -m pytest $(PYTEST)
 
-lint: $(DEVELOPMENT)  ## ruff and mypy
+test-oldest: .venv-oldest/.ready  ## node and core without torch, on the oldest versions that are supported
+	$(OLDEST) -m pytest $(PYTEST)
+
+lint: $(DEVELOPMENT)  ## ruff (with the rules of the ament linters), mypy, repeated code
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pylint dgtl_core dgtl_ros training
 
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
+
+fuzz: $(DEVELOPMENT)  ## feed hostile bytes to what reads messages [MINUTES=10]
+	$(BIN)/python test/fuzz.py --minutes $(MINUTES)
+
+soak: $(DEVELOPMENT)  ## two cameras at 30 Hz and a fault a second [MINUTES=10]
+	$(BIN)/python test/soak.py --minutes $(MINUTES) --out soak_output
+
+stress: $(DEVELOPMENT)  ## the same while busy loops take the processor away [MINUTES=10]
+	$(BIN)/python test/soak.py --minutes $(MINUTES) --out soak_output --busy 2
+
+docs: $(DEVELOPMENT)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what constraints.txt names
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+
+# Resolves anew; installs nothing.
+constraints: $(DEVELOPMENT)  ## renew constraints.txt, the versions that CI installs
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet \
+	    --report $(VENV)/report.json -e '.$(DEVELOPMENT_EXTRAS)'
+	$(BIN)/python -c "$$PIN" $(VENV)/report.json >$(VENV)/new.txt && mv $(VENV)/new.txt constraints.txt
 
 train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (75 minutes on 2 cores)
 	$(BIN)/python -m training.export $(MINI)_full/model.safetensors models/dgtl_mini.onnx \
@@ -129,12 +158,31 @@ print('pytest<9')
 endef
 export CONSTRAIN
 
+define PIN
+import json, sys
+print('# What CI installs, on Python %d.%d; renewed by "make constraints".' % sys.version_info[:2])
+found = [part['metadata'] for part in json.load(open(sys.argv[1]))['install']]
+print('\n'.join(sorted('%s==%s' % (part['name'].lower(), part['version'].partition('+')[0])
+                       for part in found if part['name'].replace('-', '_') != 'dgtl_ros')))
+endef
+export PIN
+
+# Python 3.10 where there is one that works, else what there is.
+.venv-oldest/.ready: setup.py test/oldest.txt
+	@for python in python3.10 "$$HOME/.pyenv/versions/"3.10*/bin/python $(or $(PYTHON),$(CANDIDATES)); do \
+	    $$python -c 'import ssl, venv, ensurepip; ensurepip.version()' 2>/dev/null || continue; \
+	    echo "making .venv-oldest with $$($$python --version)"; \
+	    $$python -m venv --clear .venv-oldest && $(OLDEST) -m pip install -q --upgrade pip && break; \
+	done
+	@$(OLDEST) -m pip install -q -c test/oldest.txt -r test/oldest.txt -e '.[ros,test,recorded]'
+	@touch $@
+
 $(VENV)/.runtime: setup.py $(VENV)/.created
 	@echo 'installing what the node needs'
 	@$(INSTALL) -q -e '.$(RUNTIME_EXTRAS)'
 	@touch $@
 
-$(DEVELOPMENT): setup.py $(VENV)/.created
+$(DEVELOPMENT): setup.py $(CONSTRAINTS) $(VENV)/.created
 	@echo 'installing what training and the tests need (torch is large: this can take minutes)'
 ifneq ($(TORCH_INDEX),)
 	@# Both from one place: a torchvision for another build of torch does not load.

@@ -93,6 +93,9 @@ setup(
             'simplejpeg>=1.7',
             'mypy>=1.10',
             'ruff>=0.5',
+            'pylint>=3.2',     # finds repeated code
+            'pip-audit>=2.7',
+            'mkdocs-material>=9.5',
             'psutil>=5.9',
             'av>=12',
             'rosbags>=0.10.5',

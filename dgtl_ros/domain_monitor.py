@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Does the camera still deliver something the model can judge?
+Tell whether the camera still delivers something that the model can judge.
 
 Cheap figures of each picture and of what the model made of it, averaged over a window: the robot
 should know that it is night, that the lens is wet, or that the model has become unsure.

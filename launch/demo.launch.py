@@ -3,11 +3,10 @@
 
 from pathlib import Path
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-
-from launch import LaunchDescription
 
 ARGUMENTS = {
     'source': ('streetworld', 'A video file, a folder of pictures, or "streetworld"'),

@@ -10,6 +10,7 @@ layer are in config/nav2_semantic_layer.yaml.
 import os
 from pathlib import Path
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
@@ -19,8 +20,6 @@ from launch.actions import (
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-
-from launch import LaunchDescription
 
 MANAGER = 'nav2_lifecycle_manager'
 ARGUMENTS = {

@@ -5,12 +5,11 @@ Put labels on points: ``ros2 launch dgtl_ros points.launch.py source:=lidar``.
 It starts label_points alone; segment_node is started by segment.launch.py.
 """
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-
-from launch import LaunchDescription
 
 ARGUMENTS = {
     'source': ('depth', 'Where the points come from', ['depth', 'cloud', 'lidar']),

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import shutil
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -21,8 +22,6 @@ from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-
-from launch import LaunchDescription
 
 SHARE = Path(__file__).resolve().parent.parent  # share/dgtl_ros, or the source tree
 LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')

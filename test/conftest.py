@@ -19,10 +19,16 @@ def pytest_ignore_collect(collection_path):
 
 
 @cache
+def all_imports():
+    from test_layers import ROOT, Tree
+    return Tree(ROOT)
+
+
+@cache
 def loaded_by_test(name):
     """Return the top-level packages that importing a module of this folder loads."""
-    from test_layers import imports, ROOT, Tree
-    tree, path = Tree(ROOT), Path(__file__).with_name(f'{name}.py')
+    from test_layers import imports
+    tree, path = all_imports(), Path(__file__).with_name(f'{name}.py')
     loaded = set()
     for module in {i.module for i in imports(name, path, tree.paths) if i.eager}:
         beside = Path(__file__).with_name(f'{module}.py').is_file()

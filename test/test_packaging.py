@@ -252,6 +252,16 @@ def test_every_import_is_a_requirement(metadata, extras, parts):
     assert used and not missing, f'setup.py does not require {sorted(missing)}'
 
 
+def test_every_source_file_names_its_licence():
+    """What ament_copyright looks for, in the short form of SPDX."""
+    files = [p for folder in ('dgtl_core', 'dgtl_ros', 'launch', 'test', 'training')
+             for p in (ROOT / folder).rglob('*.py')]
+    line = '# SPDX-License-Identifier: Apache-2.0\n'
+    bare = [str(p.relative_to(ROOT)) for p in [ROOT / 'setup.py', *files]
+            if line not in p.read_text(encoding='utf-8')[:100]]
+    assert len(files) > 100 and not bare
+
+
 def test_versions_agree(metadata):
     package = (ROOT / 'package.xml').read_text()
     assert f'<version>{metadata.version}</version>' in package

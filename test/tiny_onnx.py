@@ -26,14 +26,17 @@ def write_tiny_onnx(path: Path, size: tuple[int, int] = (32, 64), batch: int | s
     """
     shape = [batch, *size]
     constants = [
-        numpy_helper.from_array(np.array(divisor, np.uint8), 'divisor'),
+        numpy_helper.from_array(np.array(divisor, np.int32), 'divisor'),
         numpy_helper.from_array(np.array(0, np.int64), 'zero'),
         numpy_helper.from_array(np.array(1, np.int64), 'one')]
     nodes = [
         helper.make_node('Gather', ['image', 'zero'], ['red'], axis=3),
         helper.make_node('Gather', ['image', 'one'], ['confidence' if not slow else 'green'],
                          axis=3),
-        helper.make_node('Div', ['red', 'divisor'], ['labels'])]
+        # ONNX Runtime 1.19 does not calculate with bytes.
+        helper.make_node('Cast', ['red'], ['red_number'], to=TensorProto.INT32),
+        helper.make_node('Div', ['red_number', 'divisor'], ['labels_number']),
+        helper.make_node('Cast', ['labels_number'], ['labels'], to=TensorProto.UINT8)]
     if slow:
         constants += [
             numpy_helper.from_array(np.zeros((1024, 1024), np.float32), 'matrix'),
@@ -54,8 +57,8 @@ def write_tiny_onnx(path: Path, size: tuple[int, int] = (32, 64), batch: int | s
             helper.make_node('Add', ['matrix', 'peak'], ['start']),
             helper.make_node('Loop', ['trips', 'go', 'start'], ['end'], body=body),
             helper.make_node('ReduceMin', ['end'], ['nothing'], keepdims=0),
-            helper.make_node('Cast', ['nothing'], ['nothing_byte'], to=TensorProto.UINT8),
-            helper.make_node('Add', ['green', 'nothing_byte'], ['confidence'])]
+            helper.make_node('Add', ['green_float', 'nothing'], ['green_again']),
+            helper.make_node('Cast', ['green_again'], ['confidence'], to=TensorProto.UINT8)]
     outputs = [helper.make_tensor_value_info('labels', TensorProto.UINT8, shape),
                helper.make_tensor_value_info('confidence', TensorProto.UINT8, shape)]
     if signature:
