@@ -74,10 +74,10 @@ fuzz: $(DEVELOPMENT)  ## feed hostile bytes to what reads messages [MINUTES=10]
 	$(BIN)/python test/fuzz.py --minutes $(MINUTES)
 
 soak: $(DEVELOPMENT)  ## two cameras at 30 Hz and a fault a second [MINUTES=10]
-	$(BIN)/python test/soak.py --minutes $(MINUTES) --out soak_output
+	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output
 
 stress: $(DEVELOPMENT)  ## the same while busy loops take the processor away [MINUTES=10]
-	$(BIN)/python test/soak.py --minutes $(MINUTES) --out soak_output --busy 2
+	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output --busy 2
 
 docs: $(DEVELOPMENT)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

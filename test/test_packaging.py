@@ -27,10 +27,12 @@ EXECUTABLES = ['camera_player', 'dgtl', 'label_points', 'segment_node']
 # Modules that another distribution than the one of the same name brings.
 DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless', 'open_clip': 'open-clip-torch', 'yaml': 'pyyaml',
-    'PIL': 'pillow', 'sklearn': 'scikit-learn', 'catkin_pkg': 'colcon-ros'}
-# Parts of rclpy's own requirements; what only a ROS 2 brings; what only a Jetson or CUDA brings.
+    'PIL': 'pillow', 'rerun': 'rerun-sdk', 'sklearn': 'scikit-learn', 'catkin_pkg': 'colcon-ros'}
+# Parts of rclpy's own requirements; what only a ROS 2 brings; what only a Jetson or CUDA brings;
+# a fuzzer that has no wheel for every Python, and which is used where it is installed.
 ELSEWHERE = {'ament_index_python', 'builtin_interfaces', 'lifecycle_msgs', 'rcl_interfaces',
-             'launch', 'launch_ros', 'vision_msgs', 'cuda', 'tensorrt'}
+             'cv_bridge', 'launch', 'launch_ros', 'tf2_ros', 'vision_msgs', 'cuda', 'tensorrt',
+             'atheris'}
 WHERE = """
 import json, dgtl_core, dgtl_ros
 from dgtl_core.predictor import default_model
@@ -235,7 +237,7 @@ def requirements(metadata, *extras):
           'dgtl_core.runtime.backend', 'dgtl_core.engine.cache',
           'dgtl_core.model_file', 'dgtl_core.runtime.onnx', 'dgtl_core.visualize']),
     (['ros'], ['dgtl_ros']),
-    (['train', 'export'], ['dgtl_core', 'training']),
+    (['train', 'export', 'recorded', 'rerun', 'view', 'ray'], ['dgtl_core', 'training']),
     (['ros', 'train', 'export', 'dev', 'tensorrt-check'], ['test']),
 ], ids=['run', 'ros', 'learn', 'test'])
 def test_every_import_is_a_requirement(metadata, extras, parts):

@@ -11,7 +11,7 @@ from string import Template
 from typing import Any, NamedTuple
 
 from dgtl_core.classes import ClassSet
-from dgtl_ros.show.plots import line_plot
+from dgtl_ros.show.plots import line_plot, STYLE
 from dgtl_ros.show.recorder import Recorder
 
 _PAGE = Template("""<!doctype html>
@@ -40,12 +40,7 @@ table { border-collapse: collapse; } td, th { padding: .25rem 1.2rem .25rem 0;
   border-bottom: 1px solid var(--line); text-align: left; font-weight: normal;
   font-variant-numeric: tabular-nums; overflow-wrap: anywhere; vertical-align: top; }
 pre { padding: .7rem 1rem; overflow-x: auto; border-radius: .4rem; background: var(--card); }
-svg text { fill: var(--soft); font-size: 12px; } svg .title { fill: var(--ink); }
-svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
-svg .grid { stroke: var(--line); } polyline { fill: none; stroke-width: 1.6; }
-.line0 { stroke: var(--one); } .line1 { stroke: var(--two); }
-svg .key0 { fill: var(--one); } svg .key1 { fill: var(--two); }
-</style></head><body>
+$plots</style></head><body>
 <h1>dgtl_ros: what the node saw</h1>
 <p class="soft">$model</p>
 <div class="tiles">$tiles</div>
@@ -89,7 +84,7 @@ def page(recorder: Recorder, classes: ClassSet, clips: Iterable[Clip], sheet: Pa
     incoming, outgoing = recorder.rates()
     return _PAGE.substitute(
         model=_model(report['node'].get('model', {})),
-        tiles=_tiles(report), limit=escape(report['limit']),
+        plots=STYLE, tiles=_tiles(report), limit=escape(report['limit']),
         clips=''.join(map(_figure, clips)),
         legend=''.join(
             f'<li><i style="background: rgb{tuple(map(int, c.color))}"></i>{escape(c.name)}</li>'

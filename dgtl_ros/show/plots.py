@@ -11,6 +11,15 @@ _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 28, 32  # room for the numbers around the plot
 _POINTS = 600  # at most so many are drawn of each line
 
+STYLE = """
+svg { display: block; width: 100%; font-family: system-ui, sans-serif; }
+svg text { fill: var(--soft, #60646c); font-size: 12px; } svg .title { fill: var(--ink, #1c2024); }
+svg .end { text-anchor: end; } svg .middle { text-anchor: middle; }
+svg .grid { stroke: var(--line, #d9d9e0); } polyline { fill: none; stroke-width: 1.6; }
+.line0 { stroke: var(--one, #0b68cb); } .line1 { stroke: var(--two, #c2560c); }
+svg .key0 { fill: var(--one, #0b68cb); } svg .key1 { fill: var(--two, #c2560c); }
+"""
+
 Line = tuple[str, Sequence[tuple[float, float]]]  # its name, and (x, y) in rising order of x
 
 

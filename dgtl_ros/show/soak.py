@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Run the node for long under faults: two cameras at 30 Hz, something wrong every second.
+
+It writes soak.json and soak.html and ends with 0 only if the node held: no unhandled exception,
+every picture counted, memory, threads and descriptors as after the first minute, steady latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+import importlib.util
+from pathlib import Path
+import subprocess
+import sys
+import tempfile
+from typing import Any, NamedTuple
+
+from dgtl_core.engine.child import tied
+from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
+from dgtl_ros.show.plots import line_plot, STYLE
+import numpy as np
+
+_SETTLED = 60.0     # seconds after which memory is expected to stay as it is
+_GROWTH = 1.05      # of the memory after that
+_SPARE = 3          # threads and descriptors, which DDS takes for participants that come and go
+_SLOWER = 2.0       # p99 of the last third beside that of the first
+_ARRIVED = 0.99     # of the labels that the node says it published
+_OUTCOMES = ('published', 'unpublished', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
+             'dropped_inactive', 'decode_errors', 'errors_total', 'waiting')
+
+
+class Sample(NamedTuple):
+    """What the node's process took at one moment, and how old the labels of that second were."""
+
+    seconds: float
+    memory_mib: float
+    threads: int
+    descriptors: int
+    latency_p99_ms: float | None
+
+
+class Verdict(NamedTuple):
+    """One thing that had to hold."""
+
+    what: str
+    good: bool
+    figures: str
+
+
+def judge(samples: list[Sample], counts: dict[str, dict[str, int]], labels: int,
+          log: str) -> list[Verdict]:
+    """
+    Say what held.
+
+    :param counts: of the diagnostics, of each camera.
+    :param labels: how many label pictures arrived.
+    :param log: everything that the node printed.
+    """
+    settled = [s for s in samples if s.seconds >= min(_SETTLED, samples[-1].seconds / 2)]
+    first, last = settled[0], samples[-1]
+    verdicts = [Verdict('no unhandled exception', 'Traceback' not in log,
+                        f'{log.count("Traceback")} tracebacks')]
+    for camera, c in counts.items():
+        ended = sum(c[name] for name in _OUTCOMES)
+        verdicts.append(Verdict(f'every picture of {camera} is counted once',
+                                0 < c['received'] == ended, f'{c["received"]} = {ended}'))
+    published = sum(c['published'] for c in counts.values())
+    verdicts += [
+        Verdict('labels arrive', labels >= _ARRIVED * published > 0, f'{labels} of {published}'),
+        Verdict('memory is steady', last.memory_mib <= _GROWTH * first.memory_mib,
+                f'{first.memory_mib:.0f} -> {last.memory_mib:.0f} MiB'),
+        Verdict('threads are steady', last.threads <= first.threads + _SPARE,
+                f'{first.threads} -> {last.threads}'),
+        Verdict('descriptors are steady', last.descriptors <= first.descriptors + _SPARE,
+                f'{first.descriptors} -> {last.descriptors}')]
+    known = [s.latency_p99_ms for s in samples if s.latency_p99_ms is not None]
+    third = len(known) // 3
+    if third:
+        start, finish = np.median(known[:third]), np.median(known[-third:])
+        verdicts.append(Verdict('latency is steady', bool(finish <= _SLOWER * start),
+                                f'p99 {start:.0f} -> {finish:.0f} ms'))
+    return verdicts
+
+
+def process_sample(pid: int, seconds: float, latencies: list[float]) -> Sample:
+    """Read what a process takes from /proc."""
+    folder = Path(f'/proc/{pid}')
+    fields = dict(line.split(':', 1) for line in (folder / 'status').read_text().splitlines())
+    return Sample(
+        round(seconds, 1), int(fields['VmRSS'].split()[0]) / 1024, int(fields['Threads']),
+        sum(1 for _ in (folder / 'fd').iterdir()),
+        float(np.percentile(latencies, 99)) if latencies else None)
+
+
+def page(samples: list[Sample], verdicts: list[Verdict], faults: dict[str, int]) -> str:
+    """Return the results as one HTML file."""
+    def plot(title: str, field: str) -> str:
+        points = [(s.seconds, value) for s in samples if (value := getattr(s, field)) is not None]
+        return line_plot(title, 'seconds', [('', points)])
+
+    rows = ''.join(f'<tr><td>{"good" if v.good else "FAILED"}<td>{v.what}<td>{v.figures}'
+                   for v in verdicts)
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>soak</title><style>'
+            f'body {{ margin: 1.5rem auto; max-width: 46rem; font: 1rem system-ui, sans-serif; }} '
+            f'td {{ padding: .2rem 1rem .2rem 0; }}{STYLE}</style><h1>Soak</h1><table>{rows}'
+            f'</table>{plot("memory in MiB", "memory_mib")}'
+            f'{plot("latency p99 in milliseconds", "latency_p99_ms")}'
+            f'{plot("threads", "threads")}{plot("descriptors", "descriptors")}<p>Faults: '
+            f'{", ".join(f"{name} {count}" for name, count in faults.items())}</p></html>\n')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run for the given time; return the exit code."""
+    parser = argparse.ArgumentParser(prog='python -m dgtl_ros.show.soak', description=__doc__)
+    parser.add_argument('--minutes', type=float, default=30.0, help='(%(default)g)')
+    parser.add_argument('--model', default='', metavar='FILE', help='(the embedded one)')
+    parser.add_argument('--busy', type=int, default=0, metavar='N',
+                        help='busy loops that take processor time away (%(default)d)')
+    parser.add_argument('--seed', type=int, default=0, help='order of the faults (%(default)d)')
+    parser.add_argument('--out', type=Path, default=Path('soak_output'), metavar='FOLDER',
+                        help='where results go (%(default)s)')
+    options = parser.parse_args(arguments)
+    if not 0.1 <= options.minutes <= 10080:
+        parser.error(f'--minutes must be 0.1..10080, got {options.minutes:g}')
+    if importlib.util.find_spec('rclpy') is None or not Path('/proc/self/status').exists():
+        print('soak: needs rclpy and Linux', file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    busy = [subprocess.Popen([*tied(), sys.executable, '-c', 'while True: pass'])
+            for _ in range(options.busy)]
+    try:
+        return _run(options)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dgtl_ros.show.fault_world import CAMERAS, FaultWorld
+    from dgtl_ros.snapshot import write_json
+
+    environment = isolated_environment()
+    node = ['--ros-args', '-p', f'cameras:=[{", ".join(CAMERAS)}]', '-p', 'max_image_age:=5.0']
+    node += ['-p', f'model_path:={options.model}'] if options.model else []
+    with tempfile.TemporaryFile() as log:
+        child = Child('dgtl_ros.segment_node', node, environment, log.fileno())
+        try:
+            with FaultWorld(child, environment, options.seed) as world:
+                samples = _watch(world, child, 60 * options.minutes)
+                counts, labels, faults = world.counts(), world.labels, dict(world.faults)
+        except ChildError as error:
+            print(f'soak: {error}', file=sys.stderr)
+            return 1
+        finally:
+            end([child])
+            log.seek(0)
+            text = log.read().decode(errors='replace')
+            (options.out / 'soak.log').write_text(text, encoding='utf-8')
+    verdicts = judge(samples, counts, labels, text)
+    write_json(options.out / 'soak.json', {
+        'minutes': options.minutes, 'busy': options.busy, 'faults': faults, 'labels': labels,
+        'counts': counts, 'verdicts': [v._asdict() for v in verdicts],
+        'samples': [s._asdict() for s in samples]})
+    (options.out / 'soak.html').write_text(page(samples, verdicts, faults), encoding='utf-8')
+    for v in verdicts:
+        print(f'{"good" if v.good else "FAILED":>6}  {v.what}: {v.figures}')
+    print(f'{sum(faults.values())} faults; open {options.out / "soak.html"} in a browser')
+    return 0 if all(v.good for v in verdicts) else 1
+
+
+def _watch(world: Any, child: Child, seconds: float) -> list[Sample]:
+    """Play and sample once a second; the last seconds are quiet, so that all is accounted for."""
+    samples = []
+    world.wait_for_labels()
+    for second in _seconds(seconds):
+        latencies = world.play(1.0)
+        child.check()
+        samples.append(process_sample(child.process.pid, second + 1, latencies))
+        if second and second % 60 == 0:
+            print(f'{second // 60} min: {samples[-1]}', flush=True)
+        world.fault()
+    world.settle()
+    return [*samples, process_sample(child.process.pid, seconds + 1, [])]
+
+
+def _seconds(seconds: float) -> Iterable[int]:
+    return range(max(round(seconds), 1))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

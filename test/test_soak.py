@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long run under faults: how it judges, and a minute of it."""
+
+import json
+
+from dgtl_ros.show.soak import judge, main, page, Sample
+import pytest
+
+COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled': 10,
+          'dropped_superseded': 20, 'dropped_stale': 3, 'dropped_inactive': 2, 'decode_errors': 4,
+          'errors_total': 0, 'waiting': 1}
+
+
+def samples(minutes=5, **last):
+    """A run that holds, but for what the last sample says."""
+    steady = [Sample(float(s), 300.0, 20, 30, 50.0) for s in range(60 * minutes)]
+    return [*steady, Sample(60.0 * minutes, 300.0, 20, 30, None)._replace(**last)]
+
+
+def failed(found=None, counts=COUNTS, labels=60, log=''):
+    verdicts = judge(found or samples(), {'front': counts}, labels, log)
+    return [v.what for v in verdicts if not v.good]
+
+
+def test_a_run_that_holds():
+    assert failed() == []
+    page(samples(), judge(samples(), {'front': COUNTS}, 60, ''), {'pause': 3})
+
+
+@pytest.mark.parametrize('changed, what', [
+    ({'found': samples(memory_mib=316.0)}, 'memory is steady'),
+    ({'found': samples(threads=24)}, 'threads are steady'),
+    ({'found': samples(descriptors=40)}, 'descriptors are steady'),
+    ({'labels': 50}, 'labels arrive'),
+    ({'log': 'Traceback (most recent call last)'}, 'no unhandled exception'),
+    ({'counts': {**COUNTS, 'received': 101}}, 'every picture of front is counted once'),
+    ({'counts': dict.fromkeys(COUNTS, 0), 'labels': 0}, 'every picture of front is counted once'),
+])
+def test_what_does_not_hold_is_named(changed, what):
+    assert what in failed(**changed)
+
+
+def test_memory_is_compared_with_that_after_the_first_minute():
+    growing = [s._replace(memory_mib=200.0 + min(s.seconds, 60.0)) for s in samples()]
+    assert failed(growing) == []
+
+
+def test_latency_that_grows_is_named():
+    slower = [s._replace(latency_p99_ms=50.0 + s.seconds) for s in samples()[:-1]]
+    assert failed(slower) == ['latency is steady']
+
+
+@pytest.mark.parametrize('arguments', [['--minutes', '0'], ['--minutes', 'x'], ['--fast']])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.ros
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_minute_of_it(tiny_model, tmp_path):
+    pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+    from dgtl_ros.show.children import Child, isolated_environment
+    arguments = ['--minutes', '1', '--model', str(tiny_model), '--out', str(tmp_path)]
+    with Child('dgtl_ros.show.soak', arguments, isolated_environment()) as child:
+        code = child.process.wait(280)
+    found = json.loads((tmp_path / 'soak.json').read_text())
+    assert code == 0, found['verdicts']
+    assert sum(found['faults'].values()) == 60 and found['labels'] > 100
+    assert len(found['samples']) == 61 and (tmp_path / 'soak.html').is_file()
