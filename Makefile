@@ -162,7 +162,7 @@ define PIN
 import json, sys
 print('# What CI installs, on Python %d.%d; renewed by "make constraints".' % sys.version_info[:2])
 found = [part['metadata'] for part in json.load(open(sys.argv[1]))['install']]
-print('\n'.join(sorted('%s==%s' % (part['name'].lower(), part['version'].partition('+')[0])
+print('\n'.join(sorted('%s==%s' % (part['name'].lower().replace('_', '-'), part['version'].partition('+')[0])
                        for part in found if part['name'].replace('-', '_') != 'dgtl_ros')))
 endef
 export PIN

@@ -190,6 +190,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
         'dgtl_ros.show.recorder': {'dgtl_core.metrics'},
         'dgtl_ros.show.results': {'dgtl_core.web_video'},
+        'dgtl_ros.show.soak': {'dgtl_core.engine.child'},
         'dgtl_ros.show.view': {'dgtl_core.cli.view', 'dgtl_core.view.feed'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
