@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 import fcntl
 import hashlib
+import io
 import os
 from pathlib import Path
 import shutil
@@ -82,6 +83,16 @@ def put(files: Mapping[Path, Path]) -> None:
             os.fsync(content.fileno())
     for written, place in files.items():
         os.replace(written, place)
+
+
+def print_any_text() -> None:
+    """
+    Let this program print names in any language on a terminal that knows none of it (LC_ALL=C),
+    and file names that are no valid text: what cannot be shown is written as an escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
 
 
 @contextmanager

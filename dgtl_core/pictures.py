@@ -118,6 +118,21 @@ def read_checked(path: str | Path) -> tuple[bytes, PictureHeader]:
         raise PictureError(f'{path} cannot be read: {error}') from None
 
 
+def open_video(path: Path) -> cv2.VideoCapture:
+    """
+    Return a reader of a video file, which need not have been opened.
+
+    :raises PictureError: the name is no valid text, for which OpenCV ends the whole process.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise PictureError(
+            f'the file name {str(path)!r} is no valid text, which OpenCV cannot open; rename the '
+            'file') from None
+    return cv2.VideoCapture(str(path))
+
+
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """
     Write an RGB picture or a (H, W) label map; the file appears complete or not at all.

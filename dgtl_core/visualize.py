@@ -43,8 +43,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassSet,
 def title(image: np.ndarray, text: str) -> np.ndarray:
     """Put a dark bar with a text above a picture."""
     bar = np.full((_BAR, image.shape[1], 3), 24, np.uint8)
-    cv2.putText(bar, text, (6, _BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (240, 240, 240), 1,
-                cv2.LINE_AA)
+    cv2.putText(bar, _shown(text), (6, _BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45,
+                (240, 240, 240), 1, cv2.LINE_AA)
     return np.vstack([bar, image])
 
 
@@ -82,9 +82,14 @@ def legend(classes: ClassSet, width: int = 384) -> np.ndarray:
     for i, entry in enumerate(classes):
         y, x = (i // per_line) * height, (i % per_line) * width // per_line
         cv2.rectangle(picture, (x + 4, y + 4), (x + 16, y + 16), entry.color, -1)
-        cv2.putText(picture, entry.name, (x + 22, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
+        cv2.putText(picture, _shown(entry.name), (x + 22, y + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4,
                     (240, 240, 240), 1, cv2.LINE_AA)
     return picture
+
+
+def _shown(text: str) -> str:
+    """Return the text without what is none (of a file name): OpenCV would end the process."""
+    return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def _pad(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -391,3 +391,22 @@ def test_processes_share_the_pictures_and_give_the_same_numbers(checkpoint):
         for domain in results[-1]['domains']:
             del domain['pictures_per_s']
     assert results[0] == results[1] and results[0]['domains'][0]['pictures'] == 3
+
+
+def test_names_that_the_terminal_cannot_show_end_in_no_traceback(checkpoint):
+    folder, _ = checkpoint
+    page = folder / 'names.html'
+    specs = []
+    for name in ('straße', os.fsdecode(b'no \xff text')):
+        write_pictures(folder / 'plain', count=1, size=(48, 96))
+        (folder / 'plain').rename(folder / name)  # OpenCV cannot write there
+        specs.append(f'folder:{folder}/{name}')
+    done = subprocess.run(
+        [sys.executable, '-m', 'training.evaluate', str(folder / 'tiny.safetensors'), *specs,
+         '--device', 'cpu', '--report', str(page)], capture_output=True, text=True, timeout=110,
+        cwd=Path(__file__).parents[1], env={
+            **os.environ, 'OMP_NUM_THREADS': '1', 'LC_ALL': 'C', 'PYTHONUTF8': '0',
+            'PYTHONCOERCECLOCALE': '0'})
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    assert 'mean over data sets' in done.stdout and r'\udcff' in done.stdout
+    assert r'no \udcff text' in page.read_text(encoding='utf-8')

@@ -2,13 +2,21 @@
 """Picture files: every kind, every depth, and what is wrong with them is said before decoding."""
 
 import logging
+import os
 import struct
 import zlib
 
 import cv2
 from dgtl_core import pictures as module
 from dgtl_core.picture_header import PictureError, read_header
-from dgtl_core.pictures import find_pictures, header_of, read_image, SUFFIXES, write_image
+from dgtl_core.pictures import (
+    find_pictures,
+    header_of,
+    open_video,
+    read_image,
+    SUFFIXES,
+    write_image,
+)
 import numpy as np
 from PIL import Image
 import pytest
@@ -199,3 +207,10 @@ def test_folders_are_searched_without_case_and_without_hidden_files(tmp_path):
 def test_name_in_any_language_is_read(tmp_path):
     write_image(tmp_path / 'Straße 草.png', scene())
     assert np.array_equal(read_image(tmp_path / 'Straße 草.png'), scene())
+
+
+def test_video_of_a_name_that_is_no_text_is_refused_and_ends_no_process(tmp_path):
+    path = tmp_path / os.fsdecode(b'no \xff text.mp4')
+    with pytest.raises(PictureError, match=r'no \\udcff text.mp4.*rename'):
+        open_video(path)
+    assert not open_video(tmp_path / 'none.mp4').isOpened()

@@ -41,3 +41,7 @@ def test_title_and_legend_draw_something():
     assert title(image, 'fog').shape == (32, 80, 3) and title(image, 'fog')[:22].max() > 200
     picture = legend(CITYSCAPES)
     assert all((picture == entry.color).all(-1).any() for entry in CITYSCAPES)
+
+
+def test_text_that_is_none_is_drawn_as_an_escape():
+    assert title(np.zeros((10, 200, 3), np.uint8), 'no \udcff text')[:22].max() > 200

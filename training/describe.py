@@ -18,6 +18,7 @@ import re
 import sys
 
 from dgtl_core.config import preset, PRESETS, SegmenterConfig
+from dgtl_core.files import print_any_text
 from dgtl_core.model.mask_decoder import semantic_scores
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.strict import load_yaml
@@ -143,6 +144,7 @@ def table(parts: Sequence[Part]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when there was something to describe."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.describe', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,7 +23,7 @@ from pathlib import Path
 import sys
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
-from dgtl_core.files import destination
+from dgtl_core.files import destination, print_any_text
 from dgtl_core.model.backbone_weights import read_state_dict
 from dgtl_core.model.prompts import pooled, TEMPLATES, texts_of
 from dgtl_core.model.text import ClassTexts, clip_text_tensors, encode_clip_text, save_texts
@@ -93,6 +93,7 @@ def embed_with_released(path: str | Path, classes: ClassSet) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the file was written."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.embed_classes', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

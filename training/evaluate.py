@@ -31,7 +31,7 @@ from dgtl_core.data.checks import check
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
 from dgtl_core.evaluation.protocols import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
 from dgtl_core.evaluation.score import Change, score, table
-from dgtl_core.files import destination, write_atomically
+from dgtl_core.files import destination, print_any_text, write_atomically
 from dgtl_core.learning.processes import Processes
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.predictor import Predictor
@@ -42,6 +42,7 @@ from training.bench.machine import choose_device
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.evaluate', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.corruptions import corrupt
 from dgtl_core.data.datasets import LabelledPicture, NO_SIZES
-from dgtl_core.files import write_atomically
+from dgtl_core.files import print_any_text, write_atomically
 from dgtl_core.learning.batches import cached
 from dgtl_core.learning.recipe import read_recipe, Recipe
 from dgtl_core.learning.run import FINAL, LAST
@@ -119,6 +119,7 @@ def pretraining_data(camvid: str, size: tuple[int, int]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.experiment', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

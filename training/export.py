@@ -23,7 +23,7 @@ from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.checks import check
 from dgtl_core.engine.agreement import Output
 from dgtl_core.export.onnx import export_onnx, ExportError
-from dgtl_core.files import destination, tidy_on_signals
+from dgtl_core.files import destination, print_any_text, tidy_on_signals
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import PRECISIONS
@@ -111,6 +111,7 @@ def _network(options: argparse.Namespace) -> tuple[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export, print the agreement, return the exit status."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.export', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

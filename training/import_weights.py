@@ -20,7 +20,7 @@ from pathlib import Path
 import sys
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.files import destination
+from dgtl_core.files import destination, print_any_text
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.released import METHODS
 from dgtl_core.model.released_files import import_released
@@ -28,6 +28,7 @@ from dgtl_core.model.released_files import import_released
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the file was written."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.import_weights', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -24,7 +24,7 @@ import time
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.data.catalog import join
 from dgtl_core.data.checks import check
-from dgtl_core.files import destination, placing, tidy_on_signals
+from dgtl_core.files import destination, placing, print_any_text, tidy_on_signals
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
@@ -42,6 +42,7 @@ OBJECTIVES = {'labels': LabelObjective, 'scenes': SceneObjective}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.pretrain', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

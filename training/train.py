@@ -19,6 +19,7 @@ from dgtl_core.data.checks import check
 from dgtl_core.data.datasets import Pictures
 from dgtl_core.evaluation.protocols import labeler_of_model
 from dgtl_core.evaluation.score import score
+from dgtl_core.files import print_any_text
 from dgtl_core.learning.batches import batches, cached
 from dgtl_core.learning.finite import FiniteLosses
 from dgtl_core.learning.matcher import NonFiniteError
@@ -39,6 +40,7 @@ from training.log import Log
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    print_any_text()
     parser = argparse.ArgumentParser(
         prog='python -m training.train', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)

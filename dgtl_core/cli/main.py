@@ -8,7 +8,7 @@ from importlib import import_module
 import os
 import sys
 
-from dgtl_core.files import tidy_on_signals
+from dgtl_core.files import print_any_text, tidy_on_signals
 from dgtl_core.strict import closest
 
 # In the order of the help. Each is a module here, with a main(arguments) that returns the exit
@@ -56,6 +56,7 @@ def _guarded(name: str, command: Callable[[], int]) -> int:
     """Run it; whatever ends it ends in one line for people and an exit code for programs."""
     try:
         tidy_on_signals()
+        print_any_text()
         code = command()
         sys.stdout.flush()  # a reader that is gone is noticed here, not while Python exits
         return code

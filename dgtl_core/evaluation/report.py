@@ -50,7 +50,8 @@ def write_report(path: Path, results: dict[str, Any],
             parts += [f'<h3>{escape(domain["name"])}</h3>',
                       _picture(sheet(rows, ('picture', 'truth', 'model'), titles)),
                       _legend(classes)]
-    write_atomically(path, '\n'.join(parts))
+    # a file name need not be valid text
+    write_atomically(path, '\n'.join(parts).encode('utf-8', 'backslashreplace'))
 
 
 def _numbers(results: dict[str, Any]) -> str:
@@ -118,7 +119,7 @@ def _curves(results: dict[str, Any]) -> Figure:
 
 def _verbatim(text: str) -> str:
     """Return what shows as ``text``: matplotlib takes what is between dollars for a formula."""
-    return text.replace('$', r'\$')
+    return text.encode('utf-8', 'backslashreplace').decode().replace('$', r'\$')
 
 
 def _figure(figure: Figure) -> str:

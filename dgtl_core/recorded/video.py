@@ -13,6 +13,7 @@ from pathlib import Path
 import time
 
 import cv2
+from dgtl_core.pictures import open_video
 from dgtl_core.recorded.frame import Frame, Item, SourceError
 
 SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ts', '.webm', '.wmv')
@@ -30,12 +31,12 @@ class Video:
     @property
     def total(self) -> int | None:
         """How many frames the file announces; None where it does not."""
-        count = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
+        count = int(open_video(self.path).get(cv2.CAP_PROP_FRAME_COUNT))
         return count if count > 0 else None
 
     def items(self) -> Iterator[Item]:
         """Give the frames in order; named by their number in the file, from 0."""
-        capture = cv2.VideoCapture(str(self.path))
+        capture = open_video(self.path)
         try:
             if not capture.isOpened():
                 raise SourceError(

@@ -10,7 +10,8 @@ import threading
 from typing import NamedTuple
 
 import cv2
-from dgtl_core.pictures import is_picture, read_image, SUFFIXES
+from dgtl_core.picture_header import PictureError
+from dgtl_core.pictures import is_picture, open_video, read_image, SUFFIXES
 from dgtl_ros.parameters import ParameterError
 import numpy as np
 
@@ -50,7 +51,10 @@ def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
         raise ParameterError(
             f'source: there is no file or folder {str(path)!r}; give a video file, a folder of '
             'pictures, or "streetworld"')
-    video = cv2.VideoCapture(str(path))
+    try:
+        video = open_video(path)
+    except PictureError as error:
+        raise ParameterError(f'source: {error}') from None
     if not video.isOpened() or not video.grab():
         raise ParameterError(
             f'source: {str(path)!r} is not a video that OpenCV can read; convert it, for example '
@@ -81,7 +85,7 @@ def _folder(files: list[Path], loop: bool, warn: Callable[[str], object]) -> Ite
 
 def _video(path: Path, loop: bool) -> Iterator[Frame]:
     while True:
-        video = cv2.VideoCapture(str(path))
+        video = open_video(path)
         count = 0
         while True:
             good, image = video.read()
