@@ -146,9 +146,9 @@ def test_result_alone_is_not_overwritten_without_force(whole, tmp_path, capsys):
     assert run(recipe, tmp_path / 'out') == 1
     assert f'{FINAL} exists' in capsys.readouterr().err
     assert same(out / FINAL, tmp_path / 'out' / FINAL)
-    left = ('.last.safetensors.77.part.safetensors', '.tmpA1b2', '.log.jsonl.77.part.jsonl')
-    for name in left:
-        (tmp_path / 'out' / name).write_text('of a killed run')
+    left = tmp_path / 'out' / '.dgtl-of_a_killed_run.part'
+    left.mkdir()
+    (left / LAST).write_text('half a file')
     assert run(recipe, tmp_path / 'out', '--force', '--set', 'steps=1') == 0
     assert read_header(tmp_path / 'out' / FINAL)['training']['step'] == 1
     assert not [p.name for p in (tmp_path / 'out').iterdir() if p.name.startswith('.')]

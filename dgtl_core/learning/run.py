@@ -24,13 +24,12 @@ import torch
 LAST = 'last.safetensors'  # everything that a resume needs
 FINAL = 'model.safetensors'  # the result: weights alone
 _LOCK = '.training'
-_LEFT = ('.*.part', '.*.part.*', '.tmp*')  # half-written files: ours, and those of safetensors
 
 
 @contextmanager
 def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
     """
-    Hold the output folder of a run: alone, and without what a killed run left half-written.
+    Hold the output folder of a run, alone.
 
     A folder that was made here and that nothing was written to is removed again.
 
@@ -58,9 +57,6 @@ def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
                     raise ValueError(
                         f'{there[0]} exists; go on with --resume, take another --out, or begin '
                         'anew and overwrite it with --force')
-                for pattern in _LEFT:
-                    for file in out.glob(pattern):
-                        file.unlink()
                 if not resume:
                     for file in there:
                         file.unlink()
