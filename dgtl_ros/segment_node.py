@@ -23,7 +23,7 @@ from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshots
 from dgtl_ros.stream import Stream
-from dgtl_ros.transition import guarded
+from dgtl_ros.transition import DroppedError, guarded
 from dgtl_ros.watchdog import Watchdog
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
@@ -102,11 +102,11 @@ class SegmentNode(LifecycleNode):
     def on_deactivate(self) -> None:
         """Unsubscribe and stop to infer."""
         if not self._pause(_INFERENCE_END):
-            raise RuntimeError(
+            raise DroppedError(
                 f'the running inference did not end within {_INFERENCE_END:g} s; its engine is '
                 'dropped')
         if self._predict is None:  # dropped before, and there is no other
-            raise RuntimeError(self.model_error)
+            raise DroppedError(self.model_error)
         self._state = 'inactive'
 
     @guarded

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rclpy.impl.rcutils_logger import RcutilsLogger
 
 
+class DroppedError(RuntimeError):
+    """The model had to be dropped, so the node goes on unconfigured; the text says why."""
+
+
 class Reporting(Protocol):
     """A node that shows its last fault in the diagnostics."""
 
@@ -41,6 +45,10 @@ def guarded(method: Callable[[N], None]) -> Callable[..., TransitionCallbackRetu
             self.model_error = printable(error)
             self.get_logger().error(f'cannot {name}: {self.model_error}')
             return TransitionCallbackReturn.FAILURE
+        except DroppedError as error:
+            self.model_error = printable(error)
+            self.get_logger().error(self.model_error)
+            return TransitionCallbackReturn.ERROR
         except Exception as error:
             self.model_error = described(error)
             self.get_logger().error(f'cannot {name}:\n{printable(traceback.format_exc())}')

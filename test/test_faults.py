@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+import shutil
 import signal
 import threading
 import time
@@ -34,9 +35,10 @@ class Faulty:
         self.tell('fine')
         path = os.pathsep.join(filter(None, [str(TEST), os.environ.get('PYTHONPATH', '')]))
         self.running = world.start(
-            'fake_backend', space, *arguments, package='', model_path=tiny_model,
+            'fake_backend', space, *arguments, package='',
             extra={'FAKE_SCRIPT': str(self._script), 'PYTHONPATH': path},
-            **{'max_image_age': 0.0, 'warmup_iterations': 0, **parameters})
+            **{'model_path': tiny_model, 'max_image_age': 0.0, 'warmup_iterations': 0,
+               **parameters})
 
     def tell(self, words):
         part = self._script.with_suffix('.part')
@@ -166,6 +168,27 @@ def test_a_backend_that_hangs_is_restarted_if_told(make, world):
         assert right(link.answer(picture()))
         assert world.state('restart') == 'active'
         assert faulty.account()['published'] > 0
+        link.close()
+
+
+def test_a_restart_without_a_model_file_can_be_mended(make, world, tmp_path, tiny_model):
+    model = tmp_path / 'model.onnx'
+    shutil.copy(tiny_model, model)
+    faulty = make('gone', inference_timeout=1.0, on_timeout='restart', model_path=model)
+    with faulty.running as running:
+        link = Link(world, 'gone', running)
+        link.answer(picture())
+        model.unlink()
+        faulty.tell('hang')
+        link.send(picture())
+        running.wait_for_text('the model cannot be loaded again: no model file at')
+        faulty.status('model', ERROR, 'the model cannot be loaded again')
+        faulty.tell('fine')
+        shutil.copy(tiny_model, model)
+        assert world.state('gone') == 'unconfigured'
+        assert world.change_state('gone', 'configure', 'activate')
+        assert right(link.answer(picture()))
+        assert 'Traceback' not in running.text()
         link.close()
 
 
