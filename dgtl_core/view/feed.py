@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 import threading
+import time
 from typing import Any, Protocol
 
 from dgtl_core.classes import ClassSet
 import numpy as np
+
+_LOOKS = 3.0  # seconds that somebody counts as looking after having asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ class Slot:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._shown: Shown | None = None
+        self._asked = float('-inf')  # when somebody last waited
 
     def put(self, shown: Shown) -> None:
         """Show this one from now on."""
@@ -74,8 +78,13 @@ class Slot:
         """Return the newest frame; None: there is none yet."""
         return self._shown
 
+    def watched(self) -> bool:
+        """Return whether somebody waited for a frame in the last seconds."""
+        return time.monotonic() - self._asked < _LOOKS
+
     def wait(self, number: int, seconds: float) -> bool:
         """Wait until there is a frame above that number; return whether there is."""
+        self._asked = time.monotonic()
         with self._changed:
             return self._changed.wait_for(
                 lambda: self._shown is not None and self._shown.number > number, seconds)

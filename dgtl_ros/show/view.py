@@ -13,6 +13,7 @@ from typing import Any
 from dgtl_core.classes import ClassSet
 from dgtl_core.cli.view import add_page_options, check_able, serve
 from dgtl_core.view.feed import Shown, Slot
+from dgtl_ros.cdr_image import CdrImage, read_image
 from dgtl_ros.image_codec import to_rgb
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
@@ -36,6 +37,8 @@ class RosFeed:
     :param image: topic of the camera; raw, or compressed where it ends in ``/compressed``.
     :param segmentation: topic of the labels; the others are below it.
     :param arguments: ``--ros-args`` and what follows.
+
+    While nobody looks, pictures are let go unread.
     """
 
     def __init__(self, image: str, segmentation: str, arguments: Sequence[str] = ()) -> None:
@@ -49,12 +52,14 @@ class RosFeed:
         self._count, self._fault = 0, ''
         self.title = node.resolve_topic_name(segmentation)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        newest = QoSProfile(depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
-        kind = CompressedImage if image.endswith('/compressed') else Image
-        node.create_subscription(kind, image, lambda m: self._take('image', m), newest)
-        node.create_subscription(Image, segmentation, lambda m: self._take('labels', m), newest)
-        node.create_subscription(Image, f'{segmentation}/confidence',
-                                 lambda m: self._take('confidence', m), newest)
+        newest = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if image.endswith('/compressed'):
+            node.create_subscription(
+                CompressedImage, image, lambda m: self._take('image', m), newest)
+        else:
+            self._listen('image', image, newest)
+        self._listen('labels', segmentation, newest)
+        self._listen('confidence', f'{segmentation}/confidence', newest)
         node.create_subscription(String, f'{segmentation}/class_map', self._on_classes, latched)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
@@ -90,6 +95,17 @@ class RosFeed:
             self._executor.spin()
         except ExternalShutdownException:
             pass
+
+    def _listen(self, kind: str, topic: str, qos: QoSProfile) -> None:
+        """Subscribe to pictures as bytes: rclpy's own message costs several copies of them."""
+        def on_bytes(message: bytes) -> None:
+            if self._slot.watched():
+                try:
+                    self._take(kind, read_image(message))
+                except ValueError as error:
+                    self._fault = f'{topic}: {error}'
+
+        self._node.create_subscription(Image, topic, on_bytes, qos, raw=True)
 
     def _take(self, kind: str, message: Any) -> None:
         """Keep a message until those of its stamp are complete, and show them then."""
@@ -139,7 +155,7 @@ class RosFeed:
                 del self._statuses[min(self._statuses)]
 
 
-def _plane(message: Image) -> np.ndarray:
+def _plane(message: Image | CdrImage) -> np.ndarray:
     """Return a mono8 message's pixels, (H, W) uint8; :raises ValueError: it has others."""
     pixels = np.frombuffer(message.data, np.uint8)
     if message.encoding not in ('mono8', '8UC1') or pixels.size != message.step * message.height \
