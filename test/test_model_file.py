@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model file says is read without ONNX, whatever bytes it holds, and soon."""
 
+import contextlib
 import json
 import os
 import struct
@@ -22,10 +23,16 @@ from dgtl_core.runtime.onnx import OnnxBackend
 import pytest
 
 pytest.importorskip('onnx')
+pytest.importorskip('hypothesis')
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import onnx
 from tiny_onnx import METADATA, write_tiny_onnx
 
 MIB = 1 << 20
+ONCE = settings(  # the same examples every time; more and others: HYPOTHESIS_MAX=5000
+    max_examples=int(os.environ.get('HYPOTHESIS_MAX', '200')), deadline=None,
+    derandomize='HYPOTHESIS_MAX' not in os.environ)
 
 
 @pytest.mark.parametrize('slow', [0, 3])
@@ -142,6 +149,59 @@ def test_metadata_of_megabytes_are_not_read(tmp_path):
     path = write_tiny_onnx(tmp_path / 'm.onnx', metadata=' ' * (2 * MIB))
     with pytest.raises(ModelError, match='a text of 2097152 bytes'):
         onnx_metadata(path)
+
+
+@pytest.fixture(scope='module')
+def split_bytes(tmp_path_factory):
+    path = tmp_path_factory.mktemp('split') / 'm.onnx'
+    onnx.save(onnx.load(write_tiny_onnx(path, slow=1)), path, save_as_external_data=True,
+              location='weights.bin', size_threshold=100)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory):
+    return tmp_path_factory.mktemp('hostile') / 'm.onnx'
+
+
+@ONCE
+@given(edits=st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=6)), max_size=8),
+       end=st.integers(0, 1 << 20))
+def test_a_model_that_is_damaged_anywhere_is_read_or_refused(split_bytes, hostile, edits, end):
+    content = bytearray(split_bytes)
+    for place, new in edits:
+        at = place % len(content)
+        content[at:at + len(new)] = new
+    hostile.write_bytes(content[:1 + end % len(content)])
+    for read in (onnx_metadata, onnx_batch, onnx_data):
+        with contextlib.suppress(ModelError):
+            read(hostile)
+
+
+@ONCE
+@given(content=st.binary(min_size=1, max_size=200))
+def test_any_bytes_are_read_or_refused(hostile, content):
+    hostile.write_bytes(content)
+    for read in (onnx_metadata, onnx_batch, onnx_data):
+        with contextlib.suppress(ModelError):
+            read(hostile)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6)
+
+
+@ONCE
+@given(key=st.sampled_from(sorted(json.loads(METADATA.to_json()))), value=_JSON)
+def test_any_value_in_metadata_is_read_or_refused(key, value):
+    text = json.dumps({**json.loads(METADATA.to_json()), key: value})
+    try:
+        found = ModelMetadata.from_json(text, 'm.onnx')
+    except ModelError:
+        return
+    assert min(found.input_size) > 0 and len(found.classes) < 255 and found.to_json()
 
 
 @pytest.fixture
