@@ -20,6 +20,7 @@ from dgtl_core.model_file import model_sha256
 from dgtl_core.predictor import default_model, EngineOptions, Predictor
 from dgtl_core.processing import read_mask
 from dgtl_core.recorded.bag import Bag
+from dgtl_core.recorded.cluster import label_on_cluster
 from dgtl_core.recorded.frame import Source, SourceError
 from dgtl_core.recorded.journal import Journal, ResultsExistError
 from dgtl_core.recorded.labels import only, Rules
@@ -62,9 +63,11 @@ def main(arguments: Sequence[str]) -> int:
         sources = open_sources(args.sources, args.topic)
     except SourceError as error:
         parser.error(str(error))
+    if args.ray is not None and 'sheet' in args.save:
+        parser.error('--ray makes no contact sheet: leave out "sheet" or --ray')
     if 'bag' in args.save and not any(isinstance(source, Bag) for source in sources):
         parser.error('--save bag is for bags, and none of the sources is one')
-    path = find_model(args.model) if args.model else default_model()
+    path = _model(args)
     predict = Predictor.load(
         path, args.backend, args.device, precision=args.precision,
         engine=EngineOptions(max_batch=args.batch))
@@ -76,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
                 'lies in the file; export it at another size: python -m training.export '
                 'CHECKPOINT OUT.onnx --size H W')
         try:
-            job = Job(out=args.out, kinds=args.save, rules=_rules(args, predict),
+            job = Job(out=args.out.absolute(), kinds=args.save, rules=_rules(args, predict),
                       alpha=args.alpha, batch=args.batch, stride=args.stride, limit=args.limit)
             journal = Journal(args.out, _settings(args, path), args.force)
         except (ResultsExistError, ValueError) as error:
@@ -99,7 +102,10 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     finished_frames, finished_sources = set(journal.frames), set(journal.sources)
     start = time.perf_counter()
     try:
-        for record in label(predict, sources, job, finished_frames, finished_sources):
+        done = (sources, job, finished_frames, finished_sources)
+        for record in label(predict, *done) if args.ray is None else label_on_cluster(
+                args.ray, (str(_model(args).absolute()), args.backend, args.device,
+                           args.precision), *done):
             if 'frame' in record:
                 journal.frames.pop(record['frame'], None)  # so that new ones are the last
                 new += 1
@@ -128,6 +134,10 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     if not summary['frames'] and not broken:
         print('dgtl predict: the sources held no frame', file=sys.stderr)
     return 1 if broken or not summary['frames'] else 0
+
+
+def _model(args: argparse.Namespace) -> Path:
+    return find_model(args.model) if args.model else default_model()
 
 
 def _rules(args: argparse.Namespace, predict: Predictor) -> Rules:
@@ -183,6 +193,9 @@ def _parser() -> argparse.ArgumentParser:
                        help='auto, onnxruntime, tensorrt or torch (%(default)s)')
     model.add_argument('--precision', default='auto',
                        help='auto, fp32, fp16, bf16 or int8 (%(default)s)')
+    model.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
+                       help='run on a Ray cluster whose nodes all see the sources and DIR (the '
+                            'one in RAY_ADDRESS, or the cores of this machine); write it last')
     frames = parser.add_argument_group('frames')
     frames.add_argument('--topic', action='append', default=[], metavar='NAME',
                         help='of a bag; can be given several times (the only one with pictures)')

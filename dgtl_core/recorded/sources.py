@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 import glob
 import logging
 import os
@@ -36,6 +36,21 @@ class Pictures:
         """Give the pictures in the order in which they were named, those of a folder sorted."""
         for path, name in self._names.items():
             yield _picture(path, name)
+
+
+    def every(self, stride: int, limit: int) -> Pictures:
+        """Return each ``stride``-th picture, at most ``limit`` (0: all)."""
+        chosen = list(self._names.items())[::stride]
+        return Pictures(dict(chosen[:limit or None]), self.name)
+
+    def without(self, names: Collection[str]) -> Pictures:
+        """Return the pictures whose names are none of these."""
+        return Pictures({p: n for p, n in self._names.items() if n not in names}, self.name)
+
+    def parts(self, count: int) -> list[Pictures]:
+        """Return the pictures in parts of up to ``count``."""
+        items = list(self._names.items())
+        return [Pictures(dict(items[i:i + count]), self.name) for i in range(0, len(items), count)]
 
 
 def _picture(path: Path, name: str) -> Item:
