@@ -42,6 +42,8 @@ class BackboneConfig:
     embed_dim: int = 0  # 0: the variant's
     depth: int = 0
     num_heads: int = 0
+    # 'conv': convolutions in place of the patch projection, whose finer maps go to a light head. For a network that learns without pretraining.
+    stem: Literal['patch', 'conv'] = 'patch'
     out_indices: tuple[int, ...] = (7, 11, 15, 23)  # blocks whose patch features the neck takes
     # How the position embedding follows another picture size: 'scale' is DINOv2's rule (bicubic
     # by scale factor), 'size' is plain bicubic, 'fixed' refuses (VLTSeg's code).
@@ -82,6 +84,11 @@ class BackboneConfig:
                 f'got {list(self.img_size)}')
         if not 0 <= self.drop_path < 1:
             raise ValueError(f'backbone.drop_path must be in [0, 1), got {self.drop_path}')
+        if self.stem == 'conv' and (self.patch_size not in (16, 32) or not self.trainable):
+            raise ValueError(
+                "backbone.stem 'conv' has no published weights and a stride of 16 or 32: set "
+                f'backbone.trainable true and patch_size 16 or 32, got {self.trainable} and '
+                f'{self.patch_size}')
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -138,6 +145,7 @@ class TextConfig:
 class HeadConfig:
     """The Mask2Former head: deformable pixel decoder and masked-attention decoder."""
 
+    kind: Literal['mask2former'] = 'mask2former'
     hidden_dim: int = 256
     num_heads: int = 8
     num_queries: int = 100
@@ -160,6 +168,27 @@ class HeadConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LightHeadConfig:
+    """A head inside the encoder: queries enter its last blocks, masks are dot products."""
+
+    kind: Literal['light'] = 'light'
+    num_blocks: int = 4  # the last blocks of the backbone, which the queries pass with the patches
+    # 'texts': one query for each class, from its text; query c stands for class c, without a
+    # matcher. Else matched queries: from the adapter's tokens, or free.
+    queries: Literal['tokens', 'texts', 'learned'] = 'tokens'
+    num_queries: int = 100  # of 'tokens' and 'learned'
+    # Widths of the steps from the patch grid to 1/4 of the picture, each twice as fine as the one
+    # before; (): the backbone's own.
+    upscale: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.num_blocks, self.num_queries, *self.upscale) < 1:
+            raise ValueError(
+                'head.num_blocks, head.num_queries and the widths in head.upscale must be '
+                f'positive, got {self.num_blocks}, {self.num_queries} and {list(self.upscale)}')
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmenterConfig:
     """A whole segmenter; ``mean`` and ``std`` are RGB, for pixel values 0..255."""
 
@@ -168,7 +197,7 @@ class SegmenterConfig:
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     text: TextConfig = field(default_factory=TextConfig)
     neck: Literal['interpolate', 'beit'] = 'interpolate'  # how four scales come from one
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: HeadConfig | LightHeadConfig = field(default_factory=HeadConfig)
     classes: ClassSet = CITYSCAPES
     input_size: tuple[int, int] = (512, 512)  # of a picture, or of one sliding window
     window_stride: tuple[int, int] = (341, 341)
@@ -195,6 +224,10 @@ class SegmenterConfig:
                 f"adapter.text_link 'present' multiplies tokens by texts and needs equal widths, "
                 f"got text.width {self.text.width} and embed_dim {self.backbone.sizes[0]}; "
                 "text_link 'all' learns a projection")
+        if isinstance(head, LightHeadConfig):
+            self._check_light(head)
+        elif self.backbone.stem == 'conv':
+            raise ValueError("backbone.stem 'conv' goes with the light head: set head.kind light")
         if head.queries == 'tokens' and adapter.method == 'none':
             raise ValueError(
                 "head.queries 'tokens' needs an adapter, got adapter.method 'none'; "
@@ -204,6 +237,32 @@ class SegmenterConfig:
             raise ValueError(
                 f'each query belongs to one token: head.num_queries must be adapter.num_tokens '
                 f'({adapter.num_tokens}), got {head.num_queries}')
+
+    @property
+    def patch_steps(self) -> int:
+        """How many times a light head doubles the patch grid: at least once (EoMT)."""
+        return max(1, int(math.log2(self.backbone.patch_size)) - 2)
+
+    def _check_light(self, head: LightHeadConfig) -> None:
+        depth = self.backbone.sizes[1]
+        if self.backbone.out_indices[-1] != depth - 1 or head.num_blocks > depth:
+            raise ValueError(
+                f'a light head reads the last block of the backbone: backbone.out_indices must '
+                f'end with {depth - 1} and head.num_blocks be at most {depth}, got '
+                f'{list(self.backbone.out_indices)} and {head.num_blocks}')
+        steps = self.patch_steps
+        if len(head.upscale) not in (0, steps):
+            raise ValueError(
+                f'head.upscale must hold {steps} widths, for the steps from patches of '
+                f'{self.backbone.patch_size} to 1/4 of the picture, got {list(head.upscale)}')
+        if self.neck != 'interpolate':
+            raise ValueError(f"a light head has no neck: leave neck out, got {self.neck!r}")
+        if head.queries == 'texts' and (
+                self.adapter.text_link == 'off' or self.adapter.mask_link):
+            raise ValueError(
+                "head.queries 'texts' needs class texts and has no tokens to link masks with: set "
+                f"adapter.text_link 'all' and adapter.mask_link false, got "
+                f'{self.adapter.text_link!r} and {self.adapter.mask_link}')
 
     @property
     def method(self) -> str:
@@ -275,10 +334,35 @@ def _mini() -> SegmenterConfig:
         input_size=(256, 512), window_stride=(256, 512))
 
 
+def _real_time(size: str, patch: int) -> SegmenterConfig:
+    large = size == 'l'
+    return SegmenterConfig(
+        name=f'dgtl-rt-{size}' + ('' if patch == 16 else f'-p{patch}'),
+        backbone=BackboneConfig(
+            name=f'dinov2-{size}', patch_size=patch, img_size=(512, 1024), positions='size',
+            out_indices=(7, 11, 15, 23) if large else (3, 5, 7, 11)),
+        adapter=AdapterConfig(text_link='all', mask_link=False),
+        head=LightHeadConfig(num_blocks=4 if large else 3, queries='texts'),
+        input_size=(512, 1024), window_stride=(512, 1024))
+
+
+def _rt_mini() -> SegmenterConfig:
+    return SegmenterConfig(
+        name='dgtl-rt-mini',
+        backbone=BackboneConfig(
+            name='vit', embed_dim=256, depth=5, num_heads=4, patch_size=32, stem='conv',
+            img_size=(384, 768), out_indices=(1, 2, 3, 4), positions='size', trainable=True),
+        adapter=AdapterConfig(num_tokens=32, text_link='all', mask_link=False),
+        text=TextConfig(width=512),
+        head=LightHeadConfig(num_blocks=3, queries='texts', upscale=(128, 96, 64)),
+        input_size=(384, 768), window_stride=(384, 768))
+
+
 PRESETS: dict[str, SegmenterConfig] = {
     config.name: config for config in (
         *(_dinov2('dgtl', size) for size in 'sbl'), *(_dinov2('rein', size) for size in 'sbl'),
-        _vltseg(), _vltseg_clip(), _eva02(), _dinov3(), _mini())}
+        _vltseg(), _vltseg_clip(), _eva02(), _dinov3(), _mini(), _rt_mini(),
+        *(_real_time(size, patch) for size in 'sbl' for patch in (16, 32)))}
 
 
 def preset(name: str) -> SegmenterConfig:

@@ -48,7 +48,10 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
         merged = dict(base)
         for key, value in extra.items():
             nested = isinstance(value, Mapping) and isinstance(base.get(key), dict)
-            merged[key] = merge(base[key], value) if nested else value
+            if nested and value.get('kind') in (None, base[key].get('kind')):
+                merged[key] = merge(base[key], value)
+            else:  # another kind shares nothing with the one before
+                merged[key] = value
         return merged
     return from_dict(type(config), merge(to_dict(config), changes))
 
@@ -160,6 +163,19 @@ def _build(cls: type[T], mapping: Any, where: str) -> T:
         raise ValueError(f'missing keys: some of {missing} have no default{inside}') from None
 
 
+def _of_kind(options: list[Any], value: Any, where: str) -> Any:
+    """Choose the dataclass that the value's ``kind`` names; without one it is the first."""
+    kinds = {option.kind: option for option in options}
+    kind = next(iter(kinds))
+    if isinstance(value, Mapping):
+        kind = value.get('kind', kind)
+    elif is_dataclass(value):
+        kind = getattr(value, 'kind', kind)
+    if kind not in kinds:
+        raise ValueError(f'{where}.kind must be one of {list(kinds)}, got {shown(kind)}')
+    return kinds[kind]
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     """Check ``value`` against a type hint and bring it into the dataclass's form."""
     origin, args = get_origin(hint), get_args(hint)
@@ -169,6 +185,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         options = [arg for arg in args if arg is not type(None)]
+        if all(is_dataclass(option) for option in options):
+            return _value(_of_kind(options, value, where), value, where)
         for option in options[:-1]:
             try:
                 return _value(option, value, where)

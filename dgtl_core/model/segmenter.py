@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The whole segmenter: backbone, adapter, neck, pixel decoder, mask decoder.
+The whole segmenter: backbone, adapter and a head, Mask2Former's or the light one.
 
     model = build_segmenter(preset('dgtl-mini'))
     layers = model(images)              # training: list[MaskLogits], one per decoder layer
@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from dgtl_core.config import SegmenterConfig
+from dgtl_core.config import LightHeadConfig, SegmenterConfig
 from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
 from dgtl_core.model.backbone_weights import load_backbone
+from dgtl_core.model.light_head import class_scores, LightHead
 from dgtl_core.model.mask_decoder import MaskDecoder, MaskLogits, semantic_scores
 from dgtl_core.model.neck import BeitNeck, INTERPOLATE
 from dgtl_core.model.pixel_decoder import PixelDecoder
 from dgtl_core.model.text import load_texts
-from dgtl_core.model.vit import Backbone
+from dgtl_core.model.vit import Backbone, Link
 from dgtl_core.processing import windows
 import torch
 from torch import nn, Tensor
@@ -29,10 +30,12 @@ class Segmenter(nn.Module):
     """
     Normalised pictures in, (class, mask) pairs out.
 
-    The parts are ``backbone``, ``adapter`` (or None), ``neck``, ``pixel_decoder`` and
-    ``mask_decoder``. ``adapter.text_link.texts`` is the buffer of class texts; it belongs to
-    every checkpoint.
+    The parts are ``backbone``, ``adapter`` (or None), and ``light_head`` or ``neck``,
+    ``pixel_decoder`` and ``mask_decoder``. ``adapter.text_link.texts`` is the buffer of class
+    texts; it belongs to every checkpoint.
     """
+
+    light_head: LightHead | None
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
@@ -41,10 +44,17 @@ class Segmenter(nn.Module):
         self.backbone = Backbone(config.backbone)
         self.adapter: Adapter | None = None
         if config.adapter.method != 'none':
-            from_tokens = config.head.queries == 'tokens'
+            light = isinstance(config.head, LightHeadConfig)
+            query_width = embed_dim if light else config.head.hidden_dim
             self.adapter = Adapter(
                 config.adapter, embed_dim, depth, config.backbone.patch_size,
-                config.head.hidden_dim if from_tokens else None, _text_link(config))
+                query_width if config.head.queries == 'tokens' else None, _text_link(config))
+        self.light_head = None
+        if isinstance(config.head, LightHeadConfig):
+            self.light_head = LightHead(
+                config.head, embed_dim, config.num_classes, config.text.width,
+                self.backbone.finer_widths, config.patch_steps)
+            return
         beit = config.neck == 'beit'
         self.neck = BeitNeck(embed_dim) if beit else nn.Identity()
         self.pixel_decoder = PixelDecoder(
@@ -70,7 +80,10 @@ class Segmenter(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """Return the semantic scores at the size of the pictures, (B, K, H, W)."""
-        return semantic_scores(self.predict(images), (images.shape[-2], images.shape[-1]))
+        logits, size = self.predict(images), (images.shape[-2], images.shape[-1])
+        if self.config.head.queries == 'texts':
+            return class_scores(logits.masks, size)
+        return semantic_scores(logits, size)
 
     def set_texts(self, texts: Tensor) -> None:
         """
@@ -94,9 +107,8 @@ class Segmenter(nn.Module):
                 f'labels must be (B, H, W) with B = {len(images)} as the images, got '
                 f'{tuple(labels.shape)}')
         adapter, queries, mask_link = self.adapter, None, None
-        if adapter is None:
-            features = self.backbone(images)
-        else:
+        link: Link | None = None
+        if adapter is not None:
             with _full_precision(images.device.type):
                 tokens = adapter.tokens()
                 linked = adapter.linked_tokens(tokens, labels)
@@ -105,9 +117,13 @@ class Segmenter(nn.Module):
                     queries = adapter.queries(tokens)
                 if self.config.adapter.mask_link:
                     mask_link = mask_link_matrix(tokens)
-            features = self.backbone(
-                images, lambda block, patches: adapter(patches, *pairs[block]))
-        mask_features, memories = self.pixel_decoder(self.neck(features))
+            link = lambda block, patches: adapter(patches, *pairs[block])
+        head = self.light_head
+        if head is not None:
+            if queries is None:
+                queries = head.own_queries(None if adapter is None else adapter.text_link.texts)
+            return head(self.backbone, images, link, queries, mask_link)
+        mask_features, memories = self.pixel_decoder(self.neck(self.backbone(images, link)))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
 
 
@@ -151,7 +167,7 @@ def slide(
 
 def _full_precision(device: str) -> AbstractContextManager[object]:
     """Leave autocast: what is made of tokens alone is little work, and I + G G^T needs digits."""
-    if torch.amp.is_autocast_available(device):
+    if device in ('cpu', 'cuda'):
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from dgtl_core.config import BackboneConfig
+from dgtl_core.model.stem import ConvStem
 import timm
 import torch
 from torch import nn, Tensor
@@ -72,6 +73,8 @@ class Backbone(nn.Module):
             self.vit.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
         else:
             self.vit.norm = nn.Identity()
+        if config.stem == 'conv':
+            self.vit.patch_embed.proj = ConvStem(embed_dim, config.patch_size)
         if not self.trainable:
             self.requires_grad_(False)
         self.train(self.training)
@@ -90,22 +93,31 @@ class Backbone(nn.Module):
             drops the rest of a patch), not as many patches as the position embedding.
         """
         grid = self.grid_of((images.shape[-2], images.shape[-1]))
-        x = self._embed(images, grid)
+        x, _ = self.embed(images)
         rope = self.rope(grid)
-        prefix = self.vit.num_prefix_tokens
+        count = grid[0] * grid[1]
         features = []
-        for index, block in enumerate(self.vit.blocks):
-            x = block(x) if rope is None else block(x, rope=rope)
-            first, patches = x.split((prefix, x.shape[1] - prefix), dim=1)
-            if link is not None:
-                # Item 4: the class token passes through, the linked patches feed the next block.
-                patches = link(index, patches)
-                x = torch.cat((first, patches), dim=1)
+        for index in range(self.out_indices[-1] + 1):
+            x = self.block(index, x, rope, count, link)
             if index in self.out_indices:
-                features.append(patches.transpose(1, 2).unflatten(2, grid))
-            if index == self.out_indices[-1]:
-                break
+                features.append(x[:, -count:].transpose(1, 2).unflatten(2, grid))
         return features
+
+    def block(self, index: int, x: Tensor, rope: Tensor | None, count: int,
+              link: Link | None) -> Tensor:
+        """
+        Run one block, then the link of its patches.
+
+        Item 4: what stands before the ``count`` patches passes the link by; the linked patches
+        feed the next block.
+        Shape: x (B, P + count, C) -> the same.
+        """
+        block = self.vit.blocks[index]
+        x = block(x) if rope is None else block(x, rope=rope)
+        if link is None:
+            return x
+        first, patches = x.split((x.shape[1] - count, count), dim=1)
+        return torch.cat((first, link(index, patches)), dim=1)
 
     def position_embedding(self, grid: tuple[int, int]) -> Tensor | None:
         """
@@ -154,6 +166,12 @@ class Backbone(nn.Module):
                 f'way, got {height}x{width}')
         return grid
 
+    @property
+    def finer_widths(self) -> list[int]:
+        """Channels of the maps finer than the patches, coarse to fine; [] without a stem."""
+        stem = self.vit.patch_embed.proj
+        return stem.widths if isinstance(stem, ConvStem) else []
+
     def rope(self, grid: tuple[int, int]) -> Tensor | None:
         """Sine and cosine of the rotary position embedding, (N, 2 * head width)."""
         rope = getattr(self.vit, 'rope', None)
@@ -162,10 +180,22 @@ class Backbone(nn.Module):
         # VLTSeg item 7: the table of the configured grid, in flat order, whatever the shape.
         return rope.get_embed(shape=self.grid if self.positions == 'fixed' else grid)
 
-    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patches and prefix tokens with their position embedding, (B, P + N, C)."""
+    def embed(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """
+        Return prefix and patches with their position embedding, and the stem's finer maps.
+
+        Shape: images (B, 3, H, W) -> (B, P + N, C), and finer maps as ConvStem gives them, or
+        none where patches are projected at once.
+
+        :raises ValueError: a size that this backbone does not take, see :meth:`forward`.
+        """
         vit = self.vit
-        x = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        grid = self.grid_of((images.shape[-2], images.shape[-1]))
+        finer: list[Tensor] = []
+        x = vit.patch_embed.proj(images)
+        if isinstance(x, tuple):
+            x, finer = x
+        x = x.flatten(2).transpose(1, 2)
         prefix = [token.expand(len(x), -1, -1)
                   for token in (getattr(vit, 'cls_token', None), getattr(vit, 'reg_token', None))
                   if token is not None]
@@ -175,4 +205,4 @@ class Backbone(nn.Module):
         x = torch.cat((*prefix, x), dim=1) if prefix else x
         if embedding is not None and not vit.no_embed_class:
             x = x + embedding
-        return vit.norm_pre(x)
+        return vit.norm_pre(x), finer

@@ -17,6 +17,7 @@ from dgtl_core.streetworld.plan import Street
 from dgtl_core.streetworld.render import render
 from dgtl_core.streetworld.scene import Chunk, Light, Thing
 from dgtl_core.streetworld.traffic import specials, traffic, without_collisions
+from dgtl_core.streetworld.variety import vary_camera, vary_light, vary_things
 import numpy as np
 
 
@@ -61,7 +62,13 @@ class StreetWorld:
     """
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (512, 1024),
-                 condition: str = 'clear', severity: int = 3) -> None:
+                 condition: str = 'clear', severity: int = 3, variety: bool = False) -> None:
+        """
+        Make a world.
+
+        :param variety: pictures of more cameras, materials and daylight, to learn from; a drive
+            has none of it.
+        """
         _check_condition(condition)
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f'severity must be 1, 2, 3, 4 or 5, got {severity!r}')
@@ -69,6 +76,7 @@ class StreetWorld:
             raise ValueError(
                 f'size must be (height, width), each at least 32 pixels, got {size!r}')
         self.seed, self.condition, self.severity = seed, condition, severity
+        self.variety = variety
         self.size = (int(size[0]), int(size[1]))
 
     def picture(self, index: int) -> Sample:
@@ -87,6 +95,10 @@ class StreetWorld:
         standing = [t for piece in chunks for t in piece.things if abs(t.z) < 150]
         drivers = without_collisions(drivers, standing)
         chunks.insert(0, skyline(street, r, 150.0))
+        if self.variety:
+            r = random.Random(f'{key}/variety')
+            camera, light = vary_camera(r, camera), vary_light(r, light)
+            vary_things(r, [*(t for piece in chunks for t in piece.things), *drivers])
         strengths = {self.condition: float(self.severity)}
         return Sample(*_shoot(camera, light, chunks, drivers, strengths, light.seed, 0.0))
 

@@ -232,7 +232,7 @@ def open_contender(
     autocast = spec.dtype if spec.form == 'unfolded' and spec.precision != 'fp32' else None
     call: Callable[[Tensor], Any] = network
     if spec.compiled:
-        call = torch.compile(network, mode=None if where.type == 'cpu' else 'max-autotune')
+        call = torch.compile(network, mode=None if where.type == 'cpu' else 'reduce-overhead')
     return Contender(
         spec.name, TorchCall(call, where, autocast), size, 16, time.perf_counter() - start, spec,
         network, where)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The loss of a head whose query c stands for class c: no matcher, a softmax over the classes.
+
+Shape legend: B pictures, K classes, h x w the mask grid, s pixels of a picture for each of its.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+
+def class_weights(counts: Tensor, power: float = 0.35) -> Tensor:
+    """
+    Return a weight for each class, frequency ** -power, with a mean of 1 over the pixels.
+
+    Shape: counts (K,), pixels of each class -> (K,) float32.
+    """
+    share = (counts.float() + 1) / (counts.float() + 1).sum()
+    weights = share ** -power
+    return weights / (weights * share).sum()
+
+
+def class_loss(masks: Tensor, labels: Tensor, weights: Tensor, place: Tensor) -> dict[str, Tensor]:
+    """
+    Return weighted cross-entropy, and dice over the whole batch, at one pixel of each mask cell.
+
+    The cell's logits are interpolated to that pixel, as they are at inference, so that the mean
+    over all places is the loss at full size, for 1 / s^2 of its work. The dice of a class that
+    the batch does not show is left out.
+
+    Shape:
+        masks (B, K, h, w) logits; labels (B, s h, s w) uint8, 255 = unlabelled; place (2,) int64,
+        row and column in 0..s-1 -> {'cross_entropy': (), 'dice': ()}
+    """
+    batch, classes, height, width = masks.shape
+    step = labels.shape[1] // height
+    truth = labels.view(batch, height, step, width, step)
+    truth = truth.index_select(2, place[:1]).index_select(4, place[1:])
+    truth = truth.reshape(batch, height, width).long()
+    valid = truth < classes
+    offset = (place.float() + 0.5) / step - 0.5
+    logits = _shift(_shift(masks.float(), offset[0], 2), offset[1], 3)
+    log_share = logits.log_softmax(dim=1)
+    safe = truth.where(valid, torch.zeros_like(truth))
+    weight = weights[safe] * valid
+    picked = log_share.gather(1, safe[:, None])[:, 0]
+    cross_entropy = -(weight * picked).sum() / weight.sum().clamp(min=1)
+    one_hot = F.one_hot(safe, classes).permute(0, 3, 1, 2) * valid[:, None]
+    share = log_share.exp() * valid[:, None]
+    pixels = one_hot.sum((0, 2, 3))
+    overlap = 2 * (share * one_hot).sum((0, 2, 3))
+    dice = 1 - (overlap + 1) / (share.sum((0, 2, 3)) + pixels + 1)
+    shown = (pixels > 0).float()
+    return {'cross_entropy': cross_entropy,
+            'dice': (dice * shown).sum() / shown.sum().clamp(min=1)}
+
+
+def _shift(x: Tensor, offset: Tensor, dim: int) -> Tensor:
+    """Interpolate between neighbours along ``dim``, ``offset`` in -1..1 cells away."""
+    length = x.shape[dim]
+    first, last = x.narrow(dim, 0, 1), x.narrow(dim, length - 1, 1)
+    before = torch.cat((first, x.narrow(dim, 0, length - 1)), dim)
+    after = torch.cat((x.narrow(dim, 1, length - 1), last), dim)
+    near = 1 - offset.abs()
+    return x * near + before * (-offset).clamp(min=0) + after * offset.clamp(min=0)

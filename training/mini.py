@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Train the embedded model: ``python -m training.mini --texts FILE --out FOLDER --minutes N``.
+
+All processor cores draw clear streets, one device learns from them; each picture is seen a few
+times, from other views and by other cameras in other light. It never sees fog, rain, snow or
+night. The learning rate falls with the time, so the program ends when it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import copy
+import json
+import math
+import os
+from pathlib import Path
+import sys
+import time
+from typing import Any, NamedTuple
+
+from dgtl_core.config import override, preset
+from dgtl_core.data.batch_transforms import another_camera, another_view
+from dgtl_core.data.catalog import open_pictures
+from dgtl_core.data.datasets import Pictures
+from dgtl_core.learning.class_loss import class_loss, class_weights
+from dgtl_core.learning.optim import build_optimizer, OptimConfig, set_learning_rate
+from dgtl_core.model.checkpoint import save_checkpoint
+from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.text import load_texts
+from dgtl_core.processing import place, to_input
+import numpy as np
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset
+from training.bench.machine import choose_device, machine
+from training.drawing import PictureStore
+
+PRESET = 'dgtl-rt-mini'
+WARMUP = 0.03  # of the time
+CLIP = 1.0
+
+
+class Test(NamedTuple):
+    """Pictures of one size on the device, with their truth."""
+
+    name: str
+    images: Tensor  # (n, 3, h, w) uint8
+    truth: list[Tensor]  # (H, W) uint8 each
+
+
+class Loss(nn.Module):
+    """Disturbed pictures in, the loss out: what is compiled."""
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.model = model
+        for name, values in (('mean', model.config.mean), ('std', model.config.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1) / 255, persistent=False)
+
+    def forward(self, images: Tensor, labels: Tensor, weights: Tensor, where: Tensor) -> Tensor:
+        """Shape: images (B, 3, H, W) 0..1, labels (B, H, W) -> (2,), cross-entropy and dice."""
+        x = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            masks = self.model(x)[-1].masks
+        return torch.stack(list(class_loss(masks, labels, weights, where).values()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m training.mini', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--texts', type=Path, required=True,
+                        help='class texts of ViT-B-16 (training.embed_classes)')
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER')
+    parser.add_argument('--minutes', type=float, default=360, help='in all (%(default)s)')
+    parser.add_argument('--batch', type=int, default=32, help='(%(default)s)')
+    parser.add_argument('--lr', type=float, default=1e-3, help='highest (%(default)s)')
+    parser.add_argument('--keep', type=int, default=2000, metavar='N',
+                        help='pictures to choose from at a time (%(default)s)')
+    parser.add_argument('--workers', type=int, default=max(1, (os.cpu_count() or 2) - 1),
+                        help='processes that draw (%(default)s)')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    parser.add_argument('--test', action='append', default=[], metavar='DATA',
+                        help='measured now and then, as training.evaluate names it')
+    parser.add_argument('--tests', type=int, default=4, help='how often (%(default)s)')
+    parser.add_argument('--set', default='{}', metavar='JSON', help='changes to the model')
+    parser.add_argument('--compile', action='store_true', help='compile the step')
+    options = parser.parse_args(arguments)
+    try:
+        device = choose_device(options.device)
+        options.out.mkdir(parents=True, exist_ok=True)
+        run = Run(options, device)
+        run.learn()
+    except (ValueError, OSError) as error:
+        print(f'mini: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+class Run:
+    """One training: model, average, optimizer, pictures, and the time that is left."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.begin = time.monotonic()
+        config = override(preset(PRESET), json.loads(options.set))
+        self.config = config
+        self.store = PictureStore(
+            config.input_size, options.keep, config.num_classes, device, workers=options.workers)
+        torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = True
+        model = Segmenter(config)
+        model.set_texts(load_texts(options.texts, config.classes.names).embeddings)
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(model).eval()
+        self.optimizer = build_optimizer(model, OptimConfig(lr=options.lr))
+        self.loss: Callable[..., Tensor] = Loss(self.model).to(device)
+        if options.compile:
+            self.loss = torch.compile(self.loss)
+        self.tests = ThreadPoolExecutor(1).submit(  # beside the first steps
+            _open, options.test, config.input_size, device, options.workers)
+        self.log: list[dict[str, Any]] = []
+
+    def share(self) -> float:
+        """How much of the time has passed, 0..1."""
+        return (time.monotonic() - self.begin) / (60 * self.options.minutes)
+
+    def say(self, text: str, **values: Any) -> None:
+        """Print a line with the time, and keep it."""
+        seconds = round(time.monotonic() - self.begin, 1)
+        print(f'{seconds:7.1f} s  {text}', flush=True)
+        self.log.append({'seconds': seconds, 'text': text, **values})
+
+    def learn(self) -> None:
+        """Draw and learn until the time is over; write model.safetensors and log.json."""
+        options = self.options
+        self.store.take(min(options.keep, 40 * options.batch))
+        started = self.share()  # the schedule begins with the first step
+        self.say(f'{self.store.drawn} pictures are drawn')
+        step, tested = 0, 0
+        recent = torch.zeros(2, device=self.device)
+        while (share := self.share()) < 0.995:
+            progress = (share - started) / (1 - started)
+            self._step(step, progress, recent)
+            step += 1
+            if step in (1, 2, 10) or step % 250 == 0:
+                found = [round(x, 3) for x in recent.tolist()]
+                self.say(f'step {step}, {step * options.batch} crops, {self.store.drawn} '
+                         f'pictures, loss {found}', step=step, loss=found)
+            if tested < options.tests - 1 and progress > (tested + 1) / options.tests:
+                tested += 1
+                self._save(step)
+                self._test(step)
+        self._save(step)
+        self._test(step)
+
+    def _step(self, step: int, progress: float, recent: Tensor) -> None:
+        rise = min(1.0, progress / WARMUP)
+        set_learning_rate(
+            self.optimizer, self.options.lr * rise * (1 + math.cos(math.pi * progress)) / 2
+            + 1e-6)
+        self.store.take()
+        images, labels = another_view(*self.store.sample(self.options.batch))
+        images = another_camera(images)
+        where = torch.randint(4, (2,), device=self.device)
+        losses = self.loss(images, labels, class_weights(self.store.counts), where)
+        losses.sum().backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        follow(self.average, self.model, min(0.999, (1 + step) / (10 + step)))
+        recent.lerp_(losses.detach(), 1.0 if step == 0 else 0.02)
+
+    def _save(self, step: int) -> None:
+        save_checkpoint(
+            self.options.out / 'model.safetensors', self.model, self.config,
+            source='trained with training.mini on drawn streets in clear weather',
+            average=self.average.state_dict(), training={'step': step})
+        about = {'machine': machine(self.device), 'pictures': self.store.drawn, 'steps': step,
+                 'batch': self.options.batch, 'log': self.log}
+        (self.options.out / 'log.json').write_text(json.dumps(about, indent=1))
+
+    def _test(self, step: int) -> None:
+        scores = {test.name: round(100 * mean_iou(self.average, test), 2) for test in self.tests.result()}
+        self.say(f'step {step}: {scores}', step=step, scores=scores)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average's parameters and statistics towards the model's."""
+    mine, theirs = average.state_dict(), model.state_dict()
+    names = [name for name, value in mine.items() if value.is_floating_point()]
+    torch._foreach_lerp_([mine[n] for n in names], [theirs[n] for n in names], 1 - decay)
+
+
+class _Prepared(Dataset):
+    """The pictures of all tests, brought to the network's size, and their truth as it is."""
+
+    def __init__(self, tests: Sequence[Pictures], size: tuple[int, int]) -> None:
+        self._size = size
+        self._items = [(pictures, i) for pictures in tests for i in range(len(pictures))]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pictures, number = self._items[index]
+        picture = pictures[number]
+        image = to_input(picture.image, place(picture.labels.shape, self._size, 'stretch'))
+        return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
+                torch.from_numpy(picture.labels))
+
+
+def _open(specs: Sequence[str], size: tuple[int, int], device: torch.device,
+          workers: int) -> list[Test]:
+    tests = [open_pictures(spec) for spec in specs]
+    loader = DataLoader(_Prepared(tests, size), None, num_workers=workers,
+                        multiprocessing_context='spawn' if workers else None)
+    found = iter(loader)
+    opened = []
+    for spec, pictures in zip(specs, tests):
+        pairs = [next(found) for _ in range(len(pictures))]
+        opened.append(Test(spec, torch.stack([image for image, _ in pairs]).to(device),
+                           [truth.to(device) for _, truth in pairs]))
+    return opened
+
+
+@torch.no_grad()
+def mean_iou(model: Segmenter, test: Test) -> float:
+    """Return the mean IoU over the classes that occur, in protocol ``whole``."""
+    device, classes = test.images.device, model.config.num_classes
+    mean, std = (torch.tensor(x, device=device).view(3, 1, 1)
+                 for x in (model.config.mean, model.config.std))
+    counts = torch.zeros(classes, classes, device=device, dtype=torch.int64)
+    for index, truth in enumerate(test.truth):
+        x = ((test.images[index:index + 1] - mean) / std).contiguous(
+            memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            labels = model.scores(x).argmax(1).float()
+        labels = F.interpolate(labels[None], truth.shape, mode='nearest-exact')[0, 0].long()
+        known = truth < classes
+        counts += torch.bincount(
+            truth[known].long() * classes + labels[known], minlength=classes ** 2,
+        ).view(classes, classes)
+    hit = counts.diagonal().double()
+    union = counts.sum(0) + counts.sum(1) - hit
+    return float((hit / union)[counts.sum(1) > 0].mean())
+
+
+if __name__ == '__main__':
+    sys.exit(main())
