@@ -8,6 +8,7 @@ Sizes are (height, width) in pixels. A configuration is read by :mod:`dgtl_core.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+import math
 from typing import Literal
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
@@ -42,7 +43,8 @@ class BackboneConfig:
     embed_dim: int = 0  # 0: the variant's
     depth: int = 0
     num_heads: int = 0
-    # 'conv': convolutions in place of the patch projection, whose finer maps go to a light head. For a network that learns without pretraining.
+    # 'conv': convolutions in place of the patch projection, whose finer maps go to a light head;
+    # for a network that learns without pretraining.
     stem: Literal['patch', 'conv'] = 'patch'
     out_indices: tuple[int, ...] = (7, 11, 15, 23)  # blocks whose patch features the neck takes
     # How the position embedding follows another picture size: 'scale' is DINOv2's rule (bicubic
@@ -256,7 +258,7 @@ class SegmenterConfig:
                 f'head.upscale must hold {steps} widths, for the steps from patches of '
                 f'{self.backbone.patch_size} to 1/4 of the picture, got {list(head.upscale)}')
         if self.neck != 'interpolate':
-            raise ValueError(f"a light head has no neck: leave neck out, got {self.neck!r}")
+            raise ValueError(f'a light head has no neck: leave neck out, got {self.neck!r}')
         if head.queries == 'texts' and (
                 self.adapter.text_link == 'off' or self.adapter.mask_link):
             raise ValueError(

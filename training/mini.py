@@ -10,7 +10,7 @@ night. The learning rate falls with the time, so the program ends when it should
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import copy
 import json
@@ -19,54 +19,25 @@ import os
 from pathlib import Path
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
-from dgtl_core.config import override, preset
+from dgtl_core.config import preset
 from dgtl_core.data.batch_transforms import another_camera, another_view
-from dgtl_core.data.catalog import open_pictures
-from dgtl_core.data.datasets import Pictures
 from dgtl_core.learning.class_loss import class_loss, class_weights
 from dgtl_core.learning.optim import build_optimizer, OptimConfig, set_learning_rate
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
-from dgtl_core.processing import place, to_input
-import numpy as np
+from dgtl_core.strict import override
 import torch
 from torch import nn, Tensor
-import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
 from training.bench.machine import choose_device, machine
 from training.drawing import PictureStore
+from training.held_out import mean_iou, open_held_out
 
 PRESET = 'dgtl-rt-mini'
 WARMUP = 0.03  # of the time
 CLIP = 1.0
-
-
-class Test(NamedTuple):
-    """Pictures of one size on the device, with their truth."""
-
-    name: str
-    images: Tensor  # (n, 3, h, w) uint8
-    truth: list[Tensor]  # (H, W) uint8 each
-
-
-class Loss(nn.Module):
-    """Disturbed pictures in, the loss out: what is compiled."""
-
-    def __init__(self, model: Segmenter) -> None:
-        super().__init__()
-        self.model = model
-        for name, values in (('mean', model.config.mean), ('std', model.config.std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1) / 255, persistent=False)
-
-    def forward(self, images: Tensor, labels: Tensor, weights: Tensor, where: Tensor) -> Tensor:
-        """Shape: images (B, 3, H, W) 0..1, labels (B, H, W) -> (2,), cross-entropy and dice."""
-        x = ((images - self.mean) / self.std).to(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            masks = self.model(x)[-1].masks
-        return torch.stack(list(class_loss(masks, labels, weights, where).values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='measured now and then, as training.evaluate names it')
     parser.add_argument('--tests', type=int, default=4, help='how often (%(default)s)')
     parser.add_argument('--set', default='{}', metavar='JSON', help='changes to the model')
-    parser.add_argument('--compile', action='store_true', help='compile the step')
     options = parser.parse_args(arguments)
     try:
         device = choose_device(options.device)
@@ -116,14 +86,13 @@ class Run:
         torch.backends.cudnn.benchmark = True
         model = Segmenter(config)
         model.set_texts(load_texts(options.texts, config.classes.names).embeddings)
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(model).eval()
         self.optimizer = build_optimizer(model, OptimConfig(lr=options.lr))
-        self.loss: Callable[..., Tensor] = Loss(self.model).to(device)
-        if options.compile:
-            self.loss = torch.compile(self.loss)
+        self.mean, self.std = (torch.tensor(x, device=device).view(3, 1, 1) / 255
+                               for x in (config.mean, config.std))
         self.tests = ThreadPoolExecutor(1).submit(  # beside the first steps
-            _open, options.test, config.input_size, device, options.workers)
+            open_held_out, options.test, config.input_size, device, options.workers)
         self.log: list[dict[str, Any]] = []
 
     def share(self) -> float:
@@ -166,9 +135,12 @@ class Run:
             + 1e-6)
         self.store.take()
         images, labels = another_view(*self.store.sample(self.options.batch))
-        images = another_camera(images)
+        x = ((another_camera(images) - self.mean) / self.std).to(
+            memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            masks = self.model(x)[-1].masks
         where = torch.randint(4, (2,), device=self.device)
-        losses = self.loss(images, labels, class_weights(self.store.counts), where)
+        losses = class_loss(masks, labels, class_weights(self.store.counts), where)
         losses.sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
@@ -186,7 +158,8 @@ class Run:
         (self.options.out / 'log.json').write_text(json.dumps(about, indent=1))
 
     def _test(self, step: int) -> None:
-        scores = {test.name: round(100 * mean_iou(self.average, test), 2) for test in self.tests.result()}
+        scores = {test.name: round(100 * mean_iou(self.average, test), 2)
+                  for test in self.tests.result()}
         self.say(f'step {step}: {scores}', step=step, scores=scores)
 
 
@@ -196,60 +169,6 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     mine, theirs = average.state_dict(), model.state_dict()
     names = [name for name, value in mine.items() if value.is_floating_point()]
     torch._foreach_lerp_([mine[n] for n in names], [theirs[n] for n in names], 1 - decay)
-
-
-class _Prepared(Dataset):
-    """The pictures of all tests, brought to the network's size, and their truth as it is."""
-
-    def __init__(self, tests: Sequence[Pictures], size: tuple[int, int]) -> None:
-        self._size = size
-        self._items = [(pictures, i) for pictures in tests for i in range(len(pictures))]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pictures, number = self._items[index]
-        picture = pictures[number]
-        image = to_input(picture.image, place(picture.labels.shape, self._size, 'stretch'))
-        return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
-                torch.from_numpy(picture.labels))
-
-
-def _open(specs: Sequence[str], size: tuple[int, int], device: torch.device,
-          workers: int) -> list[Test]:
-    tests = [open_pictures(spec) for spec in specs]
-    loader = DataLoader(_Prepared(tests, size), None, num_workers=workers,
-                        multiprocessing_context='spawn' if workers else None)
-    found = iter(loader)
-    opened = []
-    for spec, pictures in zip(specs, tests):
-        pairs = [next(found) for _ in range(len(pictures))]
-        opened.append(Test(spec, torch.stack([image for image, _ in pairs]).to(device),
-                           [truth.to(device) for _, truth in pairs]))
-    return opened
-
-
-@torch.no_grad()
-def mean_iou(model: Segmenter, test: Test) -> float:
-    """Return the mean IoU over the classes that occur, in protocol ``whole``."""
-    device, classes = test.images.device, model.config.num_classes
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1)
-                 for x in (model.config.mean, model.config.std))
-    counts = torch.zeros(classes, classes, device=device, dtype=torch.int64)
-    for index, truth in enumerate(test.truth):
-        x = ((test.images[index:index + 1] - mean) / std).contiguous(
-            memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            labels = model.scores(x).argmax(1).float()
-        labels = F.interpolate(labels[None], truth.shape, mode='nearest-exact')[0, 0].long()
-        known = truth < classes
-        counts += torch.bincount(
-            truth[known].long() * classes + labels[known], minlength=classes ** 2,
-        ).view(classes, classes)
-    hit = counts.diagonal().double()
-    union = counts.sum(0) + counts.sum(1) - hit
-    return float((hit / union)[counts.sum(1) > 0].mean())
 
 
 if __name__ == '__main__':

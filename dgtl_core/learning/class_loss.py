@@ -23,7 +23,7 @@ def class_weights(counts: Tensor, power: float = 0.35) -> Tensor:
     return weights / (weights * share).sum()
 
 
-def class_loss(masks: Tensor, labels: Tensor, weights: Tensor, place: Tensor) -> dict[str, Tensor]:
+def class_loss(masks: Tensor, labels: Tensor, weights: Tensor, place: Tensor) -> Tensor:
     """
     Return weighted cross-entropy, and dice over the whole batch, at one pixel of each mask cell.
 
@@ -33,7 +33,7 @@ def class_loss(masks: Tensor, labels: Tensor, weights: Tensor, place: Tensor) ->
 
     Shape:
         masks (B, K, h, w) logits; labels (B, s h, s w) uint8, 255 = unlabelled; place (2,) int64,
-        row and column in 0..s-1 -> {'cross_entropy': (), 'dice': ()}
+        row and column in 0..s-1 -> (2,), cross-entropy and dice
     """
     batch, classes, height, width = masks.shape
     step = labels.shape[1] // height
@@ -54,8 +54,7 @@ def class_loss(masks: Tensor, labels: Tensor, weights: Tensor, place: Tensor) ->
     overlap = 2 * (share * one_hot).sum((0, 2, 3))
     dice = 1 - (overlap + 1) / (share.sum((0, 2, 3)) + pixels + 1)
     shown = (pixels > 0).float()
-    return {'cross_entropy': cross_entropy,
-            'dice': (dice * shown).sum() / shown.sum().clamp(min=1)}
+    return torch.stack((cross_entropy, (dice * shown).sum() / shown.sum().clamp(min=1)))
 
 
 def _shift(x: Tensor, offset: Tensor, dim: int) -> Tensor:

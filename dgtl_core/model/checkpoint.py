@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgtl_core.config import SegmenterConfig
+from dgtl_core.config import HeadConfig, SegmenterConfig
 from dgtl_core.files import placing
 from dgtl_core.model.backbone_weights import match
 from dgtl_core.model.segmenter import Segmenter
@@ -128,11 +128,13 @@ def _afford(path: Path, config: SegmenterConfig) -> None:
     with safe_open(path, 'pt') as file:
         shapes = {_plain(key): file.get_slice(key).get_shape()
                   for key in file.keys() if key.startswith('model.')}
-    head, depth = config.head, config.backbone.sizes[1]
-    if depth + head.encoder_layers + head.decoder_layers > max(len(shapes), 200):
+    head, layers = config.head, config.backbone.sizes[1]
+    if isinstance(head, HeadConfig):
+        layers += head.encoder_layers + head.decoder_layers
+    if layers > max(len(shapes), 200):
         raise ModelError(
-            f'{path} has a configuration of {depth} blocks and {head.encoder_layers} + '
-            f'{head.decoder_layers} layers, but no more than {len(shapes)} tensors; {_MAKE_ONE}')
+            f'{path} has a configuration of {layers} blocks and layers, but no more than '
+            f'{len(shapes)} tensors; {_MAKE_ONE}')
     try:
         with torch.device('meta'):  # shapes without numbers
             model = Segmenter(config)

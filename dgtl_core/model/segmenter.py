@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from dgtl_core.config import LightHeadConfig, SegmenterConfig
+from dgtl_core.config import HeadConfig, LightHeadConfig, SegmenterConfig
 from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
 from dgtl_core.model.backbone_weights import load_backbone
 from dgtl_core.model.light_head import class_scores, LightHead
@@ -44,11 +44,10 @@ class Segmenter(nn.Module):
         self.backbone = Backbone(config.backbone)
         self.adapter: Adapter | None = None
         if config.adapter.method != 'none':
-            light = isinstance(config.head, LightHeadConfig)
-            query_width = embed_dim if light else config.head.hidden_dim
+            width = config.head.hidden_dim if isinstance(config.head, HeadConfig) else embed_dim
             self.adapter = Adapter(
                 config.adapter, embed_dim, depth, config.backbone.patch_size,
-                query_width if config.head.queries == 'tokens' else None, _text_link(config))
+                width if config.head.queries == 'tokens' else None, _text_link(config))
         self.light_head = None
         if isinstance(config.head, LightHeadConfig):
             self.light_head = LightHead(
@@ -91,14 +90,19 @@ class Segmenter(nn.Module):
 
         :raises ValueError: this model links no texts, or another shape.
         """
-        link = None if self.adapter is None else self.adapter.text_link
-        if link is None:
+        own = self.texts
+        if own is None:
             raise ValueError("this segmenter has no text link (adapter.text_link is 'off')")
-        if texts.shape != link.texts.shape:
+        if texts.shape != own.shape:
             raise ValueError(
-                f'texts must be (classes, width) = {tuple(link.texts.shape)}, '
-                f'got {tuple(texts.shape)}')
-        link.texts.copy_(texts)
+                f'texts must be (classes, width) = {tuple(own.shape)}, got {tuple(texts.shape)}')
+        own.copy_(texts)
+
+    @property
+    def texts(self) -> Tensor | None:
+        """The (K, D) text embeddings of the classes; None where nothing is linked to them."""
+        link = None if self.adapter is None else self.adapter.text_link
+        return None if link is None else link.texts
 
     def _forward(
             self, images: Tensor, labels: Tensor | None, last_only: bool) -> list[MaskLogits]:
@@ -117,12 +121,14 @@ class Segmenter(nn.Module):
                     queries = adapter.queries(tokens)
                 if self.config.adapter.mask_link:
                     mask_link = mask_link_matrix(tokens)
-            link = lambda block, patches: adapter(patches, *pairs[block])
-        head = self.light_head
-        if head is not None:
+
+            def link(block: int, patches: Tensor) -> Tensor:
+                return adapter(patches, *pairs[block])
+        if self.light_head is not None:
             if queries is None:
-                queries = head.own_queries(None if adapter is None else adapter.text_link.texts)
-            return head(self.backbone, images, link, queries, mask_link)
+                queries = self.light_head.own_queries(self.texts)
+            return self.light_head(
+                self.backbone, images, link, queries, mask_link)
         mask_features, memories = self.pixel_decoder(self.neck(self.backbone(images, link)))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
 

@@ -28,17 +28,13 @@ class ConvStem(nn.Module):
             *convolution(3, half, 2), *convolution(half, quarter, 2),
             *convolution(quarter, quarter))
         self.coarser = nn.ModuleList()
+        self.widths = [*coarser[::-1], quarter]  # of the finer maps, coarse to fine
         inputs = quarter
         for width, blocks in zip(coarser, BLOCKS):
             self.coarser.append(nn.Sequential(
                 *convolution(inputs, width, 2), *(Residual(width) for _ in range(blocks))))
             inputs = width
         self.last = nn.Conv2d(inputs, dim, 3, 2, 1)
-
-    @property
-    def widths(self) -> list[int]:
-        """Channels of the finer maps, coarse to fine."""
-        return [int(stage[0].out_channels) for stage in self.coarser][::-1] + [WIDTHS[1]]
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """

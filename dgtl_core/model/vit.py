@@ -73,8 +73,11 @@ class Backbone(nn.Module):
             self.vit.mask_token = nn.Parameter(torch.zeros(1, embed_dim))
         else:
             self.vit.norm = nn.Identity()
+        self.finer_widths: list[int] = []  # channels of the maps finer than the patches
         if config.stem == 'conv':
-            self.vit.patch_embed.proj = ConvStem(embed_dim, config.patch_size)
+            stem = ConvStem(embed_dim, config.patch_size)
+            self.vit.patch_embed.proj = stem  # type: ignore[union-attr]
+            self.finer_widths = stem.widths
         if not self.trainable:
             self.requires_grad_(False)
         self.train(self.training)
@@ -165,12 +168,6 @@ class Backbone(nn.Module):
                 f'a picture must be at least {2 * patch}x{2 * patch}, two patches of {patch} each '
                 f'way, got {height}x{width}')
         return grid
-
-    @property
-    def finer_widths(self) -> list[int]:
-        """Channels of the maps finer than the patches, coarse to fine; [] without a stem."""
-        stem = self.vit.patch_embed.proj
-        return stem.widths if isinstance(stem, ConvStem) else []
 
     def rope(self, grid: tuple[int, int]) -> Tensor | None:
         """Sine and cosine of the rotary position embedding, (N, 2 * head width)."""
