@@ -43,6 +43,7 @@ endif
 BIN = $(VENV)/bin
 DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
 MINI = runs/dgtl_mini
+MINUTES = 8
 TEXTS = runs/texts/cityscapes_vitb16.npz
 INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt $(CONSTRAINTS:%=-c %)
 OLDEST = .venv-oldest/bin/python
@@ -70,48 +71,13 @@ lint: $(DEVELOPMENT)  ## ruff (with the rules of the ament linters), mypy, repea
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-fuzz: $(DEVELOPMENT)  ## feed hostile bytes to what reads messages [MINUTES=10]
-	$(BIN)/python test/fuzz.py --minutes $(MINUTES)
-
-soak: $(DEVELOPMENT)  ## two cameras at 30 Hz and a fault a second [MINUTES=10]
-	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output
-
-stress: $(DEVELOPMENT)  ## the same while busy loops take the processor away [MINUTES=10]
-	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output --busy 2
-
-docs: $(DEVELOPMENT)  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict
-
-audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what constraints.txt names
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
-
-# Resolves anew; installs nothing.
-constraints: $(DEVELOPMENT)  ## renew constraints.txt, the versions that CI installs
-	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet \
-	    --report $(VENV)/report.json -e '.$(DEVELOPMENT_EXTRAS)'
-	$(BIN)/python -c "$$PIN" $(VENV)/report.json >$(VENV)/new.txt && mv $(VENV)/new.txt constraints.txt
-
-train-mini: $(DEVELOPMENT) $(MINI)_full/model.safetensors  ## train the embedded demonstration model again (75 minutes on 2 cores)
-	$(BIN)/python -m training.export $(MINI)_full/model.safetensors models/dgtl_mini.onnx \
+train-mini: $(DEVELOPMENT) $(TEXTS)  ## train the embedded demonstration model again (8 minutes on an H200; MINUTES=360 where there is no GPU)
+	$(BIN)/python -m training.mini --texts $(TEXTS) --out $(MINI) --minutes $(MINUTES)
+	$(BIN)/python -m training.export $(MINI)/model.safetensors models/dgtl_mini.onnx \
 	    --weights float16 --force
 
-# Its steps. What is finished is not done again, and what was stopped goes on.
 $(TEXTS): | $(DEVELOPMENT)
 	$(BIN)/python -m training.embed_classes cityscapes $@ --model ViT-B-16
-
-$(MINI)/backbone.safetensors: | $(DEVELOPMENT)
-	$(BIN)/python -m training.pretrain training/recipes/dgtl_mini.yaml --objective labels \
-	    --steps 1500 --batch 32 --out $@
-
-$(MINI)/model.safetensors: $(TEXTS) $(MINI)/backbone.safetensors
-$(MINI)_full/model.safetensors: $(MINI)/model.safetensors | $(MINI)_full/cache
-$(MINI)/model.safetensors $(MINI)_full/model.safetensors:
-	$(BIN)/python -m training.train training/recipes/$(notdir $(@D)).yaml --out $(@D) \
-	    $$(test ! -e $(@D)/last.safetensors || echo --resume)
-
-$(MINI)_full/cache:  # the same pictures
-	mkdir -p $(@D)
-	ln -sfn ../$(notdir $(MINI))/cache $@
 
 clean:  ## remove builds and caches; environments and results stay
 	rm -rf build install log dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

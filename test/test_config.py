@@ -40,7 +40,8 @@ def test_all_presets_of_the_readme_exist():
     assert set(PRESETS) == {
         'dgtl-dinov2-s', 'dgtl-dinov2-b', 'dgtl-dinov2-l', 'rein-dinov2-s', 'rein-dinov2-b',
         'rein-dinov2-l', 'vltseg-eva02-l', 'vltseg-eva02-l-clip', 'dgtl-eva02-l',
-        'dgtl-dinov3-l', 'dgtl-mini'}
+        'dgtl-dinov3-l', 'dgtl-mini', 'dgtl-rt-mini', 'dgtl-rt-s', 'dgtl-rt-b', 'dgtl-rt-l',
+        'dgtl-rt-s-p32', 'dgtl-rt-b-p32', 'dgtl-rt-l-p32'}
     assert [PRESETS[n].method for n in ('dgtl-mini', 'rein-dinov2-s', 'vltseg-eva02-l')] == [
         'dgtl', 'rein', 'vltseg']
 

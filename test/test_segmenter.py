@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from dgtl_core.config import preset, PRESETS
+from dgtl_core.config import LightHeadConfig, preset, PRESETS
 from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
 from dgtl_core.processing import windows
 import numpy as np
@@ -136,8 +136,12 @@ def test_preset_builds_and_runs(name):
     with torch.device('meta'):
         made = Segmenter(config).eval()
         layers = made(torch.empty(1, 3, *config.input_size))
-    assert len(layers) == config.head.decoder_layers + 1
-    assert layers[-1].classes.shape == (1, config.head.num_queries, 20)
+    if isinstance(config.head, LightHeadConfig):
+        assert len(layers) == 1
+        assert layers[-1].classes.shape == (1, 19, 20)
+    else:
+        assert len(layers) == config.head.decoder_layers + 1
+        assert layers[-1].classes.shape == (1, config.head.num_queries, 20)
     backbone = sum(p.requires_grad for p in made.backbone.parameters())
     assert bool(backbone) == config.backbone.trainable
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from dgtl_core.data.catalog import open_pictures
@@ -25,19 +26,26 @@ class HeldOut(NamedTuple):
     truth: list[Tensor]  # (H, W) uint8 each
 
 
+@lru_cache
+def _opened(spec: str) -> Pictures:
+    """Open a data set once in each process."""
+    return open_pictures(spec)
+
+
 class _Prepared(Dataset):
     """The pictures of all tests, brought to the network's size, and their truth as it is."""
 
-    def __init__(self, tests: Sequence[Pictures], size: tuple[int, int]) -> None:
+    def __init__(self, specs: Sequence[str], counts: Sequence[int],
+                 size: tuple[int, int]) -> None:
         self._size = size
-        self._items = [(pictures, i) for pictures in tests for i in range(len(pictures))]
+        self._items = [(spec, i) for spec, count in zip(specs, counts) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pictures, number = self._items[index]
-        picture = pictures[number]
+        spec, number = self._items[index]
+        picture = _opened(spec)[number]
         image = to_input(picture.image, place(picture.labels.shape, self._size, 'stretch'))
         return (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous(),
                 torch.from_numpy(picture.labels))
@@ -46,13 +54,13 @@ class _Prepared(Dataset):
 def open_held_out(specs: Sequence[str], size: tuple[int, int], device: torch.device,
                   workers: int) -> list[HeldOut]:
     """Draw or read the data sets, as training.evaluate names them, in processes of their own."""
-    tests = [open_pictures(spec) for spec in specs]
-    loader = DataLoader(_Prepared(tests, size), None, num_workers=workers,
+    counts = [len(open_pictures(spec)) for spec in specs]
+    loader = DataLoader(_Prepared(specs, counts, size), None, num_workers=workers,
                         multiprocessing_context='spawn' if workers else None)
     found = iter(loader)
     opened = []
-    for spec, pictures in zip(specs, tests):
-        pairs = [next(found) for _ in range(len(pictures))]
+    for spec, count in zip(specs, counts):
+        pairs = [next(found) for _ in range(count)]
         opened.append(HeldOut(spec, torch.stack([image for image, _ in pairs]).to(device),
                            [truth.to(device) for _, truth in pairs]))
     return opened

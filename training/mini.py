@@ -80,12 +80,13 @@ class Run:
         self.begin = time.monotonic()
         config = override(preset(PRESET), json.loads(options.set))
         self.config = config
+        texts = load_texts(options.texts, config.classes.names).embeddings
         self.store = PictureStore(
             config.input_size, options.keep, config.num_classes, device, workers=options.workers)
         torch.manual_seed(0)
         torch.backends.cudnn.benchmark = True
         model = Segmenter(config)
-        model.set_texts(load_texts(options.texts, config.classes.names).embeddings)
+        model.set_texts(texts)
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(model).eval()
         self.optimizer = build_optimizer(model, OptimConfig(lr=options.lr))

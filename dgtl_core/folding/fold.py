@@ -13,10 +13,13 @@ from __future__ import annotations
 import copy
 
 from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
+from dgtl_core.folding.light import FoldedLightHead, FoldedStem
 from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
 from dgtl_core.model.adapter import Adapter, mask_link_matrix
+from dgtl_core.model.light_head import unturned
 from dgtl_core.model.segmenter import Segmenter
+from dgtl_core.model.stem import ConvStem
 from dgtl_core.model.vit import Backbone
 import torch
 from torch import nn, Tensor
@@ -31,13 +34,18 @@ class FoldedPatches(nn.Module):
         super().__init__()
         vit, self.grid, self.patch = backbone.vit, grid, backbone.patch_size
         conv = vit.patch_embed.proj
-        weight = conv.weight.double() / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
-        self.project = frozen_linear(weight.permute(0, 2, 3, 1).flatten(1), None)
-        # The mean is not in the bias: in 16 bits their difference would be lost.
-        self.register_buffer('mean', torch.tensor(mean).repeat(self.patch ** 2))
+        position = torch.zeros(1, 1)
+        self.stem: FoldedStem | None = None
+        if isinstance(conv, ConvStem):
+            self.stem = FoldedStem(conv, mean, std)
+        else:
+            weight = conv.weight.double() / torch.tensor(std).double().view(1, 3, 1, 1)
+            self.project = frozen_linear(weight.permute(0, 2, 3, 1).flatten(1), None)
+            # The mean is not in the bias: in 16 bits their difference would be lost.
+            self.register_buffer('mean', torch.tensor(mean).repeat(self.patch ** 2))
+            position = position if conv.bias is None else conv.bias[None]
         prefix = [token[0] for token in (getattr(vit, 'cls_token', None),
                                          getattr(vit, 'reg_token', None)) if token is not None]
-        position = torch.zeros(1, 1) if conv.bias is None else conv.bias[None]
         embedding = backbone.position_embedding(grid)
         if embedding is not None:
             count = 0 if vit.no_embed_class else vit.num_prefix_tokens
@@ -48,18 +56,22 @@ class FoldedPatches(nn.Module):
         self.register_buffer('prefix', torch.cat(prefix).detach().clone() if prefix else None)
         self.norm = vit.norm_pre
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Shape: (B, H, W, 3) uint8 or float 0..255 -> (B, P + N, C)."""
+    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Shape: (B, H, W, 3) uint8 or float 0..255 -> (B, P + N, C), a stem's finer maps."""
+        x, finer = self._patches(pictures) if self.stem is None else self.stem(pictures)
+        x = x.to(self.position.dtype) + self.position
+        if self.prefix is not None:
+            x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
+        return self.norm(x), finer
+
+    def _patches(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
         (height, width), patch = self.grid, self.patch
         x = pictures.float()  # first of all: TensorRT transposes no uint8
         if pictures.shape[1:3] != (height * patch, width * patch):
             x = x[:, :height * patch, :width * patch]  # the rest of a patch is not seen
         x = x.reshape(-1, height, patch, width, patch * 3).transpose(2, 3)
         x = x.reshape(-1, height * width, patch * patch * 3) - self.mean
-        x = self.project(x).to(self.position.dtype) + self.position
-        if self.prefix is not None:
-            x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
-        return self.norm(x)
+        return self.project(x), []
 
 
 class FoldedLink(nn.Module):
@@ -105,23 +117,35 @@ class FoldedSegmenter(nn.Module):
         self.patches = FoldedPatches(backbone, self.grid, config.mean, config.std)
         self.out_indices = backbone.out_indices
         self.prefix = backbone.vit.num_prefix_tokens
-        depth = self.out_indices[-1] + 1
+        depth, count = self.out_indices[-1] + 1, self.grid[0] * self.grid[1]
         self.blocks = nn.ModuleList(_without_scale(b) for b in backbone.vit.blocks[:depth])
-        self.register_buffer('rope', backbone.rope(self.grid))
         self.links = nn.ModuleList()
-        queries, mask_link = None, None
+        queries, mask_link, light = None, None, segmenter.light_head
+        if light is not None and light.queries != 'tokens':
+            queries = light.own_queries(segmenter.texts)
+        # From which block on queries stand between prefix and patches.
+        self.joined = depth if light is None else depth - light.num_blocks
         if adapter is not None:
             tokens = adapter.tokens()
             linked = adapter.linked_tokens(tokens, None)
             values = adapter.values(linked)
             mix = frozen_linear(adapter.scale.double() * adapter.delta.weight.double(), None)
-            self.links.extend(
-                FoldedLink(adapter, linked[i], values[i], mix, self.prefix,
-                           self.grid[0] * self.grid[1]) for i in range(depth))
             if adapter.query_transform is not None:
                 queries = adapter.queries(tokens)
+            self.links.extend(
+                FoldedLink(adapter, linked[i], values[i], mix,
+                           self.prefix + (len(queries) if i >= self.joined else 0), count)
+                for i in range(depth))
             if config.adapter.mask_link:
                 mask_link = mask_link_matrix(tokens)
+        rope = backbone.rope(self.grid)
+        self.register_buffer('rope', rope)
+        self.light_head: FoldedLightHead | None = None
+        if light is not None:
+            assert queries is not None
+            self.register_buffer('joined_rope', unturned(rope, len(queries)))
+            self.light_head = FoldedLightHead(light, queries, mask_link, self.grid)
+            return
         self.pixel_decoder = FoldedPixelDecoder(
             segmenter.pixel_decoder, segmenter.neck, self.grid, form)
         self.mask_decoder = FoldedMaskDecoder(
@@ -134,14 +158,21 @@ class FoldedSegmenter(nn.Module):
 
         Shape: pictures (B, H, W, 3) RGB, uint8 or float 0..255, at the size folded for.
         """
-        x = self.patches(pictures)
-        features = []
+        x, finer = self.patches(pictures)
+        rope, before, features = self.rope, self.prefix, []
         for index, block in enumerate(self.blocks):
-            x = block(x) if self.rope is None else block(x, rope=self.rope)
+            if index == self.joined:
+                assert self.light_head is not None
+                x, rope = self.light_head.join(x, self.prefix), self.joined_rope
+                before += len(self.light_head.queries)
+            x = block(x) if rope is None else block(x, rope=rope)
             if self.links:
                 x = self.links[index](x)
             if index in self.out_indices:
-                features.append(x[:, self.prefix:] if self.prefix else x)
+                features.append(x[:, before:] if before else x)
+        if self.light_head is not None:
+            classes, masks = self.light_head(x, finer, self.prefix)
+            return Prediction(classes, masks, features[1], features[-1])
         fine, memories = self.pixel_decoder(features)
         classes, masks = self.mask_decoder(fine, memories)
         return Prediction(classes, masks, features[1], features[-1])  # four depths, evenly spread

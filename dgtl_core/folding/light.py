@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The light head and the convolutional stem at a fixed size: constant queries, no batch norm.
+
+Shape legend: B pictures, Q queries, N = h x w patches, C width.
+"""
+
+from __future__ import annotations
+
+from dgtl_core.model.light_head import FusingStep, LightHead, ScaleStep
+from dgtl_core.model.stem import ConvStem
+import torch
+from torch import nn, Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class FoldedStem(nn.Module):
+    """Pictures to the transformer's map and the finer ones, normalisation included."""
+
+    def __init__(
+            self, stem: ConvStem, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.stem = stem
+        without_batch_norm(stem)
+        first = stem.quarter[0]
+        assert isinstance(first, nn.Conv2d)
+        self.first = first
+        first.weight.data /= torch.tensor(std).view(1, 3, 1, 1)
+        # The mean is not in the bias: beyond the border of a picture is the mean, not black.
+        self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1))
+        self.mean: Tensor
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Shape: (B, H, W, 3) uint8 or float 0..255 -> (B, N, C), maps coarse to fine."""
+        x = pictures.float().permute(0, 3, 1, 2) - self.mean
+        x, finer = self.stem(x.to(self.first.weight.dtype))
+        return x.flatten(2).transpose(1, 2), finer
+
+
+class FoldedLightHead(nn.Module):
+    """What the queries predict after the last block."""
+
+    def __init__(self, source: LightHead, queries: Tensor, mask_link: Tensor | None,
+                 grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid, self.num_blocks = grid, source.num_blocks
+        self.register_buffer('queries', queries.detach().clone())  # (Q, C)
+        self.queries: Tensor
+        self.norm, self.mask_head = source.norm, source.mask_head
+        self.class_head = source.class_head
+        self.upscale = source.upscale
+        without_batch_norm(self.upscale)
+        self.register_buffer('mask_link', mask_link)
+        self.mask_link: Tensor | None
+
+    def join(self, x: Tensor, prefix: int) -> Tensor:
+        """Put the queries between prefix and patches, (B, P + N, C) -> (B, P + Q + N, C)."""
+        queries = self.queries.expand(x.shape[0], -1, -1)
+        return torch.cat((x[:, :prefix], queries, x[:, prefix:]), dim=1)
+
+    def forward(self, x: Tensor, finer: list[Tensor],
+                prefix: int) -> tuple[Tensor | None, Tensor]:
+        """Shape: x (B, P + Q + N, C) -> classes (B, Q, K + 1) or None, masks (B, Q, 4h, 4w)."""
+        x = self.norm(x)
+        end = prefix + len(self.queries)
+        queries, maps = x[:, prefix:end], x[:, end:].transpose(1, 2).unflatten(2, self.grid)
+        for index, step in enumerate(self.upscale):
+            assert isinstance(step, (FusingStep, ScaleStep))
+            maps = maps.to(step.up.weight.dtype)
+            maps = step(maps, finer[index]) if isinstance(step, FusingStep) else step(maps)
+        embedding = self.mask_head(queries)
+        if self.mask_link is not None:
+            embedding = self.mask_link.to(embedding.dtype) @ embedding
+        masks = embedding.to(maps.dtype) @ maps.flatten(2)
+        masks = masks.unflatten(2, tuple(maps.shape[2:]))
+        return None if self.class_head is None else self.class_head(queries), masks
+
+
+def without_batch_norm(module: nn.Module) -> None:
+    """Multiply every batch norm into the convolution before it, in place; in eval mode."""
+    for part in [*module.modules()]:
+        if not isinstance(part, nn.Sequential):
+            continue
+        for index, layer in enumerate(part):
+            if isinstance(layer, nn.BatchNorm2d):
+                convolution = part[index - 1]
+                assert isinstance(convolution, nn.Conv2d)
+                part[index - 1] = fuse_conv_bn_eval(convolution, layer)
+                part[index] = nn.Identity()
