@@ -214,7 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument('--classes', type=_words, default=(), metavar='NAMES',
                          help='keep these alone, separated by commas; all others become 255')
     results.add_argument('--group', type=Path, metavar='FILE',
-                         help='YAML that makes own classes of the model\'s: "name: [class, ...]"')
+                         help='YAML that makes own classes of the model\'s: "name: [class, ...]"; '
+                              'their confidence is that of the winning class')
     results.add_argument('--threshold', type=_threshold, default=(0.0, {}), metavar='P',
                          help='least confidence of a label, 0..1, others become 255; for single '
                               'classes: 0.5,car=0.8')
