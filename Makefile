@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Variables: INPUT, DURATION, OUT (demo); MINUTES (fuzz, soak, stress); PYTEST (more pytest options);
+# Variables: INPUT, DURATION, OUT (demo); MINUTES (fuzz, soak, stress, train-mini); PYTEST (more pytest options);
 # PYTHON (the interpreter to use); TORCH_INDEX (a package index with another build of torch, for
 # example the CPU-only one); EXTRAS (one more extra of setup.py for the tests, such as
 # tensorrt-check); CONSTRAINTS (a pip constraint file, such as the constraints.txt of CI).
@@ -43,7 +43,6 @@ endif
 BIN = $(VENV)/bin
 DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
 MINI = runs/dgtl_mini
-MINUTES = 8
 TEXTS = runs/texts/cityscapes_vitb16.npz
 INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt $(CONSTRAINTS:%=-c %)
 OLDEST = .venv-oldest/bin/python
@@ -71,7 +70,28 @@ lint: $(DEVELOPMENT)  ## ruff (with the rules of the ament linters), mypy, repea
 parity: $(DEVELOPMENT)  ## compare with the recorded numbers of the released codes, full size
 	$(BIN)/python -m pytest -m parity $(PYTEST)
 
-train-mini: $(DEVELOPMENT) $(TEXTS)  ## train the embedded demonstration model again (8 minutes on an H200; MINUTES=360 where there is no GPU)
+fuzz: $(DEVELOPMENT)  ## feed hostile bytes to what reads messages [MINUTES=10]
+	$(BIN)/python test/fuzz.py --minutes $(MINUTES)
+
+soak: $(DEVELOPMENT)  ## two cameras at 30 Hz and a fault a second [MINUTES=10]
+	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output
+
+stress: $(DEVELOPMENT)  ## the same while busy loops take the processor away [MINUTES=10]
+	$(BIN)/python -m dgtl_ros.show.soak --minutes $(MINUTES) --out soak_output --busy 2
+
+docs: $(DEVELOPMENT)  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what constraints.txt names
+	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+
+# Resolves anew; installs nothing.
+constraints: $(DEVELOPMENT)  ## renew constraints.txt, the versions that CI installs
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet \
+	    --report $(VENV)/report.json -e '.$(DEVELOPMENT_EXTRAS)'
+	$(BIN)/python -c "$$PIN" $(VENV)/report.json >$(VENV)/new.txt && mv $(VENV)/new.txt constraints.txt
+
+train-mini: $(DEVELOPMENT) $(TEXTS)  ## train the embedded model again [MINUTES=10, on a GPU; 360 without]
 	$(BIN)/python -m training.mini --texts $(TEXTS) --out $(MINI) --minutes $(MINUTES)
 	$(BIN)/python -m training.export $(MINI)/model.safetensors models/dgtl_mini.onnx \
 	    --weights float16 --force
