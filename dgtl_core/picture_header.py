@@ -55,7 +55,7 @@ def read_header(data: Data, *, whole: bool = True, max_pixels: int = MAX_PIXELS)
     try:
         header = read(data, whole)
     except (struct.error, IndexError):
-        raise _CUT from None
+        raise PictureError(_CUT) from None
     height, width = header.size
     if not (0 < height and 0 < width and height * width <= max_pixels):
         raise PictureError(
@@ -78,8 +78,8 @@ def upright(tiff: bytes) -> bytes:
     return tiff
 
 
-_CUT = PictureError('it is cut short: its end is missing')
-_MANY = PictureError(f'it has more than {_MOST_PARTS} parts; save it again')
+_CUT = 'it is cut short: its end is missing'
+_MANY = f'it has more than {_MOST_PARTS} parts; save it again'
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}  # by the kind of colour
 # A marker of JPEG. Stuffed zeros and restarts belong to the picture, TEM has no content.
 _MARKER = re.compile(rb'\xff([^\x00\x01\xd0-\xd7\xff])')
@@ -90,7 +90,7 @@ def _jpeg(data: Data, whole: bool) -> PictureHeader:
     for _ in range(_MOST_PARTS):
         marker = _MARKER.search(data, at)
         if marker is None:
-            raise _CUT
+            raise PictureError(_CUT)
         code, at = marker[1][0], marker.end()
         if code == 0xD9 and scans and size:  # end of image
             return PictureHeader('JPEG', size, orientation, scans, channels)
@@ -98,7 +98,7 @@ def _jpeg(data: Data, whole: bool) -> PictureHeader:
             continue
         length = struct.unpack('>H', data[at:at + 2])[0]
         if at + length > len(data):
-            raise _CUT
+            raise PictureError(_CUT)
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # start of frame
             height, width, channels = struct.unpack('>HHB', data[at + 3:at + 8])
             size = height, width
@@ -109,7 +109,7 @@ def _jpeg(data: Data, whole: bool) -> PictureHeader:
             if not whole and size:
                 return PictureHeader('JPEG', size, orientation, channels=channels)
         at += max(length, 2)
-    raise _MANY
+    raise PictureError(_MANY)
 
 
 def _png(data: Data, whole: bool) -> PictureHeader:
@@ -121,11 +121,11 @@ def _png(data: Data, whole: bool) -> PictureHeader:
             return PictureHeader('PNG', (height, width), orientation,
                                  channels=_PNG_CHANNELS.get(color, 0))
         if at + 12 + length > len(data):
-            raise _CUT
+            raise PictureError(_CUT)
         if kind == b'eXIf':
             orientation = _tags(bytes(data[at + 8:at + 8 + length])).get(ORIENTATION, 1)
         at += 12 + length
-    raise _MANY
+    raise PictureError(_MANY)
 
 
 def _bmp(data: Data, whole: bool) -> PictureHeader:
@@ -136,7 +136,7 @@ def _bmp(data: Data, whole: bool) -> PictureHeader:
     height = abs(height)  # below zero: the top row comes first
     rows = 0 if packed in (1, 2) else (width * depth + 31) // 32 * 4 * height
     if whole and len(data) < start + rows:
-        raise _CUT
+        raise PictureError(_CUT)
     return PictureHeader('BMP', (height, width))
 
 
@@ -154,7 +154,7 @@ def _webp(data: Data, whole: bool) -> PictureHeader:
     if data[8:12] != b'WEBP':
         raise PictureError('it is a RIFF file but not WebP')
     if whole and 8 + struct.unpack('<I', data[4:8])[0] > len(data):
-        raise _CUT
+        raise PictureError(_CUT)
     form = data[12:16]
     if form == b'VP8X':
         width, height = (1 + int.from_bytes(data[i:i + 3], 'little') for i in (24, 27))
@@ -176,7 +176,7 @@ def _webp(data: Data, whole: bool) -> PictureHeader:
 def _tiff(data: Data, whole: bool) -> PictureHeader:
     tags = _tags(data)
     if not {_WIDTH, _HEIGHT} <= tags.keys():
-        raise _CUT
+        raise PictureError(_CUT)
     return PictureHeader('TIFF', (tags[_HEIGHT], tags[_WIDTH]), tags.get(ORIENTATION, 1))
 
 
