@@ -6,6 +6,7 @@ from dataclasses import replace
 from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
+from dgtl_core.folding.precision import set_precision
 from dgtl_core.model.light_head import class_scores, unturned
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.strict import from_dict, override, to_dict
@@ -79,6 +80,17 @@ def test_folded_gives_the_same(family, queries, patch, stem):
         assert len(expected.unique()) > 1
     else:
         torch.testing.assert_close(quick.classes, plain.classes, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('stem, patch', [('conv', 32), ('patch', 16)])
+@pytest.mark.parametrize('precision', ['fp16', 'bf16'])
+def test_sixteen_bits_give_nearly_the_same_labels(precision, stem, patch):
+    model = lively(config('vit', 'texts', patch, stem))
+    picture = torch.from_numpy(street(SIZE))[None]
+    with torch.no_grad():
+        full = LabelNetwork(fold(model, SIZE), SIZE)(picture)[0]
+        short = set_precision(LabelNetwork(fold(model, SIZE), SIZE), precision)(picture)[0]
+    assert (full == short).float().mean() > 0.9
 
 
 def test_what_stands_for_one_class_sums_to_one_and_keeps_the_labels_of_the_masks():

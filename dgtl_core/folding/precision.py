@@ -20,7 +20,7 @@ from torch import nn, Tensor
 
 Precision = Literal['fp32', 'fp16', 'bf16']
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-_FLOAT32_BUFFERS = ('places', 'rope', 'mean', 'weight')
+_FLOAT32_BUFFERS = ('places', 'rope', 'joined_rope', 'mean', 'weight')
 
 
 def set_precision(network: LabelNetwork, precision: Precision,
@@ -28,7 +28,7 @@ def set_precision(network: LabelNetwork, precision: Precision,
     """
     Change the types of a network in place, and return it.
 
-    :param map_dtype: for ``bf16``, the type of the one 3x3 convolution and of the maps around it.
+    :param map_dtype: for ``bf16``, the type of the convolutions and of the maps around them.
         They are normalised, so float16 holds them; opset 18 has no bfloat16 convolution.
     :raises ValueError: an unknown precision.
     """
@@ -39,7 +39,8 @@ def set_precision(network: LabelNetwork, precision: Precision,
     parts = network.network
     safe: set[nn.Module] = {m for m in network.modules() if isinstance(m, nn.GroupNorm)}
     safe |= {m.positions for m in network.modules() if isinstance(m, FoldedDeformableAttention)}
-    safe.add(parts.patches.project)
+    if parts.patches.stem is None:
+        safe.add(parts.patches.project)
     if precision == 'fp16':
         dtype = map_dtype = torch.float16
         for module in network.modules():
@@ -49,14 +50,16 @@ def set_precision(network: LabelNetwork, precision: Precision,
     else:
         dtype = torch.bfloat16
         safe |= {m for m in network.modules() if isinstance(m, nn.LayerNorm)}
-        safe |= {parts.mask_decoder.class_head, parts.mask_decoder.mask_head[-1]}
+        head = parts.light_head or parts.mask_decoder
+        safe |= {layer for layer in (head.class_head, head.mask_head[-1]) if layer is not None}
         # A sum of the two types is a float32; the next product rounds it.
         for module in network.modules():
             if isinstance(module, (nn.Linear, nn.LayerNorm)):
                 module.register_forward_pre_hook(_in_own_type)
     for module in network.modules():
         if module not in safe:
-            own = map_dtype if module is parts.pixel_decoder.output[0] else dtype
+            convolution = isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+            own = map_dtype if convolution else dtype
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(own)
     network.score_dtype = map_dtype if map_dtype == torch.float16 else torch.float32
