@@ -48,6 +48,7 @@ class ModelMetadata:
     commit: str = ''
     source: str = ''
     precision: str = 'fp32'  # of the products; an engine computes in the types of the file
+    domain: dict[str, Any] | None = None  # what dgtl_core.domain_model reads
 
     def to_json(self) -> str:
         """Return the JSON text that is stored in the file."""
@@ -57,6 +58,8 @@ class ModelMetadata:
             'backbone': self.backbone, 'commit': self.commit, 'source': self.source}
         if self.precision != 'fp32':
             data['precision'] = self.precision
+        if self.domain is not None:
+            data['domain'] = self.domain
         if self.classes.mapping:  # of the label pictures that were learned from
             data['label_mapping'] = self.classes.mapping.to_dict(self.classes.names)
         return json.dumps(data)
@@ -90,7 +93,8 @@ class ModelMetadata:
                     data['name'], data['classes'], data.get('label_mapping')),
                 input_size=(height, width), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
-                source=str(data.get('source', '')), precision=precision)
+                source=str(data.get('source', '')), precision=precision,
+                domain=data.get('domain'))
         except ModelError:
             raise
         except (KeyError, RecursionError, TypeError, ValueError) as error:

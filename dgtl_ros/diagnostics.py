@@ -13,6 +13,7 @@ import math
 import time
 from typing import NamedTuple, TYPE_CHECKING
 
+from dgtl_core.domain import Verdict
 from dgtl_core.predictor import EngineStatus
 from dgtl_ros.health import Camera, Health, OUTCOMES, RECENT_S, STAGES
 from dgtl_ros.printable import printable
@@ -20,7 +21,7 @@ from dgtl_ros.settings import Settings
 from dgtl_ros.watchdog import Stuck
 
 if TYPE_CHECKING:
-    from diagnostic_msgs.msg import DiagnosticArray
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 OK, WARN, ERROR = 0, 1, 2
 _LATELY = f' in the last {RECENT_S:.0f} s'
@@ -59,7 +60,7 @@ class CameraSnapshot:
     name: str  # empty where there is only one
     health: Health
     camera: Camera = field(default_factory=Camera)
-    domain: tuple[dict[str, float], list[str]] = ({}, [])
+    domain: Verdict = Verdict()
     subscribers: int = 0
     active_since: float = 0.0  # by the steady clock
     stuck: Stuck | None = None  # its decoder
@@ -104,7 +105,7 @@ def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
         seen = _Seen(snap, camera, now, camera.health.counts(), camera.health.recent(now))
         found = [_input(seen), _inference(seen), _output(seen)]
         if snap.settings.domain_enabled:
-            found.append(_domain(camera))
+            found.append(domain(camera.domain, snap.settings))
         result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
     if snap.device:
         result.append(_device(snap.device))
@@ -313,11 +314,14 @@ def _output(at: _Seen) -> Status:
                   values)
 
 
-def _domain(seen: CameraSnapshot) -> Status:
-    values, faults = seen.domain
-    verdict = 'shifted' if faults else 'normal' if values else 'unknown'
-    return Status('domain', WARN if faults else OK, '; '.join(faults) or verdict,
-                  {**values, 'verdict': verdict})
+def domain(verdict: Verdict, settings: Settings) -> Status:
+    """Return the status of the domain, at the level that the user chose for its state."""
+    chosen = {'familiar': 'ok', 'shifted': settings.domain_level_shifted,
+              'unusable': settings.domain_level_unusable}[verdict.state]
+    state = verdict.state if verdict.values else 'unknown'
+    return Status('domain', {'ok': OK, 'warn': WARN, 'error': ERROR}[chosen],
+                  ', '.join(verdict.causes) or state,
+                  {'state': state, 'score': verdict.score, **verdict.values})
 
 
 def _device(values: Mapping[str, object]) -> Status:
@@ -330,16 +334,22 @@ def _device(values: Mapping[str, object]) -> Status:
 
 def to_message(found: list[Status], node: str, hardware: str, stamp: object) -> DiagnosticArray:
     """Build the message; ``node``, the fully qualified name, comes before each task."""
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from diagnostic_msgs.msg import DiagnosticArray
 
     array = DiagnosticArray()
     array.header.stamp = stamp
-    for status in found:
-        array.status.append(DiagnosticStatus(
-            name=f'{node}: {status.task}', level=bytes([status.level]),
-            message=printable(status.message), hardware_id=printable(hardware),
-            values=[KeyValue(key=k, value=_text(v)) for k, v in status.values.items()]))
+    array.status.extend(status_message(status, node, hardware) for status in found)
     return array
+
+
+def status_message(status: Status, node: str, hardware: str = '') -> DiagnosticStatus:
+    """Build the message of one status; ``node`` comes before its task."""
+    from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+    return DiagnosticStatus(
+        name=f'{node}: {status.task}', level=bytes([status.level]),
+        message=printable(status.message), hardware_id=printable(hardware),
+        values=[KeyValue(key=k, value=_text(v)) for k, v in status.values.items()])
 
 
 def _text(value: object) -> str:

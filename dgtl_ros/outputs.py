@@ -9,11 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.domain import Verdict
 from dgtl_core.visualize import colorize, overlay
 from dgtl_ros.camera_info import CameraInfoRelay
+from dgtl_ros.diagnostics import Status, status_message
 from dgtl_ros.image_codec import jpeg, mono8, png, rgb8
 from dgtl_ros.qos import publisher_overrides
 from dgtl_ros.settings import Settings
+from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from rclpy.duration import Duration
 from rclpy.qos import (
@@ -74,6 +77,9 @@ class Outputs:
         self._png = self._add(CompressedImage, f'{self.topic}/compressed', qos)
         self._color = self._add(Image, f'{prefix}segmentation/color', single)
         self._class_map = self._add(String, f'{prefix}segmentation/class_map', latched)
+        self._health = self._add(
+            DiagnosticStatus, f'{prefix}segmentation/health', latched)
+        self._health_json = self._add(String, f'{prefix}segmentation/health/json', latched)
         self._camera_info = CameraInfoRelay(node, f'{prefix}camera_info', self._add(
             CameraInfo, f'{prefix}segmentation/camera_info', qos))
         self._label_info = None
@@ -143,6 +149,12 @@ class Outputs:
             self._png.publish(png(labels, header))
         if self._confidence.get_subscription_count():
             self._confidence.publish(mono8(confidence, header))
+
+    def publish_health(self, verdict: Verdict, status: Status) -> None:
+        """Publish what is to be thought of the pictures, for all who come later too."""
+        self._health.publish(status_message(status, self._node.get_name()))
+        self._health_json.publish(String(data=json.dumps({
+            'score': verdict.score, 'state': verdict.state, 'causes': verdict.causes})))
 
     def publish_pictures(self, header: Header, image: np.ndarray, labels: np.ndarray,
                          settings: Settings) -> None:

@@ -114,13 +114,13 @@ class Pipeline:
         for frame, result in zip(frames, results):
             frame.stream.health.succeeded()
             with self._publishing(frame):
-                shown = frame.stream.finish(result, settings)
+                shown = frame.stream.withheld(frame.stream.finish(result, settings), settings)
                 self._publish(frame, shown, timing, inferred, settings)
                 published.append((frame, shown.labels, result))
         for frame, labels, result in published:  # from here on nobody waits
             with self._publishing(frame):
                 if settings.domain_enabled:
-                    frame.stream.monitor.look(frame.image, result.labels, result.confidence)
+                    frame.stream.judge(frame.image, result, inferred)
                 frame.stream.outputs.publish_pictures(
                     frame.header, frame.mounted, labels, settings)
 

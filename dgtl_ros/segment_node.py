@@ -10,6 +10,7 @@ import sys
 import time
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.domain import domain_of
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.board import Device
 from dgtl_ros.dds_profile import add_argument
@@ -138,7 +139,8 @@ class SegmentNode(LifecycleNode):
         self._predict, self._model = predict, model = load_model(settings)
         self._device.close()
         self._device = Device(settings.device)
-        self._streams = [Stream(self, name, predict.classes, lambda: self._settings)
+        self._streams = [Stream(self, name, predict.classes, lambda: self._settings,
+                                domain_of(predict.metadata))
                          for name in settings.camera_names]
         self._announce()
         self.get_logger().info(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import re
 
+from dgtl_core.domain import DomainLimits
 from dgtl_core.encodings import ENCODINGS
 from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_core.predictor import EngineOptions, MAX_THREADS, RunOptions
@@ -148,22 +149,38 @@ class Settings:
         True, 'Watch whether the pictures still look like something the model can judge',
         dynamic=True, name='domain.enabled')
     domain_min_mean_confidence: float = option(
-        0.6, 'Mean confidence below which the domain counts as shifted', low=0.0, high=1.0,
+        DomainLimits.min_mean_confidence, 'Mean confidence below which the domain counts as '
+        'shifted, where no normal drives are known', low=0.0, high=1.0,
         dynamic=True, name='domain.min_mean_confidence')
     domain_max_entropy: float = option(
-        0.5, 'Estimated normalised entropy above which the domain counts as shifted', low=0.0,
+        DomainLimits.max_entropy, 'Estimated normalised entropy above which the domain counts as '
+        'shifted, where no normal drives are known', low=0.0,
         high=1.0, dynamic=True, name='domain.max_entropy')
     domain_dark_luma: float = option(
-        25.0, 'Mean brightness below which a picture counts as dark', low=0.0, high=255.0,
+        DomainLimits.dark_luma, 'Mean brightness below which a picture counts as dark',
+        low=0.0, high=255.0,
         dynamic=True, name='domain.dark_luma')
     domain_bright_luma: float = option(
-        230.0, 'Mean brightness above which a picture counts as overexposed', low=0.0, high=255.0,
+        DomainLimits.bright_luma, 'Mean brightness above which a picture counts as overexposed',
+        low=0.0, high=255.0,
         dynamic=True, name='domain.bright_luma')
     domain_blur_laplacian: float = option(
-        20.0, 'Variance of the Laplacian below which a picture counts as blurred', low=0.0,
+        DomainLimits.blur_laplacian, 'Variance of the Laplacian below which a picture counts '
+        'as blurred', low=0.0,
         high=10000.0, dynamic=True, name='domain.blur_laplacian')
+    domain_level_shifted: str = option(
+        'warn', 'Level of the domain status where pictures are unlike those known',
+        choices=('ok', 'warn', 'error'), dynamic=True, name='domain.level_shifted')
+    domain_level_unusable: str = option(
+        'warn', 'Level of the domain status where pictures show nothing: dark, overexposed, '
+        'blurred, frozen', choices=('ok', 'warn', 'error'), dynamic=True,
+        name='domain.level_unusable')
+    domain_action: str = option(
+        'nothing', 'What else happens to pictures that are not familiar', choices=(
+            'nothing', 'zero_confidence', 'ignore_labels'), dynamic=True, name='domain.action')
     domain_window: int = option(
-        30, 'Pictures over which the domain is judged', low=1, high=600, dynamic=True,
+        DomainLimits.window, 'Pictures over which the domain is judged', low=1, high=600,
+        dynamic=True,
         name='domain.window')
 
     def __post_init__(self) -> None:
@@ -201,3 +218,12 @@ class Settings:
     def camera_names(self) -> tuple[str, ...]:
         """The cameras; one without a name where none is named."""
         return tuple(filter(None, self.cameras)) or ('',)
+
+
+def limits(settings: Settings) -> DomainLimits:
+    """Return the limits of the domain among the parameters."""
+    return DomainLimits(
+        min_mean_confidence=settings.domain_min_mean_confidence,
+        max_entropy=settings.domain_max_entropy, dark_luma=settings.domain_dark_luma,
+        bright_luma=settings.domain_bright_luma, blur_laplacian=settings.domain_blur_laplacian,
+        window=settings.domain_window)

@@ -4,6 +4,7 @@ import math
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
+from dgtl_core.domain import Verdict
 from dgtl_core.predictor import EngineStatus
 from dgtl_ros.diagnostics import (
     CameraSnapshot,
@@ -22,6 +23,7 @@ from dgtl_ros.settings import Settings
 pytestmark = pytest.mark.ros
 MODEL = Model(name='tiny', path='/m/tiny.onnx', sha256='0123456789abcdef', num_classes=19,
               input_size=(32, 64), precision='fp32', load_s=0.5, embedded=False)
+FAMILIAR = Verdict()
 CAMERA = Camera('/image', 1, 'reliable', 'reliable')
 
 
@@ -45,7 +47,7 @@ def seen(health=None, camera=CAMERA, name='', **changes):
     return CameraSnapshot(name, health or fed(), camera, **changes)
 
 
-def look(task, now=10.05, health=None, camera=CAMERA, domain=({}, []), active_since=0.0,
+def look(task, now=10.05, health=None, camera=CAMERA, domain=FAMILIAR, active_since=0.0,
          **changes):
     cameras = [seen(health, camera, domain=domain, active_since=active_since)]
     values = {'state': 'active', 'settings': Settings(), 'model': MODEL, 'cameras': cameras,
@@ -232,11 +234,15 @@ def test_what_cannot_be_published_warns():
 
 
 def test_domain():
-    assert look('domain').values == {'verdict': 'unknown'}
-    assert look('domain', domain=({'blur': 50.0}, [])).message == 'normal'
-    status = look('domain', domain=({'blur': 5.0}, ['the picture is blurred (5 < 20)']))
-    assert status.level == WARN and 'blurred' in status.message
-    assert status.values == {'blur': 5.0, 'verdict': 'shifted'}
+    assert look('domain').values == {'state': 'unknown', 'score': 0.0}
+    assert look('domain', domain=Verdict(values={'blur': 50.0})).message == 'familiar'
+    shifted = Verdict(0.9, 'shifted', ('fog-like contrast', 'dark'), {'blur': 5.0})
+    status = look('domain', domain=shifted)
+    assert status.level == WARN and status.message == 'fog-like contrast, dark'
+    assert status.values == {'blur': 5.0, 'state': 'shifted', 'score': 0.9}
+    chosen = Settings(domain_level_shifted='error', domain_level_unusable='ok')
+    assert look('domain', domain=shifted, settings=chosen).level == ERROR
+    assert look('domain', domain=Verdict(1.0, 'unusable'), settings=chosen).level == OK
     with pytest.raises(KeyError):
         look('domain', settings=Settings(domain_enabled=False))
 

@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.classes import CITYSCAPES
+from dgtl_core.domain import DomainLimits, DomainMonitor
 from dgtl_core.predictor import Predictor
-from dgtl_ros.domain_monitor import DomainMonitor
 from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Health, STAGES
 from dgtl_ros.image_codec import rgb8
@@ -54,6 +54,12 @@ class Source:
         self.monitor, self.last = DomainMonitor(19), None
         self.finish = Finishing(CITYSCAPES, settings())
         self.reader = Reader('/image', self.health, settings, logger)
+
+    def judge(self, image, result, now):
+        self.monitor.look(image, result)
+
+    def withheld(self, shown, settings):
+        return shown
 
     def arrival(self, message):
         return Arrival(self, message, 0.0, self.health.image('rgb8', 1, 0.0))
@@ -105,7 +111,7 @@ def test_labels_go_out_with_header_stages_and_times(predict):
     assert all(line.health.stages[name].percentile(50) >= 0 for name in STAGES)
     assert line.outputs.times[0]['pipeline_latency'] == pytest.approx(100, abs=1)
     assert line.outputs.times[0]['cyclic_time'] is None
-    assert line.monitor.report(Settings())[0]['unlabeled_fraction'] == 0
+    assert line.monitor.report(DomainLimits()).values['unlabeled_fraction'] == 0
     assert line.a.last.stamp_ns == round((NOW - 0.1) * 1e9)
 
 
@@ -211,7 +217,7 @@ def test_pictures_of_two_cameras_are_one_call_and_keep_their_own_headers(predict
         assert header == message.header and labels.shape == shape and labels[0, 0] == label
         assert source.outputs.pictures[0] is labels and source.last.image.shape[:2] == shape
         assert source.health.counts()['published'] == 1
-        assert source.monitor.report(Settings())[0]['unlabeled_fraction'] == 0
+        assert source.monitor.report(DomainLimits()).values['unlabeled_fraction'] == 0
 
 
 def test_a_bad_picture_of_one_camera_does_not_touch_the_other(predict):

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from dgtl_core.classes import CITYSCAPES
+from dgtl_core.domain import Verdict
 from dgtl_ros import snapshot
 from dgtl_ros.health import Health
 from dgtl_ros.settings import Settings
@@ -25,7 +26,7 @@ class Source:
 
     def __init__(self, name, stamp):
         self.name, self.health = name, Health()
-        self.monitor = SimpleNamespace(report=lambda _: ({}, []))
+        self.verdict = Verdict()
         self.outputs = SimpleNamespace(classes=CITYSCAPES)
         self.last = stamp if stamp is None else Result(np.zeros((4, 6, 3), np.uint8), PLANE, PLANE,
                                                        stamp)

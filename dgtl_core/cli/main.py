@@ -19,6 +19,7 @@ COMMANDS = {
     'info': 'Show what a model file says about itself.',
     'engine': 'Build a TensorRT engine of a model, for the GPU of this computer.',
     'doctor': 'Check this computer, and say what mends what is missing.',
+    'calibrate': 'Teach a model file what normal drives look like, or check a recording.',
     'view': 'Watch a model at work on pictures, a video or a bag, in a browser.',
 }
 _EPILOG = """Exit codes: 0 all is well, 1 something failed, 2 the command was used wrongly.

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fit the domain of a model file on normal drives, and try it on recordings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+from dgtl_core.data.corruptions import corrupt
+from dgtl_core.domain import DomainLimits, DomainMonitor, features, Verdict, WINDOW
+from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_model import DomainError, DomainModel
+from dgtl_core.files import placing
+from dgtl_core.model_file import KEY, onnx_metadata
+from dgtl_core.predictor import Predictor
+import numpy as np
+
+# What a shift looks like is learned from these; others are found by what they share with them.
+CORRUPTIONS = ('contrast', 'defocus_blur', 'fog', 'gaussian_noise', 'glare', 'night', 'rain',
+               'snow', 'snowfall')
+_SEVERITY = 3
+_COPIED = 48  # pictures at most that are corrupted
+_SIDE = 480   # pixels of the shorter side of a copied picture
+
+
+def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]]) -> DomainModel:
+    """
+    Label the pictures of normal drives, and corrupted copies of some, and fit the domain.
+
+    :param drives: by name, the pictures (H, W, 3) uint8 RGB of each in the order of time.
+    :raises DomainError: too few pictures.
+    """
+    seen: dict[str, np.ndarray] = {}
+    chosen: list[np.ndarray] = []
+    share = max(_COPIED // max(len(drives), 1), 8)
+    for name, pictures in drives.items():
+        spread = _Spread(share)
+        found = [features(image, predict(image)) for image in spread.passed(pictures)]
+        if found:
+            seen[name] = np.stack(found)
+        chosen += spread.kept
+    clean = [features(image, predict(image)) for image in chosen]
+    copies = {kind: Copies(np.array(clean), np.array([
+        features(copy, predict(copy)) for copy in (
+            corrupt(image, kind, _SEVERITY, seed) for seed, image in enumerate(chosen))]))
+        for kind in CORRUPTIONS}
+    return fit(seen, copies)
+
+
+class _Spread:
+    """Keeps some of the pictures that pass, evenly spread, however many there will be."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: list[np.ndarray] = []
+        self._most, self._stride = most, 1
+
+    def passed(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Give the pictures on."""
+        for number, image in enumerate(pictures):
+            if number % self._stride == 0:
+                if len(self.kept) == self._most:
+                    self.kept = self.kept[::2]
+                    self._stride *= 2
+                if number % self._stride == 0:
+                    self.kept.append(_small(image))
+            yield image
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    factor = min(_SIDE / min(height, width), 1)
+    size = round(width * factor), round(height * factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image.copy()
+
+
+def windows(predict: Predictor, model: DomainModel | None,
+            pictures: Iterable[np.ndarray]) -> Iterator[Verdict]:
+    """Give the verdict after each ten pictures, and after the rest if that is half of it."""
+    monitor = DomainMonitor(len(predict.classes), model)
+    limits = DomainLimits(window=WINDOW)
+    number = 0
+    for number, image in enumerate(pictures, 1):
+        monitor.look(image, predict(image))
+        if number % WINDOW == 0:
+            yield monitor.report(limits)
+    if number % WINDOW >= WINDOW / 2:
+        yield monitor.report(limits)
+
+
+def shares(verdicts: Iterable[Verdict]) -> dict[str, float]:
+    """Return how many windows there are and which share of them has which state."""
+    states = Counter(verdict.state for verdict in verdicts)
+    total = sum(states.values())
+    return {'windows': total, **{
+        state: states[state] / total if total else 0.0
+        for state in ('familiar', 'shifted', 'unusable')}}
+
+
+def write_domain(source: Path, out: Path, model: DomainModel) -> None:
+    """
+    Write a copy of an ``.onnx`` model file with another domain.
+
+    :raises DomainError: it is no ``.onnx`` file, or ``onnx`` is not installed.
+    """
+    if source.suffix != '.onnx' or out.suffix != '.onnx':
+        raise DomainError(f'a domain is stored in .onnx files, got {source} and {out}')
+    try:
+        import onnx
+    except ImportError as error:
+        raise DomainError(
+            'writing a model file needs onnx: pip install "dgtl_ros[export]"') from error
+    metadata = replace(onnx_metadata(source), domain=model.to_dict())
+    proto = onnx.load(str(source))
+    onnx.helper.set_model_props(proto, {
+        **{entry.key: entry.value for entry in proto.metadata_props}, KEY: metadata.to_json()})
+    with placing(out) as temporary:
+        temporary.write_bytes(proto.SerializeToString())

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fit the statistics of a domain on signatures of normal drives and of corrupted copies of them.
+
+A place never seen moves signatures as far as fog does, but elsewhere. Corrupted copies show where
+shifts move them: picture by picture the scene is the same, so the differences hold no scenes. What
+counts as a shift lies in the middle between drives that were left out and the corrupted copies.
+Shape legend: T pictures of a drive, n copied ones, D length of a signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from dgtl_core.domain_model import Axes, DomainError, DomainModel, Drive, UNFAMILIAR
+import numpy as np
+
+LEAST_PICTURES = 20
+WINDOW = 10       # pictures over which false alarms are counted
+_RANK = 24        # directions of normal variation that are kept
+_SHRINKAGE = 0.1  # share of a unit matrix in the covariances (Ledoit and Wolf's form)
+LEAST_DRIVES = 3  # from which on a whole drive is left out in turn, below it stretches of time
+_SEGMENTS = 4     # of each drive
+_WEAK = 0.25      # quantile of the corrupted copies that counts as shifted
+_FAR = 2.0        # times the distance of drives that were left out: unfamiliar
+_LEAST_SPREAD = 1e-3
+_LEAST_GAP = 1.0  # deviations between normal and shifted; below it a channel is left out
+_LEAST_SCALE = 1e-6
+
+
+class Copies(NamedTuple):
+    """Signatures of the same pictures before and after a corruption, (n, D) each."""
+
+    clean: np.ndarray
+    corrupted: np.ndarray
+
+
+def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> DomainModel:
+    """
+    Fit the domain.
+
+    :param drives: by name, the signatures (T, D) of each in the order of time.
+    :param copies: by the name of the corruption.
+    :raises DomainError: too few pictures; the message says how many are needed.
+    """
+    total = sum(map(len, drives.values()))
+    if total < LEAST_PICTURES:
+        raise DomainError(
+            f'{total} pictures are too few to know what is normal; give at least '
+            f'{LEAST_PICTURES}, better some hundred from three or more drives')
+    copies = dict(sorted(copies.items()))
+    names = list(copies)
+    parts = [np.asarray(drive, np.float64) for drive in drives.values()]
+    by_drive = len(parts) >= LEAST_DRIVES
+    # What is left out: a drive, or a stretch of each.
+    cuts = [np.array_split(part, _SEGMENTS) for part in parts]
+    left_out = []
+    for fold in range(len(parts) if by_drive else _SEGMENTS):
+        if by_drive:
+            out, rest = [parts[fold]], [*parts[:fold], *parts[fold + 1:]]
+        else:
+            out = [cut[fold] for cut in cuts]
+            rest = [np.concatenate([*cut[:fold], *cut[fold + 1:]]) for cut in cuts]
+        axes = _axes(rest, copies)
+        left_out += [axes.positions(part) for part in out]
+    # Directions that were learned from one half of the copies are tried on the other.
+    halves = [{n: Copies(c.clean[i::2], c.corrupted[i::2]) for n, c in copies.items()}
+              for i in (0, 1)]
+    models = [_axes(parts, half) for half in halves]
+    shifted_positions = [
+        np.concatenate([model.positions(half[name].corrupted)[:, column]
+                        for model, half in zip(models, halves[::-1])])
+        for column, name in enumerate(names)]
+    means = np.stack([positions.mean(0) for positions in left_out])
+    normal = means.mean(0) + means.std(0)  # of a drive that is rather unlike the others
+    within = np.sqrt(np.mean([p.var(0) for p in left_out], axis=0))
+    shifted = np.array([np.quantile(p, _WEAK) for p in shifted_positions]
+                       + [_FAR * normal[-1]])
+    spread = np.maximum(within, _LEAST_SPREAD)
+    # A channel that separates nothing would only raise alarms.
+    keep = shifted > normal + _LEAST_GAP * spread
+    keep[-1] = True
+    axes = _axes(parts, copies)
+    model = DomainModel(
+        drives=tuple(Drive(name=n, pictures=len(d)) for n, d in drives.items()),
+        channels=tuple(name for name, kept in zip((*names, UNFAMILIAR), keep) if kept),
+        axes=replace(axes, directions=axes.directions[keep[:-1]]),
+        normal=normal[keep], shifted=shifted[keep], spread=spread[keep],
+        false_alarms=0.0, cross_validated='drive' if by_drive else 'segment')
+    evidence = [model.weigh(positions[:, keep]).max(1) for positions in left_out]
+    windows = [window for part in evidence
+               for window in np.array_split(part, -(-len(part) // WINDOW))]
+    return replace(model, false_alarms=float(np.mean([w.mean() > 0 for w in windows])))
+
+
+def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies]) -> Axes:
+    """
+    Fit the axes: what is normal, and Fisher's discriminant towards each corruption.
+
+    Fisher's direction is (within)^-1 shift, with the scatter around the drives' own means, that of
+    these means, and that of the shifts from picture to picture.
+    """
+    pictures = np.concatenate(drives)
+    mean = pictures.mean(0)
+    # What hardly varies on these drives may vary on the next, but a shift moves it by much more.
+    moved = [((pair.corrupted - pair.clean) ** 2).mean(0) for pair in copies.values()]
+    scale = np.sqrt(pictures.var(0) + np.mean(moved, axis=0)) + _LEAST_SCALE
+    centred = [(drive - drive.mean(0)) / scale for drive in drives]
+    means = (np.stack([drive.mean(0) for drive in drives]) - mean) / scale
+    normal = [part / np.sqrt(len(pictures)) for part in centred]
+    basis, variances, rest = _low_rank([*normal, means / np.sqrt(len(means))])
+    shifts = [(pair.corrupted - pair.clean) / scale for pair in copies.values()]
+    own = [(s - s.mean(0)) / np.sqrt(len(s) * len(shifts)) for s in shifts]
+    inner = _low_rank([*normal, means / np.sqrt(len(means)), *own])
+    rows = []
+    for shift in shifts:
+        along = inner[0] @ shift.mean(0)
+        row = inner[0].T @ (along / inner[1]) + (shift.mean(0) - inner[0].T @ along) / inner[2]
+        rows.append(row / np.sqrt(((np.concatenate(centred) @ row) ** 2).mean()))
+    return Axes(mean=mean, scale=scale, directions=np.stack(rows), basis=basis,
+                variances=variances, rest=rest)
+
+
+def _low_rank(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+    """
+    Return basis (R, D), variances (R,) and the variance of all else of a scatter matrix.
+
+    The matrix is the sum of x^T x over the parts, with a share of its mean variance as shrinkage.
+    """
+    rows = np.concatenate(parts)
+    _, values, basis = np.linalg.svd(rows, full_matrices=False)
+    variances, length = values ** 2, rows.shape[1]
+    kept = min(_RANK, len(variances))
+    average = variances.sum() / length
+    rest = (1 - _SHRINKAGE) * variances[kept:].sum() / max(length - kept, 1)
+    return (basis[:kept], (1 - _SHRINKAGE) * variances[:kept] + _SHRINKAGE * average,
+            float(rest + _SHRINKAGE * average))

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import cv2
+from dgtl_core.calibration import _Spread
+from dgtl_core.cli.calibrate import main
+from dgtl_core.data.corruptions import corrupt
+from dgtl_core.domain import domain_of
+from dgtl_core.predictor import onnx_metadata, Predictor
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+from tiny_onnx import write_tiny_onnx
+
+
+def street(place, number):
+    """A sky, a wall whose colour is the place's, and a road with texture; red stays below 150."""
+    rng = np.random.default_rng([place, number])
+    image = np.full((96, 160, 3), 140, np.uint8)
+    image[30:] = 70 + 12 * place, 90, 60 + 8 * place
+    image[60:] = 60
+    image[30:] += rng.integers(0, 30, (66, 160, 1), np.uint8)
+    left = int(rng.integers(0, 120))
+    image[40:70, left:left + 30] = rng.integers(20, 120, 3)
+    return image
+
+
+def write(folder, images):
+    folder.mkdir()
+    for number, image in enumerate(images):
+        cv2.imwrite(str(folder / f'{number:03d}.png'), np.ascontiguousarray(image[..., ::-1]))
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def calibrated(tmp_path_factory):
+    place = tmp_path_factory.mktemp('drives')
+    model = write_tiny_onnx(place / 'in.onnx', signature=True)
+    drives = [write(place / f'{p}', [street(p, n) for n in range(20)]) for p in (0, 2, 5)]
+    out = place / 'own.onnx'
+    assert main([*drives, '--model', str(model), '--out', str(out), '--device', 'cpu']) == 0
+    return model, out
+
+
+def check(out, folder, capsys):
+    capsys.readouterr()
+    assert main(['--check', folder, '--model', str(out), '--json', '--device', 'cpu']) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_another_place_is_familiar_and_its_fog_and_night_are_not(calibrated, tmp_path, capsys):
+    _, out = calibrated
+    images = [street(3, n) for n in range(25)]
+    told = check(out, write(tmp_path / 'day', images), capsys)
+    assert told['windows'] == 3 and told['familiar'] == 1
+    assert told['shifted'] == told['unusable'] == 0 and len(told['scores']) == 3
+    for kind in ('fog', 'night'):
+        folder = write(tmp_path / kind, [corrupt(i, kind, 3, n) for n, i in enumerate(images)])
+        told = check(out, folder, capsys)
+        assert told['familiar'] == 0, kind
+
+
+def test_the_file_keeps_what_it_was_and_holds_little_more(calibrated):
+    model, out = calibrated
+    domain = domain_of(onnx_metadata(out))
+    assert [d.pictures for d in domain.drives] == [20] * 3 and domain.cross_validated == 'drive'
+    assert onnx_metadata(model).domain is None
+    assert out.stat().st_size - model.stat().st_size < 256 << 10
+    image = street(0, 99)
+    before, after = (Predictor.load(path, device='cpu')(image) for path in (model, out))
+    np.testing.assert_array_equal(before.labels, after.labels)
+
+
+def test_wrong_use_is_said(calibrated, tmp_path, capsys):
+    model, out = calibrated
+    folder = write(tmp_path / 'few', [street(0, n) for n in range(5)])
+    for arguments, code, message in (
+            ([folder], 2, 'name the model file to write: --out'),
+            ([folder, '--check', folder], 2, 'and not both'), ([], 2, 'and not both'),
+            ([folder, '--model', str(model), '--out', str(tmp_path / 'o.onnx')], 1,
+             '5 pictures are too few'),
+            (['--check', folder, '--model', str(model)], 1, 'knows no normal drives')):
+        if code == 2:
+            with pytest.raises(SystemExit, match='2'):
+                main(arguments)
+        else:
+            assert main([*arguments, '--device', 'cpu']) == code
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'o.onnx').exists()
+
+
+def test_kept_pictures_are_spread_over_a_drive_of_any_length():
+    for count in (3, 8, 50, 1000):
+        spread = _Spread(8)
+        assert len(list(spread.passed(np.full((4, 4, 3), n % 256, np.uint8)
+                                      for n in range(count)))) == count
+        assert min(count, 4) <= len(spread.kept) <= 8
