@@ -22,7 +22,7 @@ import numpy as np
 CORRUPTIONS = ('contrast', 'defocus_blur', 'fog', 'gaussian_noise', 'glare', 'night', 'rain',
                'snow', 'snowfall')
 _SEVERITY = 3
-_COPIED = 48  # pictures at most that are corrupted
+_COPIED = 36  # pictures at most that are corrupted
 _SIDE = 480   # pixels of the shorter side of a copied picture
 
 
