@@ -180,8 +180,8 @@ def test_training_knows_no_ros(tree):
 
 def test_ros_uses_only_the_surface_of_core(tree):
     surface = {f'dgtl_core.{module}' for module in (
-        'classes', 'encodings', 'groups', 'picture_header', 'pictures', 'points', 'predictor',
-        'processing', 'strict', 'visualize')}
+        'classes', 'domain', 'encodings', 'groups', 'picture_header', 'pictures', 'points',
+        'predictor', 'processing', 'strict', 'visualize')}
     beyond = {
         'dgtl_ros.segment_node': {'dgtl_core.runtime.board'},
         'dgtl_ros.snapshot': {'dgtl_core.files'},
