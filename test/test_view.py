@@ -30,7 +30,7 @@ class FakePredictor:
     backend_name, engine, input_size, classes = 'fake (CPU)', None, (4, 8), CLASSES
 
     class metadata:
-        name, method = 'fake', 'none'
+        name, method, domain = 'fake', 'none', None
 
     def __init__(self):
         self.seen = []
@@ -309,3 +309,15 @@ def test_wrong_numbers_are_refused(play):
         play(Recording(1), rate=0)
     with pytest.raises(ValueError, match='stride must be'):
         play(Recording(1), stride=0)
+
+
+def test_the_verdict_on_the_domain_is_shown_and_starts_anew_after_a_jump(play):
+    player = play(Recording(100, size=(90, 160)), rate=200.0)  # even pictures: nothing to judge
+    until(lambda: player.state['ended'])
+    told = player.newest().domain
+    assert told['verdict'] == 'unusable' and told['causes'] and told['score'] == 1
+    assert decode(encode(player.newest()))[0]['domain'] == told
+    player.command({'do': 'pause'})
+    player.command({'do': 'seek', 'to': 40})
+    shows(player, 40)
+    assert len(player._domain._frames) == 1

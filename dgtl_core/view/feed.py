@@ -30,7 +30,7 @@ class Shown:
     confidence: np.ndarray | None
     classes: ClassSet
     times_ms: Mapping[str, float] = field(default_factory=dict)  # {'inference': ...}
-    domain: Mapping[str, Any] | None = None  # {'score': number, 'verdict': word}
+    domain: Mapping[str, Any] | None = None  # score, verdict (a word), causes
     position: int | None = None  # in the recording
 
 

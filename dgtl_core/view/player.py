@@ -9,10 +9,13 @@ import threading
 import time
 from typing import Any
 
+from dgtl_core.domain import domain_of, DomainLimits, DomainMonitor
 from dgtl_core.predictor import Predictor
 from dgtl_core.recorded.frame import Item, Source
 from dgtl_core.recorded.video import Camera
 from dgtl_core.view.feed import Shown, Slot
+
+_LIMITS = DomainLimits()
 
 
 class Player:
@@ -34,6 +37,7 @@ class Player:
         self._live = any(isinstance(source, Camera) for source in sources)
         self._total = sum(total or 0 for total in totals) if None not in totals else None
         self._slot = Slot()
+        self._domain = DomainMonitor(len(predict.classes), domain_of(predict.metadata))
         self._changed = threading.Condition()
         self._playing, self._step, self._target = True, False, -1
         self._closed = self._ended = False
@@ -113,9 +117,11 @@ class Player:
                 items, position, following = self._items(), 0, 0
                 continue
             self._ended = False
-            position, following = wanted + 1, wanted + self._stride
+            if wanted != following:
+                self._domain.reset()  # another place: what was before says nothing about it
             if asked:
                 self._origin = None
+            position, following = wanted + 1, wanted + self._stride
             try:
                 self._show(item, wanted)
             except (OSError, ValueError) as error:
@@ -138,16 +144,19 @@ class Player:
         start = time.monotonic()
         frame = item.read()
         read = time.monotonic()
-        (labels, confidence), timing = self._predict.timed(frame.image)
+        result, timing = self._predict.timed(frame.image)
+        self._domain.look(frame.image, result)
+        verdict = self._domain.report(_LIMITS)
         times = {'reading': (read - start) * 1e3, 'preparing': timing.preprocess_ms,
                  'inference': timing.infer_ms, 'finishing': timing.postprocess_ms}
         if not self._live:
             self._hold(frame.stamp)
         self._count += 1
         self._slot.put(Shown(
-            number=self._count, name=frame.name, image=frame.image, labels=labels,
-            confidence=confidence, classes=self._predict.classes, times_ms=times,
-            position=position))
+            number=self._count, name=frame.name, image=frame.image, labels=result.labels,
+            confidence=result.confidence, classes=self._predict.classes, times_ms=times,
+            domain={'score': verdict.score, 'verdict': verdict.state,
+                    'causes': list(verdict.causes)}, position=position))
 
     def _hold(self, stamp: int | None) -> None:
         """Wait until it is time for the frame, or somebody wants something else."""

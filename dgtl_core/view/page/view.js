@@ -154,7 +154,10 @@ function showNumbers() {
   $('domain').hidden = !frame.domain;
   if (frame.domain) {
     domain.add(frame.domain.score);
-    $('verdict').textContent = `${frame.domain.verdict} ${frame.domain.score.toFixed(2)}`;
+    const {verdict, score, causes} = frame.domain;
+    $('verdict').textContent = `${verdict} ${score.toFixed(2)}`;
+    $('verdict').dataset.verdict = verdict;
+    $('causes').textContent = causes.join(', ');
   }
   $('frame').textContent = `${frame.name}  ${frame.size[1]}x${frame.size[0]}`;
   if (frame.position !== null) {
