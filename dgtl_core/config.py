@@ -158,6 +158,11 @@ class HeadConfig:
     decoder_layers: int = 9
     decoder_feedforward: int = 2048
 
+    @property
+    def fixed(self) -> bool:
+        """Whether query c stands for class c: in this head a matcher finds what each means."""
+        return False
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
@@ -175,9 +180,9 @@ class LightHeadConfig:
 
     kind: Literal['light'] = 'light'
     num_blocks: int = 4  # the last blocks of the backbone, which the queries pass with the patches
-    # 'texts': one query for each class, from its text; query c stands for class c, without a
-    # matcher. Else matched queries: from the adapter's tokens, or free.
-    queries: Literal['tokens', 'texts', 'learned'] = 'tokens'
+    # One query for each class, without a matcher: 'texts' from the text of the class, 'classes'
+    # free, where there are no texts. Matched queries: 'tokens' from the adapter's, or 'learned'.
+    queries: Literal['tokens', 'learned', 'texts', 'classes'] = 'tokens'
     num_queries: int = 100  # of 'tokens' and 'learned'
     # Widths of the steps from the patch grid to 1/4 of the picture, each twice as fine as the one
     # before; (): the backbone's own.
@@ -188,6 +193,11 @@ class LightHeadConfig:
             raise ValueError(
                 'head.num_blocks, head.num_queries and the widths in head.upscale must be '
                 f'positive, got {self.num_blocks}, {self.num_queries} and {list(self.upscale)}')
+
+    @property
+    def fixed(self) -> bool:
+        """Whether query c stands for class c."""
+        return self.queries in ('texts', 'classes')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,12 +269,14 @@ class SegmenterConfig:
                 f'{self.backbone.patch_size} to 1/4 of the picture, got {list(head.upscale)}')
         if self.neck != 'interpolate':
             raise ValueError(f'a light head has no neck: leave neck out, got {self.neck!r}')
-        if head.queries == 'texts' and (
-                self.adapter.text_link == 'off' or self.adapter.mask_link):
+        if head.queries == 'texts' and self.adapter.text_link == 'off':
             raise ValueError(
-                "head.queries 'texts' needs class texts and has no tokens to link masks with: set "
-                f"adapter.text_link 'all' and adapter.mask_link false, got "
-                f'{self.adapter.text_link!r} and {self.adapter.mask_link}')
+                "head.queries 'texts' needs class texts: set adapter.text_link 'all', got 'off'; "
+                "or take head.queries 'classes', which needs none")
+        if head.fixed and self.adapter.mask_link:
+            raise ValueError(
+                f'head.queries {head.queries!r} has no tokens to link masks with: set '
+                'adapter.mask_link false')
 
     @property
     def method(self) -> str:

@@ -142,6 +142,17 @@ def test_training_steps(capsys):
     assert half['losses'].keys() == plain['losses'].keys()
 
 
+def test_a_light_head_is_timed_by_parts_and_in_training(capsys):
+    small = ['--size', '128', '256', '--device', 'cpu', '--runs', '1', '--json']
+    assert main(['dgtl-rt-mini', '--parts', '--no-roofline', *small]) == 0
+    row, = json.loads(capsys.readouterr().out)['parts'].values()
+    assert sum(part['percent'] for part in row) == pytest.approx(100)
+    assert {'light head: upscaling', 'light head: queries and masks'} <= {p['name'] for p in row}
+    assert main(['dgtl-rt-mini', '--train', '--batch', '2', *small]) == 0
+    step, = json.loads(capsys.readouterr().out)['steps']
+    assert set(step['losses']) == {'cross_entropy', 'dice'}
+
+
 def test_words_after_a_model():
     spec = parse('a.safetensors:unfolded:bf16', Spec(model='', compiled=True))
     assert (spec.form, spec.precision, spec.compiled) == ('unfolded', 'bf16', True)

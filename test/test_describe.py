@@ -3,6 +3,7 @@
 
 import json
 
+from dgtl_core.config import preset
 from dgtl_core.strict import to_dict
 import pytest
 from tiny_segmenter import tiny
@@ -60,3 +61,13 @@ def test_refuses_what_it_does_not_know(capsys):
                             ('16', 'at least 32x32')):
         assert main(['dgtl-mini', '--size', height, '512']) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['dgtl-rt-mini', 'dgtl-rt-s', 'dgtl-rt-l-p32'])
+def test_parts_of_a_light_head_add_up(name):
+    parts = {part.name: part for part in describe(preset(name), (128, 256), levels=1)}
+    whole = parts.pop('segmenter')
+    assert parts.keys() == {'backbone', 'adapter', 'light_head'}
+    assert all(part.gflops > 0 for part in parts.values())
+    assert 0.9 * whole.gflops < sum(part.gflops for part in parts.values()) <= whole.gflops
+    assert sum(part.trained for part in parts.values()) == whole.trained

@@ -46,7 +46,8 @@ def lively(made_of, seed=0):
     return model.eval()
 
 
-@pytest.mark.parametrize('queries, count', [('texts', 19), ('tokens', 8), ('learned', 8)])
+@pytest.mark.parametrize('queries, count', [
+    ('texts', 19), ('classes', 19), ('tokens', 8), ('learned', 8)])
 @pytest.mark.parametrize('family', ['vit', 'dinov2-reg', 'dinov3', 'eva02', 'siglip2'])
 def test_every_backbone_and_kind_of_query_learns(family, queries, count):
     model = lively(config(family, queries)).train()
@@ -62,7 +63,8 @@ def test_every_backbone_and_kind_of_query_learns(family, queries, count):
 @pytest.mark.parametrize('family, queries, patch, stem', [
     ('vit', 'texts', 32, 'conv'), ('vit', 'texts', 16, 'conv'), ('vit', 'tokens', 16, 'patch'),
     ('dinov2-reg', 'texts', 16, 'patch'), ('dinov3', 'tokens', 16, 'patch'),
-    ('eva02', 'learned', 16, 'patch'), ('siglip2', 'texts', 32, 'patch')])
+    ('eva02', 'learned', 16, 'patch'), ('vit', 'classes', 16, 'patch'),
+    ('siglip2', 'texts', 32, 'patch')])
 def test_folded_gives_the_same(family, queries, patch, stem):
     model = lively(config(family, queries, patch, stem))
     folded = fold(model, SIZE)
@@ -72,7 +74,7 @@ def test_folded_gives_the_same(family, queries, patch, stem):
         quick = folded(torch.from_numpy(picture)[None])
     error = (quick.masks - plain.masks).norm() / plain.masks.norm()
     assert error < 1e-4
-    if queries == 'texts':
+    if model.config.head.fixed:
         assert quick.classes is None
         labels = LabelNetwork(folded, SIZE)(torch.from_numpy(picture)[None])[0]
         expected = model.scores(normalised(picture, model.config)).argmax(1)
@@ -152,8 +154,8 @@ def test_the_kind_of_a_head_decides_how_it_is_read():
 @pytest.mark.parametrize('changes, message', [
     ({'head': {'num_blocks': 9}}, 'head.num_blocks be at most 5'),
     ({'head': {'upscale': [64]}}, 'must hold 3 widths, for the steps from patches of 32'),
-    ({'adapter': {'mask_link': True}}, 'needs class texts and has no tokens to link masks with'),
-    ({'adapter': {'text_link': 'off'}}, "set adapter.text_link 'all' and adapter.mask_link false"),
+    ({'adapter': {'mask_link': True}}, 'has no tokens to link masks with'),
+    ({'adapter': {'text_link': 'off'}}, "needs class texts: set adapter.text_link 'all'"),
     ({'backbone': {'trainable': False}}, "stem 'conv' has no published weights"),
     ({'head': {'kind': 'mask2former'}}, "stem 'conv' goes with the light head"),
     ({'neck': 'beit'}, 'a light head has no neck'),

@@ -19,7 +19,6 @@ import sys
 
 from dgtl_core.config import preset, PRESETS, SegmenterConfig
 from dgtl_core.files import print_any_text
-from dgtl_core.model.mask_decoder import semantic_scores
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.strict import load_yaml
 import torch
@@ -56,12 +55,18 @@ def describe(config: SegmenterConfig, size: tuple[int, int], levels: int = 3) ->
     with FlopCounterMode(display=False) as counter:
         for name, module in model.named_modules():
             hooks += _watch(module, name, shapes, flops, counter)
-        semantic_scores(model.predict(images), size)
+        model.scores(images)
     for hook in hooks:
         hook.remove()
     flops[''] = counter.get_total_flops()
-    if model.adapter is not None:  # it acts inside the backbone, and makes its constants before
-        flops['backbone'] -= flops['adapter']
+    holder = 'backbone'
+    if model.light_head is not None:  # it takes the backbone block by block
+        holder = 'light_head'
+        flops['backbone'] = flops['backbone.vit.patch_embed.proj'] + sum(
+            flops[f'backbone.vit.blocks.{i}'] for i in range(len(model.backbone.vit.blocks)))
+        flops['light_head'] -= flops['backbone']
+    if model.adapter is not None:  # it acts between the blocks, and makes its constants before
+        flops[holder] -= flops['adapter']
         flops['adapter'] += sum(
             flops.get(f'adapter.{name}', 0) for name, _ in model.adapter.named_children()
             if name != 'delta')

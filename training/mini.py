@@ -140,7 +140,7 @@ class Run:
             memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             masks = self.model(x)[-1].masks
-        where = torch.randint(4, (2,), device=self.device)
+        where = torch.randint(4, (len(labels), 2), device=self.device)
         losses = class_loss(masks, labels, class_weights(self.store.counts), where)
         losses.sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

@@ -36,12 +36,19 @@ class LossConfig:
     semantic_weight: float = 0.0  # dense term on the class scores of every layer; 0: off
     alignment: Literal['off', 'released', 'similarity'] = 'off'  # TDN, see alignment.py
     alignment_weight: float = 0.01
+    # Of a head with one query for each class, which needs nothing of the above:
+    rarity: float = 0.35  # cross-entropy weighs a class by its share of the pixels ** -rarity
+    class_dice_weight: float = 1.0  # beside a cross-entropy of weight 1
 
     def __post_init__(self) -> None:
         if self.num_points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
             raise ValueError(
                 'loss.num_points and loss.oversample must be >= 1, loss.importance in 0..1, got '
                 f'{self.num_points}, {self.oversample}, {self.importance}')
+        if not 0 <= self.rarity <= 1 or self.class_dice_weight < 0:
+            raise ValueError(
+                'loss.rarity must be in 0..1 and loss.class_dice_weight not negative, got '
+                f'{self.rarity} and {self.class_dice_weight}')
 
 
 def set_loss(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dgtl_core.learning.alignment import released_alignment, similarity_alignment
+from dgtl_core.learning.class_loss import fixed_loss
 from dgtl_core.learning.losses import LossConfig, set_loss
 from dgtl_core.learning.points import PointSource
 from dgtl_core.model.mask_decoder import MaskLogits
@@ -17,9 +18,9 @@ from torch import nn, Tensor
 
 class Objective(nn.Module):
     """
-    Pictures and labels in, weighted losses out.
+    Pictures and labels in, weighted losses out; the model's head says which.
 
-    :raises ValueError: the model has no class texts, or no tokens and texts for the alignment.
+    :raises ValueError: the model has no class texts, or nothing that the alignment could align.
     """
 
     def __init__(self, model: Segmenter, config: LossConfig) -> None:
@@ -29,6 +30,10 @@ class Objective(nn.Module):
             raise ValueError(
                 f'loss.alignment {config.alignment!r} needs a model with tokens and texts (an '
                 'adapter with a text link); set loss.alignment off for this one')
+        if config.alignment != 'off' and model.light_head is not None:
+            raise ValueError(
+                f'loss.alignment {config.alignment!r} compares tokens with the masks of a '
+                'Mask2Former head; set loss.alignment off for a light head')
         if adapter is not None and adapter.text_link is not None \
                 and not adapter.text_link.texts.any():
             raise ValueError(
@@ -58,7 +63,10 @@ class Objective(nn.Module):
         finally:
             watch.remove()
         with torch.autocast(images.device.type, enabled=False):
-            losses = set_loss(layers, labels, points, self.config)
+            if self.model.config.head.fixed:
+                losses = fixed_loss(layers[-1].masks, labels, points, self.config)
+            else:
+                losses = set_loss(layers, labels, points, self.config)
             if self.config.alignment != 'off':
                 losses['align'] = self.config.alignment_weight * self._alignment(
                     layers, features[-1])

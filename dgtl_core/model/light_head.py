@@ -39,8 +39,9 @@ class LightHead(nn.Module):
         super().__init__()
         self.num_blocks, self.num_classes = config.num_blocks, num_classes
         self.queries = config.queries
-        if config.queries == 'learned':
-            self.query_embedding = nn.Embedding(config.num_queries, embed_dim)
+        if config.queries in ('learned', 'classes'):
+            self.query_embedding = nn.Embedding(
+                num_classes if config.fixed else config.num_queries, embed_dim)
         elif config.queries == 'texts':
             self.query_text = nn.Linear(text_width, embed_dim)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -50,7 +51,7 @@ class LightHead(nn.Module):
             (FusingStep(*pair, width) for pair, width in zip(pairs, finer, strict=True)) if finer
             else (ScaleStep(*pair) for pair in pairs))
         self.class_head: nn.Linear | None = None
-        if config.queries != 'texts':
+        if not config.fixed:
             self.class_head = nn.Linear(embed_dim, num_classes + 1)
         self.mask_head = nn.Sequential(
             nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, embed_dim),
@@ -82,7 +83,7 @@ class LightHead(nn.Module):
 
     def own_queries(self, texts: Tensor | None) -> Tensor:
         """Return the queries that are not made from tokens, (Q, C); texts (K, width) or None."""
-        if self.queries == 'learned':
+        if self.queries in ('learned', 'classes'):
             return self.query_embedding.weight
         assert texts is not None
         return self.query_text(F.normalize(texts, dim=-1) * texts.shape[-1] ** 0.5)

@@ -80,7 +80,7 @@ class Segmenter(nn.Module):
     def scores(self, images: Tensor) -> Tensor:
         """Return the semantic scores at the size of the pictures, (B, K, H, W)."""
         logits, size = self.predict(images), (images.shape[-2], images.shape[-1])
-        if self.config.head.queries == 'texts':
+        if self.config.head.fixed:
             return class_scores(logits.masks, size)
         return semantic_scores(logits, size)
 

@@ -124,7 +124,7 @@ def _objective(model: Segmenter, points: int) -> Objective:
     if link is not None and not link.texts.any():
         texts = torch.randn(link.texts.shape, generator=torch.Generator().manual_seed(0))
         model.set_texts(3 * F.normalize(texts, dim=1))
-    alignment = _ALIGNMENT[model.config.adapter.text_link]
+    alignment = 'off' if model.light_head else _ALIGNMENT[model.config.adapter.text_link]
     return Objective(model, LossConfig(num_points=points, alignment=alignment))
 
 
