@@ -41,7 +41,7 @@ def fitted(image: np.ndarray, sizes: Sizes, protocol: str, window: Size) -> np.n
         size = sizes[protocol]
         scale = min(max(size) / max(height, width), min(size) / min(height, width))
         if protocol == 'vltseg' and min(window) > 768:
-            scale *= 2  # item 15: a model of 1024 pixels sees twice the sizes
+            scale *= 2  # fact V15: a model of 1024 pixels sees twice the sizes
     scale = max(scale, window[0] / height, window[1] / width)
     wanted = int(width * scale + 0.5), int(height * scale + 0.5)
     if wanted == (width, height):

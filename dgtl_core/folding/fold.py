@@ -76,7 +76,7 @@ class FoldedPatches(nn.Module):
 
 class FoldedLink(nn.Module):
     """
-    The feature link of one block (item 8) with two constants per block and one shared matrix.
+    The feature link of one block (fact 8) with two constants per block and one shared matrix.
 
     P = softmax(f K^T); f <- f + P V + f A^T, with K = t / sqrt(C),
     V = scale (W2 v + b2), v = W1 t + b1 (0 for token 0), A = scale W2.

@@ -86,7 +86,7 @@ class FoldedLevel(nn.Module):
     def size(self) -> tuple[int, int]:
         """(height, width) of the map."""
         height, width = self.grid
-        if self.scale != 1:  # item 5: odd sizes floor
+        if self.scale != 1:  # fact 5: odd sizes floor
             return int(height * self.scale), int(width * self.scale)
         factor = 2 ** self.doublings
         return ((height // 2, width // 2) if self.pool else (height * factor, width * factor))
@@ -205,7 +205,7 @@ class FoldedMaskDecoder(nn.Module):
         if isinstance(source.query_content, nn.Embedding):
             position, content = source.query_position.weight, source.query_content.weight
         else:
-            assert queries is not None  # item 11
+            assert queries is not None  # fact 11
             position, content = queries, source.query_content(queries)
         dim = position.shape[1]
         self.register_buffer('content', content.detach().clone())

@@ -30,7 +30,7 @@ class LabelNetwork(nn.Module):
     Labels, confidence and signature of pictures of one size, as a model file gives them.
 
     One window is the whole picture; more are one batch, and their scores are summed and divided
-    by how many windows cover a pixel (item 23). The signature is the mean over the windows.
+    by how many windows cover a pixel (fact 23). The signature is the mean over the windows.
     """
 
     def __init__(

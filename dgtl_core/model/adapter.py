@@ -149,7 +149,7 @@ class Adapter(nn.Module):
 
     def forward(self, features: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
         """
-        Link the patch features of one block with its tokens (item 8).
+        Link the patch features of one block with its tokens (fact 8).
 
         P = softmax(f t^T / sqrt(C)); f <- f + scale (W2 (P v + f) + b2).
         Shape: features (B, N, C); tokens, values (M, C) -> (B, N, C).
@@ -159,9 +159,9 @@ class Adapter(nn.Module):
 
     def queries(self, tokens: Tensor) -> Tensor:
         """
-        Make one query from each token's maximum, mean and last over the blocks (item 9).
+        Make one query from each token's maximum, mean and last over the blocks (fact 9).
 
-        With ``query_norm`` from tokens of unit variance. Fresh tokens are short (item 6), so that
+        With ``query_norm`` from tokens of unit variance. Fresh tokens are short (fact 6), so that
         as they are they make queries that are nearly equal, and those take long to part.
         Shape: tokens (L, M, C) without text -> (M, D). The three are interleaved: entry 3c + i of
         the input of ``query_merge`` is part i of channel c.
@@ -186,5 +186,5 @@ def mask_link_matrix(tokens: Tensor) -> Tensor:
 
 
 def _uniform(fan: float, *shape: int) -> nn.Parameter:
-    bound = math.sqrt(6 / fan)  # item 6
+    bound = math.sqrt(6 / fan)  # fact 6
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

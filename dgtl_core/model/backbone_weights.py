@@ -33,7 +33,7 @@ _AVERAGES = ('state_dict_ema', 'model_ema', 'ema_model', 'ema')
 _BOOKKEEPING = ('mmengine.', 'numpy.', 'collections.', 'builtins.getattr', 'builtins.list',
                 'builtins.dict', 'builtins.int')
 
-# EVA-CLIP and VLTSeg -> timm (item 22 of VLTSeg)
+# EVA-CLIP and VLTSeg -> timm (fact V22)
 EVA_NAMES = (
     ('mlp.w1.', 'mlp.fc1_g.'), ('mlp.w2.', 'mlp.fc1_x.'), ('mlp.w3.', 'mlp.fc2.'),
     ('mlp.ffn_ln.', 'mlp.norm.'), ('attn.inner_attn_ln.', 'attn.norm.'),
@@ -114,7 +114,7 @@ def tensors_of(data: object, source: str) -> State:
 
 def convert_patch(weight: Tensor, patch: int) -> Tensor:
     """
-    Resize a patch kernel (C, 3, p, p) to ``patch``: plain bicubic by size (item 38).
+    Resize a patch kernel (C, 3, p, p) to ``patch``: plain bicubic by size (fact 38).
 
     No antialias and no rescaling, as the published adapters were trained on it.
     """
@@ -159,7 +159,7 @@ def backbone_state(state: Mapping[str, Tensor], backbone: Backbone, source: str)
         result[key] = value.float() if value.is_floating_point() else value
     for key in list(result):
         # What belongs to other tasks, or is computed: classifier, pooling, rotary tables; final
-        # norms that are never used (item 3); item 18 of VLTSeg: no norm inside its attention.
+        # norms that are never used (fact 3); fact V18: no norm inside its attention.
         unused = key.startswith(('head.', 'attn_pool.', 'fc_norm.', 'norm.')) or 'rope.' in key \
             or key.endswith(('attn.norm.weight', 'attn.norm.bias', 'k_bias'))
         if unused and key not in own:

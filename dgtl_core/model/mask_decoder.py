@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention, feed-forward; layer norm after each (item 20)."""
+    """Masked cross-attention, self-attention, feed-forward; layer norm after each (fact 20)."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class MaskDecoder(nn.Module):
             self.query_position = nn.Embedding(count, dim)
         self.level_embedding = nn.Embedding(NUM_LEVELS, dim)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
-        for parameter in self.layers.parameters():  # item 39
+        for parameter in self.layers.parameters():  # fact 39
             if parameter.dim() > 1:
                 nn.init.xavier_normal_(parameter)
         self.norm = nn.LayerNorm(dim)
@@ -127,7 +127,7 @@ class MaskDecoder(nn.Module):
         return predictions
 
     def _memories(self, memories: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values per level, (B, N, D) each (item 16)."""
+        """Keys and values per level, (B, N, D) each (fact 16)."""
         keys, values = [], []
         for level, memory in enumerate(memories):
             value = memory.flatten(2).transpose(1, 2) + self.level_embedding.weight[level]
@@ -139,7 +139,7 @@ class MaskDecoder(nn.Module):
 
 def attention_mask(embedding: Tensor, features: Tensor) -> Tensor:
     """
-    Return where each query may look: where its own mask is at least 1/2 (item 18).
+    Return where each query may look: where its own mask is at least 1/2 (fact 18).
 
     The mask is the one before the mask link. A query without any such place may look everywhere.
     Shape: embedding (B, Q, D), features (B, D, N) -> (B, Q, N) bool.
@@ -151,7 +151,7 @@ def attention_mask(embedding: Tensor, features: Tensor) -> Tensor:
 
 def semantic_scores(logits: MaskLogits, size: tuple[int, int]) -> Tensor:
     """
-    Return score[c] = sum_q softmax(classes)[q, c] * sigmoid(mask)[q]; it may exceed 1 (item 22).
+    Return score[c] = sum_q softmax(classes)[q, c] * sigmoid(mask)[q]; it may exceed 1 (fact 22).
 
     Shape: size (height, width) -> (B, K, height, width).
     """

@@ -12,7 +12,7 @@ INTERPOLATE = (4.0, 2.0, 1.0, 0.5)
 
 class BeitNeck(nn.Module):
     """
-    The pyramid of BEiT: transposed convolutions up, max-pooling down (items 8-10 of VLTSeg).
+    The pyramid of BEiT: transposed convolutions up, max-pooling down (facts V8, V9 and V10).
 
     In eval mode the batch norm uses its running statistics.
     """

@@ -62,7 +62,7 @@ class PixelDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as the released head does (item 39)."""
+        """Initialise as the released head does (fact 39)."""
         for module in self.input_projections.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -108,7 +108,7 @@ class PixelDecoder(nn.Module):
 
 
 def _resize(feature: Tensor, scale: float) -> Tensor:
-    """Resize bilinearly by scale factor; odd sizes floor (item 5)."""
+    """Resize bilinearly by scale factor; odd sizes floor (fact 5)."""
     if scale == 1:
         return feature
     return F.interpolate(feature, scale_factor=scale, mode='bilinear')

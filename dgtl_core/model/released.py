@@ -66,7 +66,7 @@ _NAMES = (
     (r'mask_decoder\.class_head\.', 'decode_head.cls_embed.'),
     (r'mask_decoder\.mask_head\.', 'decode_head.mask_embed.'),
 )
-# Never used, and not in every file (item 3).
+# Never used, and not in every file (fact 3).
 _UNUSED = ('backbone.mask_token', 'backbone.norm.weight', 'backbone.norm.bias')
 
 

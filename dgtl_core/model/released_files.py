@@ -22,7 +22,7 @@ def merge_files(
     """
     Return the tensors of a backbone file and an adapter file under their published names.
 
-    A backbone of another patch or grid is converted as for the training of the adapters (item 38).
+    A backbone of another patch or grid is converted as for the training of the adapters (fact 38).
 
     :raises OSError: a file is not there.
     :raises ValueError: a file holds code or no weights; the message says what to do.

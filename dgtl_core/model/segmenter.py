@@ -155,7 +155,7 @@ def slide(
     """
     Return the scores of pictures of any size, the mean over the windows that cover a pixel.
 
-    Scores are summed, not logits, and divided by the coverage (item 23; VLTSeg item 13).
+    Scores are summed, not logits, and divided by the coverage (facts 23 and V13).
     Shape: images (B, 3, H, W); scores maps (B, 3, h, w) to (B, K, h, w) -> (B, K, H, W).
     """
     size = (images.shape[-2], images.shape[-1])

@@ -22,7 +22,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 _MOST_BYTES = 1 << 28  # of all arrays; a thousand classes of 1024 numbers have 4 MiB
-CLIP_PREFIX = 'backbone.reins.clip_model.'  # item 34: CLIP lies in every DGTL checkpoint
+CLIP_PREFIX = 'backbone.reins.clip_model.'  # fact 34: CLIP lies in every DGTL checkpoint
 
 
 class ClassTexts(NamedTuple):
@@ -91,7 +91,7 @@ def save_texts(path: str | Path, texts: ClassTexts) -> None:
 
 
 def clip_text_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the text encoder inside a released DGTL checkpoint (item 34); empty without one."""
+    """Return the text encoder inside a released DGTL checkpoint (fact 34); empty without one."""
     return {key.removeprefix(CLIP_PREFIX): value.float() for key, value in state.items()
             if key.startswith(CLIP_PREFIX) and not key.startswith(CLIP_PREFIX + 'visual.')
             and value.is_floating_point()}

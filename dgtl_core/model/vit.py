@@ -152,7 +152,7 @@ class Backbone(nn.Module):
         (height, width), patch = size, self.patch_size
         grid = (height // patch, width // patch)
         if self.positions == 'fixed':
-            # VLTSeg items 1, 2 and 7: the rest of a patch is dropped, only the count must match.
+            # facts V1, V2 and V7: the rest of a patch is dropped, only the count must match.
             if grid[0] * grid[1] != self.grid[0] * self.grid[1]:
                 raise ValueError(
                     f'this backbone takes pictures of {self.grid[0] * self.grid[1]} patches '
@@ -174,7 +174,7 @@ class Backbone(nn.Module):
         rope = getattr(self.vit, 'rope', None)
         if rope is None:
             return None
-        # VLTSeg item 7: the table of the configured grid, in flat order, whatever the shape.
+        # fact V7: the table of the configured grid, in flat order, whatever the shape.
         return rope.get_embed(shape=self.grid if self.positions == 'fixed' else grid)
 
     def embed(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -40,7 +40,7 @@ import torch.nn.functional as F
 
 
 class ReleasedLink(nn.Module):
-    """The feature link of one block, from the factors of its tokens (items 6 and 8)."""
+    """The feature link of one block, from the factors of its tokens (facts 6 and 8)."""
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ReleasedLink(nn.Module):
 
 
 class ReleasedSampling(nn.Module):
-    """Deformable attention that keeps all samples, then sums them (item 14)."""
+    """Deformable attention that keeps all samples, then sums them (fact 14)."""
 
     def __init__(self, source: DeformableAttention) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class ReleasedSampling(nn.Module):
 
 
 class ReleasedMaskLink(nn.Module):
-    """The mask link as two products over the mask grid, C channels between them (item 19)."""
+    """The mask link as two products over the mask grid, C channels between them (fact 19)."""
 
     def forward(self, masks: Tensor, mean: Tensor) -> Tensor:
         """Shape: masks (B, Q, H, W), mean (Q, C) -> (B, Q, H, W)."""
@@ -170,7 +170,7 @@ def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor,
 
 
 class ReleasedResize(nn.Module):
-    """Four maps of one size to four sizes, with all their channels (item 5)."""
+    """Four maps of one size to four sizes, with all their channels (fact 5)."""
 
     def __init__(self, scales: tuple[float, ...]) -> None:
         super().__init__()
