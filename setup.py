@@ -25,6 +25,8 @@ def installed_tree(folder, patterns):
 
 # A network as torch modules; the robot needs none of these.
 NETWORK = ['torch>=2.4', 'torchvision>=0.19', 'timm>=1.0.20', 'safetensors>=0.4']
+# What makes the documentation; its Python reference is read from the docstrings.
+DOCS = ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26']
 
 setup(
     name=NAME,
@@ -85,6 +87,7 @@ setup(
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
         # Beside the TensorRT of the robot, which comes from the system (docs/deploy.md).
         'tensorrt': ['cuda-python>=12'],
+        'docs': DOCS,
         'test': ['pytest>=7.4'],  # without this one `colcon test` runs no test
         'dev': [
             'pytest>=7.4',
@@ -95,7 +98,7 @@ setup(
             'ruff>=0.5',
             'pylint>=3.2',     # finds repeated code
             'pip-audit>=2.7',
-            'mkdocs-material>=9.5',
+            *DOCS,
             'psutil>=5.9',
             'av>=12',
             'rosbags>=0.10.5',

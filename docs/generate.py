@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ('train', 'evaluate', 'export', 'import_weights', 'embed_classes', 'pretrain',
-            'benchmark', 'describe', 'experiment', 'shift_report', 'gpu_day')
+            'mini', 'benchmark', 'describe', 'experiment')
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -58,8 +58,7 @@ def commands() -> str:
     parts = ['# Commands\n', _block('dgtl', main_help)]
     names = re.findall(r'^  +([a-z]+) +\S', main_help, re.M)
     parts += [_block(f'dgtl {name}', _help('dgtl_core.cli', name)) for name in names]
-    parts += [_block(f'python -m training.{name}', _help(f'training.{name}')) for name in PROGRAMS
-              if (ROOT / 'training' / f'{name}.py').is_file()]
+    parts += [_block(f'python -m training.{name}', _help(f'training.{name}')) for name in PROGRAMS]
     return '\n'.join(parts)
 
 

@@ -2,8 +2,8 @@
 """What the pages say exists: commands, options, launch arguments, imports, links."""
 
 import ast
-import functools
 import importlib.util
+import json
 from pathlib import Path
 import re
 import shlex
@@ -39,12 +39,41 @@ def lines_of(page):
                     yield words
 
 
-@functools.cache
-def help_of(*words):
-    done = subprocess.run([sys.executable, '-m', *words, '--help'], cwd=ROOT, text=True,
-                          capture_output=True, check=False)
+# One process for all, so that torch is loaded once.
+HELPS = """
+import contextlib, io, json, runpy, sys
+found = {}
+for module, *words in json.load(sys.stdin):
+    text = io.StringIO()
+    sys.argv = [module, *words, '--help']
+    with contextlib.redirect_stdout(text):
+        try:
+            runpy.run_module(module, run_name='__main__', alter_sys=True)
+        except SystemExit as end:
+            assert not end.code, (module, end.code)
+    found[' '.join([module, *words])] = text.getvalue()
+print(json.dumps(found))
+"""
+
+
+def program(words):
+    """Return the module of ours that a command runs, its subcommand, and the other words."""
+    if words[0] == 'dgtl' and len(words) > 1 and not words[1].startswith('-'):
+        return ('dgtl_core.cli', words[1]), words[2:]
+    if words[:2] == ['python', '-m'] or words[0] == 'torchrun' and '-m' in words:
+        at = words.index('-m') + 1
+        if words[at].split('.')[0] in ('dgtl_core', 'dgtl_ros', 'training'):
+            return (words[at],), words[at + 1:]
+    return None, words
+
+
+@pytest.fixture(scope='module')
+def helps():
+    named = {program(words)[0] for page in PAGES for words in lines_of(page)} - {None}
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', HELPS], cwd=ROOT, text=True,
+                          input=json.dumps(sorted(named)), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout)
 
 
 def check_options(words, text):
@@ -67,17 +96,14 @@ def check_launch(words):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_commands_and_their_options_exist(name):
+@pytest.mark.timeout(400)
+def test_commands_and_their_options_exist(name, helps):
     extras = (ROOT / 'setup.py').read_text(encoding='utf-8')
     targets = (ROOT / 'Makefile').read_text(encoding='utf-8')
     for words in lines_of(ROOT / name):
-        if words[0] == 'dgtl' and len(words) > 1 and not words[1].startswith('-'):
-            check_options(words, help_of('dgtl_core.cli', words[1]))
-        elif words[:2] == ['python', '-m'] or words[0] == 'torchrun' and '-m' in words:
-            module = words[words.index('-m') + 1]
-            assert importlib.util.find_spec(module), f'{name}: no module {module}'
-            if module.split('.')[0] in ('dgtl_core', 'dgtl_ros', 'training'):
-                check_options(words[words.index('-m') + 2:], help_of(module))
+        module, rest = program(words)
+        if module:
+            check_options(rest, helps[' '.join(module)])
         elif words[0] == 'make' and len(words) > 1 and '=' not in words[1]:
             assert re.search(rf'^{words[1]}:', targets, re.M), f'{name}: no target {words[1]}'
         elif words[:3] == ['ros2', 'launch', 'dgtl_ros']:
@@ -128,6 +154,13 @@ def test_links_lead_somewhere(name):
         assert file.exists(), f'{name}: {target} leads nowhere'
         if anchor and file.suffix == '.md':
             assert anchor in anchors(file), f'{name}: {target} has no such heading'
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_test_files_that_a_page_names_exist(name):
+    text = (ROOT / name).read_text(encoding='utf-8')
+    for file in re.findall(r'\btest_\w+\.py\b', text):
+        assert (ROOT / 'test' / file).is_file(), f'{name}: there is no test/{file}'
 
 
 @pytest.mark.parametrize('name', NAMES)
