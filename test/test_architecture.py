@@ -38,6 +38,6 @@ def test_every_fact_that_a_comment_cites_is_in_the_list():
             text = path.read_text(encoding='utf-8')
             assert not re.search(r'\bitems? \d', text), f'{path}: say "fact N" (docs/design.md)'
             for numbers in re.findall(r'\bfacts? (V?\d+(?:(?:, | and |-)V?\d+)*)', text):
-                cited.update({n: path for n in re.findall(r'V?\d+', numbers)})
+                cited.update(dict.fromkeys(re.findall(r'V?\d+', numbers), path))
     assert len(cited) > 15
     assert not {n: p for n, p in cited.items() if n not in known}
