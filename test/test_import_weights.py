@@ -9,6 +9,7 @@ from dgtl_core.model.backbone_weights import (
     convert_patch,
     convert_positions,
     load_backbone,
+    resize_kernel,
 )
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.released import default_out_indices, segmenter_from_released
@@ -53,6 +54,26 @@ def test_conversion_leaves_what_fits():
     assert convert_positions(embedding, (2, 3), 1) is embedding
     with pytest.raises(ValueError, match='no square grid'):
         convert_positions(embedding, (4, 4), 1)
+
+
+@pytest.mark.parametrize('old, new', [(14, 32), (16, 32), (14, 15)])
+def test_a_kernel_of_a_larger_patch_answers_to_an_enlarged_picture_alike(old, new):
+    kernel, pictures = torch.randn(8, 3, old, old), torch.randn(6, 3, old, old)
+    large = torch.nn.functional.interpolate(pictures, (new, new), mode='bilinear')
+    expected = torch.nn.functional.conv2d(pictures, kernel)
+    found = torch.nn.functional.conv2d(large, resize_kernel(kernel, new))
+    assert (found - expected).norm() / expected.norm() < 1e-5
+    plain = torch.nn.functional.conv2d(large, convert_patch(kernel, new))
+    assert (plain - expected).norm() / expected.norm() > 1e-2
+
+
+@pytest.mark.parametrize('patch, resized', [(16, convert_patch), (32, resize_kernel)])
+def test_a_file_of_another_patch_is_resized_as_the_published_adapters_know_it_or_exactly(
+        patch, resized):
+    made, _ = backbone(patch_size=patch, img_size=(4 * patch, 4 * patch))
+    state = backbone_state(facebook(), made, 'file')
+    assert torch.equal(state['patch_embed.proj.weight'],
+                       resized(facebook()['patch_embed.proj.weight'], patch))
 
 
 def facebook(places=26, registers=0):

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 # mmengine's two, ``state_dict`` is the average.
 _AVERAGES = ('state_dict_ema', 'model_ema', 'ema_model', 'ema')
 
+PATCH = 16  # of the backbone that the published adapters were trained on
+
 # Bookkeeping of a training run that may lie beside the weights. A stand-in takes the place of
 # each of these names, so that nothing of it is imported or called.
 _BOOKKEEPING = ('mmengine.', 'numpy.', 'collections.', 'builtins.getattr', 'builtins.list',
@@ -123,6 +125,21 @@ def convert_patch(weight: Tensor, patch: int) -> Tensor:
     return F.interpolate(weight.float(), size=(patch, patch), mode='bicubic')
 
 
+def resize_kernel(weight: Tensor, patch: int) -> Tensor:
+    """
+    Resize a patch kernel (C, 3, p, p) to ``patch`` so that it answers to an enlarged picture alike.
+
+    FlexiViT (Beyer et al., CVPR 2023): with B the matrix that resizes a patch x bilinearly to Bx,
+    the kernel w' that minimises E[(<w, x> - <w', Bx>)^2] is the pseudo-inverse (B^T)^+ w; where
+    the patch grows that is B (B^T B)^-1 w, and the responses are equal. B is separable: with A
+    of one axis, (q, p), and P = (A^T)^+, w' = P w P^T for every filter and colour.
+    """
+    eye = torch.eye(weight.shape[-1], dtype=torch.float64, device=weight.device)
+    axis = F.interpolate(eye[None], size=patch, mode='linear')[0]  # A^T
+    inverse = torch.linalg.pinv(axis)
+    return (inverse @ weight.double() @ inverse.T).float()
+
+
 def convert_positions(embedding: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
     """
     Resize the square grid of a position embedding (1, prefix + g * g, C): bicubic by size.
@@ -167,9 +184,11 @@ def backbone_state(state: Mapping[str, Tensor], backbone: Backbone, source: str)
     for key in ('mask_token', 'norm.weight', 'norm.bias'):  # never used, and not in every file
         if key in own:
             result.setdefault(key, own[key])
-    if 'patch_embed.proj.weight' in result:
-        result['patch_embed.proj.weight'] = convert_patch(
-            result['patch_embed.proj.weight'], backbone.patch_size)
+    if (kernel := result.get('patch_embed.proj.weight')) is not None:
+        patch = backbone.patch_size
+        published = patch in (kernel.shape[-1], PATCH)
+        result['patch_embed.proj.weight'] = (convert_patch if published else resize_kernel)(
+            kernel, patch)
     if 'pos_embed' in result and 'pos_embed' in own:
         result['pos_embed'] = _positions(result, own['pos_embed'], backbone)
     return match(result, own, source)

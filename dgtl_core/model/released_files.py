@@ -8,13 +8,16 @@ import logging
 from pathlib import Path
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
-from dgtl_core.model.backbone_weights import convert_patch, convert_positions, read_state_dict
+from dgtl_core.model.backbone_weights import (
+    convert_patch,
+    convert_positions,
+    PATCH,
+    read_state_dict,
+)
 from dgtl_core.model.released import segmenter_from_released
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX, clip_text_tensors, encode_clip_text, load_texts
 from torch import Tensor
-
-PATCH = 16  # of the backbone that the published adapters were trained on
 
 
 def merge_files(
