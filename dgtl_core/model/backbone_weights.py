@@ -127,7 +127,7 @@ def convert_patch(weight: Tensor, patch: int) -> Tensor:
 
 def resize_kernel(weight: Tensor, patch: int) -> Tensor:
     """
-    Resize a patch kernel (C, 3, p, p) to ``patch`` so that it answers to an enlarged picture alike.
+    Resize a patch kernel (C, 3, p, p) to ``patch``; an enlarged picture has the same response.
 
     FlexiViT (Beyer et al., CVPR 2023): with B the matrix that resizes a patch x bilinearly to Bx,
     the kernel w' that minimises E[(<w, x> - <w', Bx>)^2] is the pseudo-inverse (B^T)^+ w; where
