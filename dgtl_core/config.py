@@ -280,9 +280,11 @@ class SegmenterConfig:
 
     @property
     def method(self) -> str:
-        """The name that goes into a model file: dgtl, rein, vltseg or mask2former."""
+        """The name that goes into a model file: dgtl, rein, vltseg, eomt or mask2former."""
         if self.adapter.method != 'none':
             return self.adapter.method
+        if isinstance(self.head, LightHeadConfig):
+            return 'eomt'
         return 'vltseg' if self.neck == 'beit' else 'mask2former'
 
     @property

@@ -6,9 +6,11 @@ Bring published checkpoints into our own: one .safetensors file with its configu
         --adapter dgtl.pth dgtl.safetensors
     python -m training.import_weights --method vltseg --adapter vltseg.pth --image-size 512 \\
         vltseg.safetensors
+    python -m training.import_weights --method eomt --adapter model.safetensors eomt.safetensors
 
 DGTL, Rein and SoMA take both files. The backbone is facebook's DINOv2 file, the one already
-converted to patches of 16, or timm's. Nothing in a file is executed.
+converted to patches of 16, or timm's. EoMT's file is that of
+transformers, with DINOv2 inside. Nothing in a file is executed.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ import sys
 from dgtl_core.classes import ClassSet
 from dgtl_core.files import destination, print_any_text
 from dgtl_core.model.checkpoint import save_checkpoint
-from dgtl_core.model.released import METHODS
-from dgtl_core.model.released_files import import_released
+from dgtl_core.model.released_files import import_released, PUBLISHED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog='python -m training.import_weights', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='.safetensors to write')
-    parser.add_argument('--method', required=True, choices=METHODS)
-    parser.add_argument('--backbone', type=Path, metavar='FILE', help='not for vltseg')
+    parser.add_argument('--method', required=True, choices=PUBLISHED)
+    parser.add_argument('--backbone', type=Path, metavar='FILE', help='not for vltseg and eomt')
     parser.add_argument('--adapter', type=Path, required=True, metavar='FILE',
-                        help='published file: adapter and head, or (vltseg) the whole model')
+                        help='published file: adapter and head, or (vltseg, eomt) the whole model')
     parser.add_argument('--image-size', type=int, metavar='N',
                         help='training crop, such as 512 or 1024')
     parser.add_argument('--num-heads', type=int, metavar='N',

@@ -222,7 +222,7 @@ def _config(
         name=f'{method}-{backbone.name}', backbone=backbone, adapter=adapter,
         text=TextConfig(width=embed_dim),
         neck='beit' if method == 'vltseg' else 'interpolate',
-        head=_head(state, num_queries, queries), classes=_classes(num_classes),
+        head=_head(state, num_queries, queries), classes=unnamed_classes(num_classes),
         input_size=size, window_stride=(stride, stride))
 
 
@@ -243,7 +243,8 @@ def _head(
         decoder_feedforward=_shape(state, f'{decoder}0.ffn.layers.0.0.weight')[0])
 
 
-def _classes(count: int) -> ClassSet:
+def unnamed_classes(count: int) -> ClassSet:
+    """Return Cityscapes' classes where there are as many, else a set that names none."""
     if count == len(CITYSCAPES):
         return CITYSCAPES
     return ClassSet('released', tuple(

@@ -14,10 +14,13 @@ from dgtl_core.model.backbone_weights import (
     PATCH,
     read_state_dict,
 )
-from dgtl_core.model.released import segmenter_from_released
+from dgtl_core.model.eomt import segmenter_from_eomt
+from dgtl_core.model.released import METHODS, segmenter_from_released
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import CLIP_PREFIX, clip_text_tensors, encode_clip_text, load_texts
 from torch import Tensor
+
+PUBLISHED = (*METHODS, 'eomt')
 
 
 def merge_files(
@@ -59,6 +62,9 @@ def import_released(
     :raises OSError: a file is not there.
     :raises ValueError: the files do not fit each other or the method.
     """
+    if method == 'eomt':
+        _leave_out(backbone=backbone, image_size=image_size, out_indices=out_indices, texts=texts)
+        return _with_classes(segmenter_from_eomt(read_state_dict(adapter), num_heads), classes)
     state = merge_files(backbone, adapter, image_size)
     embeddings = None
     if texts is not None:
@@ -68,6 +74,18 @@ def import_released(
     model = segmenter_from_released(
         state, method,  # type: ignore[arg-type]
         num_heads, out_indices, image_size, embeddings)
+    return _with_classes(model, classes)
+
+
+def _leave_out(**given: object) -> None:
+    """Refuse options that say what an EoMT file says itself."""
+    names = [f'--{name.replace("_", "-")}' for name, value in given.items() if value is not None]
+    if names:
+        raise ValueError(
+            f'an EoMT file holds the whole model and its size: leave out {" and ".join(names)}')
+
+
+def _with_classes(model: Segmenter, classes: ClassSet | None) -> Segmenter:
     if classes is not None:
         if len(classes) != model.config.num_classes:
             raise ValueError(
