@@ -1,37 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded model's training, for a moment, at a small size."""
 
+import itertools
 import json
-import time
+from types import SimpleNamespace
 
 from dgtl_core.config import preset
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.text import ClassTexts, save_texts
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
+import pytest
 import torch
 from training.drawing import PictureStore
+import training.mini
 from training.mini import main
 
 SMALL = ('{"input_size": [64, 128], "backbone": {"img_size": [64, 128], "embed_dim": 64, '
          '"num_heads": 2}, "head": {"upscale": [32, 32, 32]}}')
 
 
-def test_it_learns_until_the_time_is_over_and_leaves_a_checkpoint(tmp_path, capsys):
+class DrawnStreets:
+    """Stands for the store: two streets that are there at once."""
+
+    counts = torch.ones(19)
+    drawn = 2
+
+    def __init__(self, size, *_, **__):
+        streets = [StreetWorld(seed=5, size=size).picture(i) for i in range(2)]
+        self.images = torch.stack([torch.from_numpy(x.image).permute(2, 0, 1) for x in streets])
+        self.labels = torch.stack([torch.from_numpy(x.labels) for x in streets])
+
+    def take(self, at_least=0):
+        pass
+
+    def sample(self, batch):
+        assert batch == 2
+        return self.images, self.labels
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
     names = preset('dgtl-rt-mini').classes.names
     texts = tmp_path / 'texts.npz'
     save_texts(texts, ClassTexts(torch.randn(len(names), 512), names, ''))
-    begin = time.monotonic()
-    assert main(['--texts', str(texts), '--out', str(tmp_path / 'out'), '--minutes', '1',
-                 '--batch', '2', '--keep', '16', '--workers', '1', '--device', 'cpu', '--tests',
-                 '1', '--test', 'streetworld:clear,count=2', '--set', SMALL]) == 0
-    assert 50 < time.monotonic() - begin
+    monkeypatch.setattr(training.mini, 'PictureStore', DrawnStreets)
+    ticks = itertools.count()  # a clock of which each look takes half a second
+    monkeypatch.setattr(
+        training.mini, 'time', SimpleNamespace(monotonic=lambda: next(ticks) / 2))
+    return ['--texts', str(texts), '--out', str(tmp_path / 'out'), '--batch', '2', '--workers',
+            '0', '--device', 'cpu', '--tests', '1', '--set', SMALL]
+
+
+def test_it_learns_until_the_time_is_over_and_leaves_a_checkpoint(arguments, tmp_path, capsys):
+    assert main([*arguments, '--minutes', '0.2', '--test', 'streetworld:clear,count=2']) == 0
     said = capsys.readouterr().out
     assert 'step 1, 2 crops' in said and "'streetworld:clear,count=2'" in said
     _, config = load_segmenter(tmp_path / 'out' / 'model.safetensors')
     assert config.input_size == (64, 128)
     log = json.loads((tmp_path / 'out' / 'log.json').read_text())
-    assert log['steps'] >= 1 and log['pictures'] >= 16
+    assert 15 < log['steps'] < 24 and log['pictures'] == 2
+
+
+def test_where_drawing_takes_all_of_the_time_nothing_is_called_learned(
+        arguments, tmp_path, capsys):
+    assert main([*arguments, '--minutes', '0.005']) == 1
+    assert 'nothing is learned: give more --minutes' in capsys.readouterr().err
+    assert not (tmp_path / 'out' / 'model.safetensors').exists()
 
 
 def test_no_texts_are_said_before_anything_is_drawn(tmp_path, capsys):

@@ -111,6 +111,11 @@ class Run:
         options = self.options
         self.store.take(min(options.keep, 40 * options.batch))
         started = self.share()  # the schedule begins with the first step
+        if started >= 0.9:
+            raise ValueError(
+                f'drawing {self.store.drawn} pictures took {started:.0%} of the {options.minutes} '
+                'minutes, and nothing is learned: give more --minutes, or a smaller --keep or '
+                '--batch')
         self.say(f'{self.store.drawn} pictures are drawn')
         step, tested = 0, 0
         recent = torch.zeros(2, device=self.device)
