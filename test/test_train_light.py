@@ -44,9 +44,10 @@ def light_recipe(folder, queries='texts', **changes):
         'loss': {'num_points': 64}, **changes})
 
 
-def run(recipe, out, *, resume=False):
+def run(recipe, out, *, resume=False, changes=()):
+    given = [word for change in changes for word in ('--set', change)]
     return train.main([
-        str(recipe), '--out', str(out), '--device', 'cpu', *['--resume'] * resume])
+        str(recipe), '--out', str(out), '--device', 'cpu', *['--resume'] * resume, *given])
 
 
 @pytest.mark.parametrize('queries', ['texts', 'classes'])

@@ -30,6 +30,7 @@ from dgtl_core.learning.processes import autocast_type, Processes
 from dgtl_core.learning.recipe import check_files, read_recipe, Recipe
 from dgtl_core.learning.run import FINAL, LAST, Run, run_folder
 from dgtl_core.learning.stop import Stop
+from dgtl_core.learning.teacher import Teacher
 import numpy as np
 import torch
 from torch import distributed, Tensor
@@ -94,13 +95,15 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = Fals
         run = Run(recipe, pictures.classes, processes.device, last if resume else None)
         for change in run.changed if first else ():
             tqdm.write(f'train: this run began with {change}', file=sys.stderr)
-        objective, alone = processes.share(Objective(run.model, recipe.loss))
+        teacher = Teacher(Path(recipe.teacher), pictures.classes, processes.device) \
+            if recipe.teacher else None
+        objective, alone = processes.share(Objective(run.model, recipe.loss, teacher))
         dtype = autocast_type(recipe.precision, processes.device)
         stream = batches(
             pictures, recipe.transforms, seed=recipe.seed, start=run.step, stop=recipe.steps,
             batch=recipe.batch, accumulate=recipe.accumulate, rank=processes.rank,
             world=processes.world, workers=recipe.workers,
-            pin_memory=processes.device.type == 'cuda')
+            pin_memory=processes.device.type == 'cuda', clean=teacher is not None)
         finite, log = FiniteLosses(last), Log(out, run.step, recipe.steps, recipe.batch, first)
         stop.after_this_step()
         run.model.train()
@@ -113,13 +116,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = Fals
             for part in range(recipe.accumulate):
                 batch = next(stream)
                 names += batch.names
-                images, labels = (
-                    x.to(processes.device, non_blocking=True) for x in batch[:2])
+                images, labels, clean = (
+                    None if x is None else x.to(processes.device, non_blocking=True)
+                    for x in (batch.images, batch.labels, batch.clean))
                 with alone() if part + 1 < recipe.accumulate else nullcontext():
                     with finite.forward(run.step, names), torch.autocast(
                             processes.device.type, dtype, enabled=dtype != torch.float32):
                         found = objective(
-                            images, labels, RandomPoints(batch.keys, processes.device))
+                            images, labels, RandomPoints(batch.keys, processes.device), clean)
                     found = {name: x.sum() / recipe.accumulate for name, x in found.items()}
                     total = torch.stack(list(found.values())).sum()
                     total.backward()
@@ -152,8 +156,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = Fals
 def _data(recipe: Recipe, out: Path, processes: Processes) -> tuple[
         Pictures, dict[str, Pictures]]:
     """Return the pictures to learn from, and the data sets to test on by name."""
-    def kept(pictures: Pictures, limit: int) -> Pictures:
-        for line in check(pictures, limit):
+    def kept(pictures: Pictures, limit: int, unlabelled: bool = False) -> Pictures:
+        for line in check(pictures, limit, unlabelled=unlabelled):
             if processes.rank == 0:
                 tqdm.write(f'train: {line}', file=sys.stderr)
         return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
@@ -164,7 +168,7 @@ def _data(recipe: Recipe, out: Path, processes: Processes) -> tuple[
     for name, test in tests.items():
         if test.classes.names != pictures.classes.names:
             raise ValueError(f'{name} has other classes than the training data')
-    return kept(pictures, 0), {
+    return kept(pictures, 0, unlabelled=bool(recipe.teacher)), {
         name: kept(test, recipe.evaluation.limit) for name, test in tests.items()}
 
 

@@ -16,23 +16,25 @@ import numpy as np
 SAMPLE = 64  # label files that are read, evenly spread; of all others the header alone
 
 
-def check(pictures: Pictures, limit: int = 0) -> list[str]:
+def check(pictures: Pictures, limit: int = 0, *, unlabelled: bool = False) -> list[str]:
     """
     Read the header of every file and some of the labels; return what the user should know.
 
     :param limit: of the pictures that will be used, the first ones; 0: all.
+    :param unlabelled: label files that label nothing are as they should be.
     :raises DataError: files that are broken or differ in size from their labels, values that
         mean nothing, or labels that do not label anything; the message names them all.
     """
     if isinstance(pictures, JoinedPictures):
-        return [line for part in pictures.parts for line in check(part, limit)]
+        return [line for part in pictures.parts
+                for line in check(part, limit, unlabelled=unlabelled)]
     if not isinstance(pictures, PicturePairs):
         return []
     pairs = pictures.pairs[:limit or len(pictures)]
     lines = [*pictures.notes, *_sizes(pairs)]
     chosen = [pairs[i * len(pairs) // SAMPLE][1] for i in range(SAMPLE)] \
         if len(pairs) > SAMPLE else [label for _, label in pairs]
-    lines += _values(pictures, chosen)
+    lines += _values(pictures, chosen, unlabelled)
     return [f'{pictures.name}: {line}' for line in lines]
 
 
@@ -62,7 +64,7 @@ def _sizes(pairs: list[tuple[Path, Path]]) -> list[str]:
             for value, count in sorted(turned.items())]
 
 
-def _values(pictures: PicturePairs, files: list[Path]) -> list[str]:
+def _values(pictures: PicturePairs, files: list[Path], unlabelled: bool) -> list[str]:
     """Look at what the label files hold."""
     own = pictures.own_ids
     wrong, empty, seen = [], [], np.zeros(IGNORE_INDEX + 1, bool)
@@ -79,6 +81,8 @@ def _values(pictures: PicturePairs, files: list[Path]) -> list[str]:
     if wrong:
         raise DataError(f'{wrong[0]}; so it is with {len(wrong)} of {len(files)} label files '
                         f'that were looked at{advice}')
+    if unlabelled and len(empty) == len(files):
+        return []
     if len(empty) == len(files):
         raise DataError(
             f'no pixel has a class in the {len(files)} label files that were looked at '

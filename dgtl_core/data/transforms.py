@@ -67,6 +67,12 @@ def transform(
         (H, W, 3) uint8 RGB, (H, W) uint8 -> (3, h, w) uint8, (h, w) uint8 with (h, w) the crop;
         what lies beyond the picture, below and to the right, is grey with label 255
     """
+    return views(image, labels, config, generator)[:2]
+
+
+def views(image: np.ndarray, labels: np.ndarray, config: TransformConfig,
+          generator: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`transform` does, and the same crop before it was distorted."""
     picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     mask = torch.from_numpy(np.ascontiguousarray(labels))[None]
     picture, mask = _scale(picture, mask, config, generator)
@@ -75,6 +81,7 @@ def transform(
     picture, mask = (x[:, top:top + height, left:left + width] for x in (picture, mask))
     if config.flip and generator.random() < 0.5:
         picture, mask = picture.flip(-1), mask.flip(-1)
+    undistorted = picture
     if config.photometric:
         picture = photometric(picture, config.photometric, generator)
     if config.camera and generator.random() < config.camera:
@@ -84,11 +91,15 @@ def transform(
         picture = _planes(corrupt(
             _pixels(picture), family, int(generator.integers(1, 4)),
             seed=int(generator.integers(2**31))))
-    images = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
     truth = torch.full((height, width), IGNORE_INDEX, dtype=torch.uint8)
-    images[:, :picture.shape[1], :picture.shape[2]] = picture
     truth[:mask.shape[1], :mask.shape[2]] = mask[0]
-    return images, truth
+    return _on_grey(picture, config.crop), truth, _on_grey(undistorted, config.crop)
+
+
+def _on_grey(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    image = torch.tensor(GREY, dtype=torch.uint8).view(3, 1, 1).repeat(1, *size)
+    image[:, :picture.shape[1], :picture.shape[2]] = picture
+    return image
 
 
 def _pixels(picture: Tensor) -> np.ndarray:

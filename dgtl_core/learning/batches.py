@@ -25,7 +25,7 @@ from dgtl_core.data.datasets import (
     LabelledPicture,
     Pictures,
 )
-from dgtl_core.data.transforms import transform, TransformConfig
+from dgtl_core.data.transforms import TransformConfig, views
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,24 +40,33 @@ class Batch(NamedTuple):
     labels: Tensor  # (B, h, w) uint8
     keys: tuple[int, ...]  # of the random points of each picture
     names: tuple[str, ...]
+    clean: Tensor | None = None  # as images, before they were distorted
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU reads without waiting."""
-        return self._replace(images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        return self._replace(
+            images=self.images.pin_memory(), labels=self.labels.pin_memory(),
+            clean=None if self.clean is None else self.clean.pin_memory())
+
+
+_Sample = tuple[Tensor, Tensor, int, str, Tensor | None]  # image, labels, key, name, clean
 
 
 class _Samples(Dataset):
     """Position in the run -> one transformed picture."""
 
-    def __init__(self, pictures: Pictures, config: TransformConfig, seed: int) -> None:
+    def __init__(self, pictures: Pictures, config: TransformConfig, seed: int,
+                 clean: bool) -> None:
         self.pictures, self.config, self.seed = pictures, config, seed
+        self.clean = clean
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int, str]:
+    def __getitem__(self, position: int) -> _Sample:
         epoch, offset = divmod(position, len(self.pictures))
         picture = self.pictures[int(_order(len(self.pictures), self.seed, epoch)[offset])]
         choices = np.random.default_rng([self.seed, position])
-        image, labels = transform(picture.image, picture.labels, self.config, choices)
-        return image, labels, int(choices.integers(2**31)), picture.name
+        image, labels, clean = views(picture.image, picture.labels, self.config, choices)
+        return (image, labels, int(choices.integers(2**31)), picture.name,
+                clean if self.clean else None)
 
 
 @lru_cache(maxsize=2)
@@ -65,19 +74,21 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, int, str]]) -> Batch:
-    images, labels, keys, names = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), keys, names)
+def _collate(samples: list[_Sample]) -> Batch:
+    images, labels, keys, names, clean = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), keys, names,
+                 None if clean[0] is None else torch.stack(clean))
 
 
 def batches(
         pictures: Pictures, config: TransformConfig, *, seed: int, start: int, stop: int,
         batch: int, accumulate: int = 1, rank: int = 0, world: int = 1, workers: int = 0,
-        pin_memory: bool = False) -> Iterator[Batch]:
+        pin_memory: bool = False, clean: bool = False) -> Iterator[Batch]:
     """
     Yield ``accumulate`` batches for each step from ``start`` up to ``stop``.
 
     :param batch: pictures of one step over all processes.
+    :param clean: with the pictures as they were before they were distorted, for a teacher.
     :raises ValueError: ``batch`` cannot be split into world * accumulate equal parts.
     """
     if batch % (world * accumulate):
@@ -90,7 +101,7 @@ def batches(
         for step in range(start, stop) for number in range(accumulate)
         for first in [step * batch + (number * world + rank) * part]]
     loader: DataLoader[Batch] = DataLoader(
-        _Samples(pictures, config, seed), batch_sampler=positions, num_workers=workers,
+        _Samples(pictures, config, seed, clean), batch_sampler=positions, num_workers=workers,
         collate_fn=_collate, pin_memory=pin_memory, persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_group)

@@ -39,6 +39,9 @@ class LossConfig:
     # Of a head with one query for each class, which needs nothing of the above:
     rarity: float = 0.35  # cross-entropy weighs a class by its share of the pixels ** -rarity
     class_dice_weight: float = 1.0  # beside a cross-entropy of weight 1
+    # What a teacher says, where the recipe names one:
+    teacher_weight: float = 1.0
+    temperature: float = 1.0  # higher: what it thinks of the less likely classes counts more
 
     def __post_init__(self) -> None:
         if self.num_points < 1 or self.oversample < 1 or not 0 <= self.importance <= 1:
@@ -49,17 +52,24 @@ class LossConfig:
             raise ValueError(
                 'loss.rarity must be in 0..1 and loss.class_dice_weight not negative, got '
                 f'{self.rarity} and {self.class_dice_weight}')
+        if self.teacher_weight < 0 or self.temperature <= 0:
+            raise ValueError(
+                'loss.teacher_weight must not be negative and loss.temperature positive, got '
+                f'{self.teacher_weight} and {self.temperature}')
 
 
 def set_loss(
         layers: Sequence[MaskLogits], labels: Tensor, points: PointSource, config: LossConfig,
-) -> dict[str, Tensor]:
+        *, unlabelled: bool = False) -> dict[str, Tensor]:
     """
     Match queries to classes and score them: cross-entropy of the classes, and binary cross-entropy
     and dice of the matched masks at P points each.
 
     With several processes, divisors are means over all of them, so that the mean gradient is that
     of one process with the joint batch.
+
+    :param unlabelled: a picture without any label teaches nothing; else it teaches "no object",
+        as in the released code.
 
     Shape:
         labels (B, H, W) uint8, 255 where unlabelled -> {'cls', 'mask', 'dice'}: (L,) each,
@@ -69,7 +79,8 @@ def set_loss(
         layers, labels, points, config.num_points,
         (config.class_weight, config.mask_weight, config.dice_weight))
     matched = sum(matches.per_picture)
-    queries = layers[0].classes.shape[0] * layers[0].classes.shape[1]
+    taught = [count > 0 or not unlabelled for count in matches.per_picture]
+    queries = sum(taught) * layers[0].classes.shape[1]
     # The matcher has these numbers on the host, where they stay (gloo, also beside NCCL).
     count, class_norm = mean_over_processes(torch.tensor(
         [matched, matched + config.no_object_weight * (queries - matched)],
@@ -81,7 +92,8 @@ def set_loss(
     overlap = 2 * (probability * truth).sum(-1) + 1
     dice = (1 - overlap / (probability.sum(-1) + truth.sum(-1) + 1)).sum(-1)
     losses = {
-        'cls': config.class_weight * _class_loss(layers, matches, config) / (class_norm + EPS),
+        'cls': config.class_weight * _class_loss(
+            layers, matches, config, taught) / (class_norm + EPS),
         'mask': config.mask_weight * bce / (num_masks + EPS),
         'dice': config.dice_weight * dice / (num_masks + EPS)}
     if config.semantic_weight:
@@ -91,8 +103,9 @@ def set_loss(
 
 
 def _class_loss(
-        layers: Sequence[MaskLogits], matches: Matches, config: LossConfig) -> Tensor:
-    """Return the weighted sum of cross-entropies over all queries of the batch, (L,)."""
+        layers: Sequence[MaskLogits], matches: Matches, config: LossConfig,
+        taught: Sequence[bool]) -> Tensor:
+    """Return the weighted sum of cross-entropies over all queries of taught pictures, (L,)."""
     logits = torch.stack([layer.classes.float() for layer in layers])  # (L, B, Q, K + 1)
     no_object = logits.shape[-1] - 1
     target = torch.full(logits.shape[:3], no_object, device=logits.device)
@@ -100,6 +113,7 @@ def _class_loss(
     target[layer, matches.pictures, matches.queries] = matches.classes
     cross_entropy = F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction='none')
     weight = torch.where(target == no_object, config.no_object_weight, 1.0)
+    weight = weight * torch.tensor(taught, device=weight.device)[:, None]
     return (weight * cross_entropy.view_as(weight)).flatten(1).sum(1)
 
 
@@ -141,22 +155,37 @@ def _mask_points(
     return at.view(shape), truth.view(shape)
 
 
+def log_shares(layer: MaskLogits, *, fixed: bool) -> Tensor:
+    """
+    Return the log of the share of each class in each cell of the masks.
+
+    Of fixed queries it is the log of a softmax over the masks. Of matched ones it is
+    score(c) = sum over queries of p(q, c) * sigmoid(mask q), normalised over the classes; 1e-4
+    gives a pixel that no query claims a finite loss and a useful gradient.
+
+    Shape:
+        -> (B, K, h, w)
+    """
+    if fixed:
+        return layer.masks.float().log_softmax(1)
+    classes = layer.classes.float().softmax(-1)[..., :-1]
+    scores = torch.einsum('bqk,bqhw->bkhw', classes, layer.masks.float().sigmoid())
+    return (scores + 1e-4).log() - (scores + 1e-4).sum(1, keepdim=True).log()
+
+
 def semantic_loss(layer: MaskLogits, labels: Tensor) -> Tensor:
     """
     Return the mean negative log of the normalised class scores at the masks' resolution.
 
-    score(c) = sum over queries of p(q, c) * sigmoid(mask q); normalised over the classes. Ours,
-    for networks without a pretrained backbone; the released recipes do not have it.
+    Shares as :func:`log_shares` gives them. Ours, for networks
+    without a pretrained backbone; the released recipes do not have it.
 
     Shape:
         labels (B, H, W) -> ()
     """
-    classes = layer.classes.float().softmax(-1)[..., :-1]
-    scores = torch.einsum('bqk,bqhw->bkhw', classes, layer.masks.float().sigmoid())
-    # epsilon: a pixel that no query claims has a finite loss and a useful gradient
-    log_share = (scores + 1e-4).log() - (scores + 1e-4).sum(1, keepdim=True).log()
+    log_share = log_shares(layer, fixed=False)
     size = layer.masks.shape[-2:]
     target = F.interpolate(labels[:, None].float(), size, mode='nearest-exact')[:, 0].long()
-    target = target.masked_fill(target >= scores.shape[1], -1)
+    target = target.masked_fill(target >= log_share.shape[1], -1)
     valid = mean_over_processes((target >= 0).sum()).clamp(min=1)
     return F.nll_loss(log_share, target, ignore_index=-1, reduction='sum') / valid

@@ -8,8 +8,9 @@ from typing import Any
 
 from dgtl_core.learning.alignment import released_alignment, similarity_alignment
 from dgtl_core.learning.class_loss import fixed_loss
-from dgtl_core.learning.losses import LossConfig, set_loss
+from dgtl_core.learning.losses import log_shares, LossConfig, set_loss
 from dgtl_core.learning.points import PointSource
+from dgtl_core.learning.teacher import distillation_loss, Teacher
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.segmenter import Segmenter
 import torch
@@ -23,7 +24,8 @@ class Objective(nn.Module):
     :raises ValueError: the model has no class texts, or nothing that the alignment could align.
     """
 
-    def __init__(self, model: Segmenter, config: LossConfig) -> None:
+    def __init__(self, model: Segmenter, config: LossConfig,
+                 teacher: Teacher | None = None) -> None:
         super().__init__()
         adapter = model.adapter
         if config.alignment != 'off' and (adapter is None or adapter.text_link is None):
@@ -42,15 +44,20 @@ class Objective(nn.Module):
                 'training.embed_classes" makes, init to a checkpoint that has them, or '
                 "model.adapter.text_link to 'off'")
         self.model = model
-        self.config = config
+        self.config, self.teacher = config, teacher
         for name, values in (('mean', model.config.mean), ('std', model.config.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
-    def forward(self, images: Tensor, labels: Tensor, points: PointSource) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, labels: Tensor, points: PointSource,
+                clean: Tensor | None = None) -> dict[str, Tensor]:
         """
         Return the losses by name, each a vector over the decoder layers or a single number.
+
+        With a teacher, a picture without any label teaches only what the teacher says of it.
+
+        :param clean: the same pictures undistorted, for the teacher; None without one.
 
         Shape:
             images (B, 3, H, W) uint8 RGB, labels (B, H, W) uint8
@@ -62,14 +69,25 @@ class Objective(nn.Module):
             layers = self.model((images - self.mean) / self.std, labels)
         finally:
             watch.remove()
+        said = None
+        if self.teacher is not None:
+            assert clean is not None
+            said = self.teacher.log_shares(clean)
+        fixed = self.model.config.head.fixed
         with torch.autocast(images.device.type, enabled=False):
-            if self.model.config.head.fixed:
+            if fixed:
                 losses = fixed_loss(layers[-1].masks, labels, points, self.config)
             else:
-                losses = set_loss(layers, labels, points, self.config)
+                losses = set_loss(
+                    layers, labels, points, self.config, unlabelled=said is not None)
             if self.config.alignment != 'off':
                 losses['align'] = self.config.alignment_weight * self._alignment(
                     layers, features[-1])
+            if said is not None:
+                losses['teacher'] = self.config.teacher_weight * torch.stack([
+                    distillation_loss(
+                        log_shares(layer, fixed=fixed), said, self.config.temperature)
+                    for layer in layers])
         return losses
 
     def _alignment(self, layers: Sequence[MaskLogits], features: Tensor) -> Tensor:

@@ -42,6 +42,9 @@ class Recipe:
     preset: str  # of the model; see dgtl_core.config.PRESETS
     model: dict[str, Any] = field(default_factory=dict)  # differences to the preset
     init: str = ''  # a checkpoint to start from, as far as its tensors fit
+    # A checkpoint that sees the pictures clean and says what is in them, also where all labels
+    # are 255; the student sees them as ``transforms`` distorts them.
+    teacher: str = ''
     data: tuple[str, ...] = ()  # sources, mixed by their number of pictures
     cache: bool = False  # keep decoded pictures in the output folder (each data set of one size)
     workers: int = 4  # processes that load pictures, for each training process
@@ -141,6 +144,7 @@ def check_files(recipe: Recipe) -> None:
     weights = config.backbone.weights
     for path, key, maker in (
             (recipe.init, 'init', 'training.train'),
+            (recipe.teacher, 'teacher', 'training.train'),
             ('' if weights == 'timm' or recipe.init else weights,  # init has them, mostly
              'model.backbone.weights', 'training.pretrain'),
             ('' if config.adapter.text_link == 'off' else config.text.file, 'model.text.file',
