@@ -2,6 +2,7 @@
 """A real parser and a real builder of TensorRT, which need no GPU."""
 
 from dataclasses import replace
+import functools
 import importlib.util
 import threading
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ def test_a_segmenter_parses_and_builds_in_the_types_of_its_file(tmp_path, dtype,
 @rtx
 def test_the_embedded_model_parses_and_builds():
     engine, report = built(default_model())
-    assert report.precision == 'fp32' and set(report.grid_samples) == {'LINEAR'}
+    assert report.precision == 'fp32' and not report.grid_samples
     assert engine.nbytes > 1 << 20
 
 
@@ -50,40 +51,64 @@ def test_the_embedded_model_parses_and_builds():
 def segmenters():
     """The mini preset, and the large one with four blocks; random weights, the same graphs."""
     from dgtl_core.model.segmenter import build_segmenter
-    large = preset('dgtl-dinov2-l')
+    large, light = preset('dgtl-dinov2-l'), preset('dgtl-rt-l')
     backbone = BackboneConfig(
         name='dinov2', embed_dim=1024, depth=4, num_heads=16, out_indices=(0, 1, 2, 3))
+    head = replace(light.head, num_blocks=2)
     return {'mini': build_segmenter(preset('dgtl-mini')).eval(),
-            'large': build_segmenter(replace(large, backbone=backbone)).eval()}
+            'large': build_segmenter(replace(large, backbone=backbone)).eval(),
+            'light': build_segmenter(replace(light, backbone=backbone, head=head)).eval()}
+
+
+@pytest.fixture(scope='module')
+def report_of(segmenters, tmp_path_factory):
+    """Return a function that exports and builds a segmenter, once for the same arguments."""
+    @functools.cache
+    def report_of(which, precision, form='grid_sample'):
+        from dgtl_core.export.onnx import to_onnx
+        from dgtl_core.folding.fold import fold
+        from dgtl_core.folding.labels import LabelNetwork
+        from dgtl_core.folding.precision import set_precision
+        size = (256, 512)
+        network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
+        model = to_onnx(
+            set_precision(network, precision), replace(METADATA, name=which, input_size=size))
+        path = tmp_path_factory.mktemp(which) / 'm.onnx'
+        path.write_bytes(model.SerializeToString())
+        del model, network
+        return built(path)[1]
+    return report_of
 
 
 @rtx
 @pytest.mark.parametrize('which, precision, form, attentions', [
     ('mini', 'fp16', 'gather', 8 + 2 * 3), ('mini', 'bf16', 'grid_sample', 8 + 2 * 3),
     ('large', 'fp32', 'grid_sample', 0), ('large', 'fp16', 'grid_sample', 4 + 2 * 9),
-    ('large', 'bf16', 'grid_sample', 4 + 2 * 9)])
+    ('large', 'bf16', 'grid_sample', 4 + 2 * 9), ('light', 'fp16', 'grid_sample', 4),
+    ('light', 'bf16', 'grid_sample', 4)])
 def test_an_exported_network_parses_and_builds(
-        segmenters, tmp_path, capsys, which, precision, form, attentions):
-    from dgtl_core.export.onnx import to_onnx
-    from dgtl_core.folding.fold import fold
-    from dgtl_core.folding.labels import LabelNetwork
-    from dgtl_core.folding.precision import set_precision
-    size = (256, 512)
-    network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
-    model = to_onnx(
-        set_precision(network, precision),
-        replace(METADATA, name=which, input_size=size))
-    path = tmp_path / 'm.onnx'
-    path.write_bytes(model.SerializeToString())
-    del model, network
-    engine, report = built(path)
+        report_of, capsys, which, precision, form, attentions):
+    report = report_of(which, precision, form)
+    sampled = form == 'grid_sample' and which != 'light'
     assert report.precision.split('+')[0] == precision
     assert report.fused_attentions == attentions  # backbone, and cross and self of the decoder
-    assert set(report.grid_samples) == ({'LINEAR'} if form == 'grid_sample' else set())
+    assert set(report.grid_samples) == ({'LINEAR'} if sampled else set())
     with capsys.disabled():
         print(f'\n{which} {precision} {form}: parsed in {report.parse_s} s, built in '
               f'{report.build_s} s, {report.engine_mib} MiB, {report.fused_attentions} attentions '
               'fused', end=' ')
+
+
+@rtx
+@pytest.mark.timeout(300)  # two exports and two builds
+def test_the_light_head_has_fewer_layers_and_a_smaller_engine(report_of, capsys):
+    light, full = report_of('light', 'fp16'), report_of('large', 'fp16')
+    with capsys.disabled():
+        print('\nfp16, four blocks of 1024:', ', '.join(
+            f'{name} {report.layers} layers and {report.engine_mib} MiB'
+            for name, report in (('light head', light), ('Mask2Former head', full))), end=' ')
+    assert light.layers < 0.5 * full.layers and light.engine_mib < full.engine_mib
+    assert not light.grid_samples and light.softmax_layers < full.softmax_layers
 
 
 @rtx
