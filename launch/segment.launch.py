@@ -33,13 +33,13 @@ PARAMETERS = {
     'backend': ('backend', str, 'What runs the model',
                 ['', 'auto', 'tensorrt', 'torch', 'onnxruntime']),
     'device': ('device', str, 'Where the model runs: auto, cpu, cuda or cuda:N', None),
-    'precision': ('precision', str, 'Numbers the network computes with; auto: as the file is',
+    'precision': ('precision', str, 'Number format of the network; auto: that of the file',
                   ['', 'auto', 'fp32', 'fp16', 'bf16', 'int8']),
-    'engine_build': ('engine_build', str, 'Where an .onnx has no TensorRT engine yet',
+    'engine_build': ('engine_build', str, 'What to do while an .onnx has no TensorRT engine',
                      ['', 'background', 'blocking', 'never']),
     'engine_cache_dir': ('engine_cache_dir', str, 'Folder of the TensorRT engines', None),
-    'build_only': ('build_only', bool, 'true or false: build the engine, wait for it and end; '
-                   'the launch fails where the node does', None),
+    'build_only': ('build_only', bool, 'true or false: build the engine and end; the launch fails '
+                   'if the build fails', None),
     'max_batch_size': ('max_batch_size', int, 'Most pictures in one call of the network', None),
     'input_height': ('input_height', int, "Height of the network's input, as exported", None),
     'input_width': ('input_width', int, "Width of the network's input, as exported", None),
@@ -56,7 +56,7 @@ PARAMETERS = {
                     ['', 'auto', 'reliable', 'best_effort']),
     'output_size': ('output_size', str, "Labels in the camera's or in the network's size",
                     ['', 'input', 'network']),
-    'class_groups': ('class_groups', str, 'File with own groups of classes', None),
+    'class_groups': ('class_groups', str, 'File with your own groups of classes', None),
     'rotation': ('rotation', int, 'Degrees clockwise that turn the picture upright',
                  ['', '0', '90', '180', '270']),
     'ego_mask': ('ego_mask', str, 'Picture, 255 where the camera sees the robot itself', None),
@@ -75,19 +75,19 @@ OUTPUTS = {
     'label_info_topic': ('label_info', 'the classes as vision_msgs/LabelInfo'),
 }
 OTHERS = {
-    'image_topic': (CAMERA_TOPIC, 'Topic of the camera. Of several: {camera} stands for the name '
-                    'in it, such as /{camera}/image_raw; as it is: {camera}/image', None),
-    'segmentation_topic': ('', 'Topic of the labels, where "segmentation" will not do; the other '
-                           'outputs lie below it. Of several cameras: with {camera} in it', None),
+    'image_topic': (CAMERA_TOPIC, 'Topic of the camera. For several cameras, {camera} stands for '
+                    'the name, such as /{camera}/image_raw; by default {camera}/image', None),
+    'segmentation_topic': ('', 'Topic of the labels, in place of "segmentation"; the other '
+                           'outputs lie below it. For several cameras, with {camera} in it', None),
     **{name: ('', f'Topic of an output: {text}', None) for name, (_, text) in OUTPUTS.items()},
     'namespace': ('', 'Namespace of the node and of its topics', None),
     'node_name': ('segmenter', 'Name of the node', None),
     'config': (str(SHARE / 'config' / 'segment.yaml'), 'Parameter file', None),
     'params_file': ('', 'A second parameter file, which overrides the first', None),
-    'log_level': ('info', f'How much the node says: {", ".join(LOG_LEVELS)}', None),
+    'log_level': ('info', f'Least level that is logged: {", ".join(LOG_LEVELS)}', None),
     'respawn': ('false', 'true or false: start the node again when it dies', None),
-    'respawn_delay': ('2.0', 'Seconds before that', None),
-    'required': ('false', 'true or false: when the node ends, so does all of this launch', None),
+    'respawn_delay': ('2.0', 'Seconds to wait before the node is started again', None),
+    'required': ('false', 'true or false: end the whole launch when the node ends', None),
     'dds_profile': ('large_images', 'Shared memory of Fast DDS, here and for all that this launch '
                     'starts later; a camera driver started elsewhere needs it too',
                     ['large_images', 'none']),

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--protocol', choices=PROTOCOLS, default='whole',
                         help='see above (%(default)s)')
     parser.add_argument('--limit', type=int, default=0, metavar='N',
-                        help='first N pictures of each data set alone; 0: all (%(default)s)')
+                        help='only the first N pictures of each data set; 0: all (%(default)s)')
     parser.add_argument('--corrupt', default='', metavar='NAMES',
                         help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
     parser.add_argument('--severity', default='1,3,5', metavar='N',

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         'from, or to check; the embedded demonstration model if left out')
     parser.add_argument('--out', metavar='OUT.onnx', type=Path, help='the model file to write')
     parser.add_argument('--check', metavar='SOURCE', action='append', default=[],
-                        help='report the verdicts on a recording instead; may be repeated')
+                        help='report the verdicts on a recording instead; can be repeated')
     parser.add_argument('--stride', type=int, default=1, help='take each N-th frame', metavar='N')
     parser.add_argument('--limit', type=int, default=0, metavar='N',
                         help='the most frames of each source; 0: all')
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.sources and options.out is None:
         parser.error('name the model file to write: --out OUT.onnx')
     if options.check and options.out is not None:
-        parser.error('--check writes no file; leave --out away')
+        parser.error('--check writes no file; omit --out')
     from dgtl_core.domain_model import DomainError
     from dgtl_core.model_file import ModelError
     from dgtl_core.predictor import default_model

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         'repeated.')
     parser.add_argument('name', nargs='?', metavar='NAME', help='of the weights, as in the list')
     parser.add_argument('--accept-license', action='store_true', help=(
-        'you have read the licence and accept it; needed where it is not a free one'))
+        'you have read the licence and accept it; needed for a licence that is not free'))
     parser.add_argument('--from', dest='files', nargs='+', type=Path, default=[], metavar='FILE',
                         help='published files on this disk, in place of downloads')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help=(

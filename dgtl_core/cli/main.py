@@ -18,7 +18,7 @@ COMMANDS = {
     'fetch': 'List published weights, or bring some here and make a model file of them.',
     'info': 'Show what a model file says about itself.',
     'engine': 'Build a TensorRT engine of a model, for the GPU of this computer.',
-    'doctor': 'Check this computer, and say what mends what is missing.',
+    'doctor': 'Check this computer, and say how to fix what is wrong.',
     'calibrate': 'Teach a model file what normal drives look like, or check a recording.',
     'view': 'Watch a model at work on pictures, a video or a bag, in a browser.',
 }

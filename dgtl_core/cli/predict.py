@@ -40,7 +40,7 @@ _EPILOG = """What --save can write, any of these, separated by commas:
   color         PNG, each class in its colour
   overlay       JPEG, the colours over the picture
   confidence    8-bit PNG, 255 = certain
-  confidence16  16-bit PNG, 65535 = certain, as the BRAVO challenge wants it
+  confidence16  16-bit PNG, 65535 = certain, as the BRAVO challenge requires
   sheet         one contact sheet of the run
   video         MP4 of the overlays for each source, plays in a browser
   bag           of a bag: its pictures with /segmentation, confidence and class map
@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument('--save', type=_kinds, default=('labels',), metavar='KINDS',
                          help='what to write, see below (labels)')
     results.add_argument('--classes', type=_words, default=(), metavar='NAMES',
-                         help='keep these alone, separated by commas; all others become 255')
+                         help='keep only these, separated by commas; all others become 255')
     results.add_argument('--group', type=Path, metavar='FILE',
                          help='YAML that makes own classes of the model\'s: "name: [class, ...]"; '
                               'their confidence is that of the winning class')
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
                          help='write into a folder that is not empty, over what is there')
     results.add_argument('--json', action='store_true',
                          help='print the summary as one JSON object')
-    results.add_argument('--quiet', action='store_true', help='print faults alone')
+    results.add_argument('--quiet', action='store_true', help='print only faults')
     return parser
 
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         'model file, or the name of fetched weights (the embedded model)'))
     parser.add_argument('--ros', action='store_true', help=(
         'show the topics of a running node; no SOURCE then ("dgtl view --ros --help")'))
-    parser.add_argument('--topic', action='append', default=[], help='of a bag; may be repeated')
+    parser.add_argument('--topic', action='append', default=[], help='of a bag; can be repeated')
     parser.add_argument('--stride', type=int, default=1, metavar='N',
                         help='label each N-th frame (%(default)s)')
     parser.add_argument('--picture-rate', type=float, default=2.0, metavar='HZ', help=(
@@ -74,10 +74,11 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--host', default='127.0.0.1', help=(
         'address to listen on (%(default)s, this machine alone); any other needs the token in '
         'the address that is printed'))
-    parser.add_argument('--port', type=int, default=8765, help='0: any (%(default)s)')
+    parser.add_argument('--port', type=int, default=8765,
+                        help='to listen on; 0: any free one (%(default)s)')
     parser.add_argument('--rate', type=float, default=15.0, metavar='HZ',
                         help='most frames a second that the page gets (%(default)s)')
-    parser.add_argument('--no-browser', action='store_true', help='do not open one')
+    parser.add_argument('--no-browser', action='store_true', help='do not open a browser')
 
 
 def serve(feed: object, args: argparse.Namespace) -> None:
