@@ -191,7 +191,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
         with pytest.raises(ModelError, match='may not be read by this user'):
             Predictor.load(write_tiny_onnx(tmp_path / 'closed.onnx'))
     (tmp_path / 'text.onnx').write_text('hello')
-    with pytest.raises(ModelError, match=r'not an ONNX file, or is cut short; .*training\.export'):
+    with pytest.raises(ModelError, match=r'not an ONNX file, or is cut short .*training\.export'):
         Predictor.load(tmp_path / 'text.onnx', device='cpu')
     broken = write_tiny_onnx(tmp_path / 'broken.onnx')
     broken.write_bytes(broken.read_bytes().replace(b'Gather', b'Gabber'))
@@ -199,7 +199,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
         Predictor.load(broken, device='cpu')
     cut = write_tiny_onnx(tmp_path / 'cut.onnx')
     cut.write_bytes(cut.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r'cut\.onnx .*is cut short; copy it again'):
+    with pytest.raises(ModelError, match=r'cut\.onnx .*is cut short .*copy it again'):
         Predictor.load(cut, device='cpu')
     (tmp_path / 'model.pth').write_text('hello')
     with pytest.raises(ModelError, match=r"expected a file that ends in one of \['.engine'"):
