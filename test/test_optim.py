@@ -83,6 +83,26 @@ def test_biases_decay_and_norms_tokens_and_queries_do_not():
     assert learned['backbone.vit.blocks.3.norm1.weight'] == (1e-5, 0)
 
 
+def test_a_module_names_what_does_not_decay_of_itself_and_of_its_parts():
+    class New(torch.nn.Module):
+        no_decay = ('curve', 'inner')
+
+        def __init__(self):
+            super().__init__()
+            self.curve = torch.nn.Parameter(torch.ones(2))
+            self.other = torch.nn.Parameter(torch.ones(2))
+            self.inner = torch.nn.Linear(2, 2)
+
+    model = torch.nn.ModuleDict({'new': New(), 'curve': torch.nn.Linear(2, 2)})
+    decay = {name: group[1] for name, group in own_groups(model, OptimConfig()).items()}
+    assert {name for name, value in decay.items() if value == 0} == {
+        'new.curve', 'new.inner.weight', 'new.inner.bias'}
+    light = segmenter('dgtl-rt-s', head={'queries': 'classes'})
+    own = own_groups(light, OptimConfig())
+    assert own['light_head.query_embedding.weight'][1] == own['adapter.text_link.gain'][1] == 0
+    assert own['light_head.mask_head.0.weight'][1] == 0.05
+
+
 def test_poly_rate_begins_where_it_is_told_and_ends_at_zero():
     config = OptimConfig(begin=500)
     assert learning_rate(0, 5000, config) == learning_rate(500, 5000, config) == 1e-4

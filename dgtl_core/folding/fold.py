@@ -16,7 +16,7 @@ from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
 from dgtl_core.folding.light import FoldedLightHead, FoldedStem
 from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
-from dgtl_core.model.adapter import Adapter, mask_link_matrix
+from dgtl_core.model.adapter import mask_link_matrix
 from dgtl_core.model.light_head import unturned
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.stem import ConvStem
@@ -27,6 +27,8 @@ from torch import nn, Tensor
 
 class FoldedPatches(nn.Module):
     """Pictures to tokens: normalisation, patch embedding and positions, one matrix product."""
+
+    float32_buffers = ('mean',)
 
     def __init__(
             self, backbone: Backbone, grid: tuple[int, int], mean: tuple[float, ...],
@@ -64,6 +66,10 @@ class FoldedPatches(nn.Module):
             x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
         return self.norm(x), finer
 
+    def float32_layers(self, precision: str) -> list[nn.Module]:
+        """Return what 16 bits would spoil: a pixel has as many digits as a bfloat16."""
+        return [] if self.stem is not None else [self.project]
+
     def _patches(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
         (height, width), patch = self.grid, self.patch
         x = pictures.float()  # first of all: TensorRT transposes no uint8
@@ -84,13 +90,13 @@ class FoldedLink(nn.Module):
     """
 
     def __init__(
-            self, adapter: Adapter, tokens: Tensor, values: Tensor, mix: nn.Linear,
+            self, output: tuple[Tensor, Tensor], tokens: Tensor, values: Tensor, mix: nn.Linear,
             prefix: int, count: int) -> None:
+        """:param output: A and scale b2, as :meth:`Adapter.output` gives them."""
         super().__init__()
-        scale, delta = adapter.scale.double(), adapter.delta
+        matrix, bias = output
         self.key = frozen_linear(tokens.double() * tokens.shape[1] ** -0.5, None)
-        value = scale * (values.double() @ delta.weight.double().T + delta.bias.double())
-        self.value = frozen_linear(value.T, None)
+        self.value = frozen_linear((values.double() @ matrix.T + bias).T, None)
         self.mix = mix
         # Item 4: class and register tokens pass through unchanged.
         patches = torch.ones(prefix + count, 1)
@@ -106,6 +112,8 @@ class FoldedLink(nn.Module):
 
 class FoldedSegmenter(nn.Module):
     """A segmenter for inference at one size; make it with :func:`fold`."""
+
+    float32_buffers = ('rope', 'joined_rope')
 
     def __init__(
             self, segmenter: Segmenter, size: tuple[int, int], form: SamplingForm) -> None:
@@ -129,11 +137,12 @@ class FoldedSegmenter(nn.Module):
             tokens = adapter.tokens()
             linked = adapter.linked_tokens(tokens, None)
             values = adapter.values(linked)
-            mix = frozen_linear(adapter.scale.double() * adapter.delta.weight.double(), None)
+            output = adapter.output()
+            mix = frozen_linear(output[0], None)
             if adapter.query_transform is not None:
                 queries = adapter.queries(tokens)
             self.links.extend(
-                FoldedLink(adapter, linked[i], values[i], mix,
+                FoldedLink(output, linked[i], values[i], mix,
                            self.prefix + (len(queries) if i >= self.joined else 0), count)
                 for i in range(depth))
             if config.adapter.mask_link:

@@ -110,6 +110,8 @@ class FoldedEncoderLayer(nn.Module):
 class FoldedPixelDecoder(nn.Module):
     """The pixel decoder without its last 1x1 convolution, which the mask embeddings take over."""
 
+    float32_buffers = ('places',)
+
     def __init__(
             self, source: PixelDecoder, neck: nn.Module, grid: tuple[int, int],
             form: SamplingForm) -> None:
@@ -235,6 +237,10 @@ class FoldedMaskDecoder(nn.Module):
             *source.mask_head[:4],
             frozen_linear((last.weight.double().T @ extended).T, last.bias.double() @ extended))
         self.register_buffer('mask_link', mask_link)
+
+    def float32_layers(self, precision: str) -> list[nn.Module]:
+        """Return what bfloat16 would spoil: the two last products."""
+        return [self.class_head, self.mask_head[-1]] if precision == 'bf16' else []
 
     def forward(self, fine: Tensor, memories: list[Tensor]) -> MaskLogits:
         """Shape: fine (B, D, H, W); memories three of (B, N, D), coarse to fine."""

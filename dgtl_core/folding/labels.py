@@ -33,6 +33,8 @@ class LabelNetwork(nn.Module):
     by how many windows cover a pixel (fact 23). The signature is the mean over the windows.
     """
 
+    float32_buffers = ('weight',)
+
     def __init__(
             self, network: FoldedSegmenter, picture_size: tuple[int, int],
             stride: tuple[int, int] | None = None, output_size: tuple[int, int] | None = None,

@@ -17,6 +17,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 class FoldedStem(nn.Module):
     """Pictures to the transformer's map and the finer ones, normalisation included."""
 
+    float32_buffers = ('mean',)
+
     def __init__(
             self, stem: ConvStem, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -52,6 +54,11 @@ class FoldedLightHead(nn.Module):
         without_batch_norm(self.upscale)
         self.register_buffer('mask_link', mask_link)
         self.mask_link: Tensor | None
+
+    def float32_layers(self, precision: str) -> list[nn.Module]:
+        """Return what bfloat16 would spoil: the two last products."""
+        last = [self.mask_head[-1], *([] if self.class_head is None else [self.class_head])]
+        return last if precision == 'bf16' else []
 
     def join(self, x: Tensor, prefix: int) -> Tensor:
         """Put the queries between prefix and patches, (B, P + N, C) -> (B, P + Q + N, C)."""

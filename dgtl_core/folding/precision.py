@@ -2,11 +2,13 @@
 """
 Sixteen-bit networks with explicit types: what is fragile stays in float32.
 
-In both: the patch embedding (a pixel has 8 bits, as a bfloat16 has: rounding there costs more
-labels than all the rest of the network), group norms (sums over a whole map), sampling positions
-(pixels of a wide picture), rotary tables, the softmax of links and sampling weights. In float16
-layer norms take and give 16 bits and sum in float32, as every engine's kernel does; in bfloat16
-they stay float32, and so do the sums over the blocks (residuals) and the two last products.
+A folded module names its own such layers and buffers, in ``float32_layers(precision)`` and
+``float32_buffers``; what is fragile by its kind is found here. In both types these stay: the patch
+embedding (a pixel has 8 bits, as a bfloat16 has: rounding there costs more labels than all the
+rest of the network), group norms (sums over a whole map), sampling positions (pixels of a wide
+picture), rotary tables, the softmax of links and sampling weights. In float16 layer norms take and
+give 16 bits and sum in float32, as every engine's kernel does; in bfloat16 they stay float32, and
+so do the sums over the blocks (residuals) and the two last products.
 """
 
 from __future__ import annotations
@@ -14,13 +16,11 @@ from __future__ import annotations
 from typing import get_args, Literal
 
 from dgtl_core.folding.labels import LabelNetwork
-from dgtl_core.folding.sampling import FoldedDeformableAttention
 import torch
 from torch import nn, Tensor
 
 Precision = Literal['fp32', 'fp16', 'bf16']
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-_FLOAT32_BUFFERS = ('places', 'rope', 'joined_rope', 'mean', 'weight')
 
 
 def set_precision(network: LabelNetwork, precision: Precision,
@@ -36,22 +36,21 @@ def set_precision(network: LabelNetwork, precision: Precision,
         raise ValueError(f'precision must be one of {list(PRECISIONS)}, got {precision!r}')
     if precision == 'fp32':
         return network
-    parts = network.network
     safe: set[nn.Module] = {m for m in network.modules() if isinstance(m, nn.GroupNorm)}
-    safe |= {m.positions for m in network.modules() if isinstance(m, FoldedDeformableAttention)}
-    if parts.patches.stem is None:
-        safe.add(parts.patches.project)
+    for module in network.modules():
+        own_layers = getattr(module, 'float32_layers', None)
+        if own_layers is not None:
+            safe.update(own_layers(precision))
     if precision == 'fp16':
         dtype = map_dtype = torch.float16
         for module in network.modules():
             for name, buffer in module.named_buffers(recurse=False):
-                if name not in _FLOAT32_BUFFERS and buffer.is_floating_point():
+                kept = name in getattr(module, 'float32_buffers', ())
+                if not kept and buffer.is_floating_point():
                     setattr(module, name, buffer.to(dtype))
     else:
         dtype = torch.bfloat16
         safe |= {m for m in network.modules() if isinstance(m, nn.LayerNorm)}
-        head = parts.light_head or parts.mask_decoder
-        safe |= {layer for layer in (head.class_head, head.mask_head[-1]) if layer is not None}
         # A sum of the two types is a float32; the next product rounds it.
         for module in network.modules():
             if isinstance(module, (nn.Linear, nn.LayerNorm)):

@@ -78,6 +78,10 @@ class FoldedDeformableAttention(nn.Module):
         self.positions = frozen_linear(weight.flatten(0, 3), bias.flatten())
         self.shares = frozen_linear(weights.weight, weights.bias)
 
+    def float32_layers(self, precision: str) -> list[nn.Module]:
+        """Return what 16 bits would spoil: positions."""
+        return [self.positions]
+
     def forward(self, query: Tensor, values: Tensor, places: Tensor) -> Tensor:
         """
         Return the gathered values, without the residual.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dgtl_core.learning.alignment import released_alignment, similarity_alignment
 from dgtl_core.learning.class_loss import fixed_loss
@@ -36,8 +35,7 @@ class Objective(nn.Module):
             raise ValueError(
                 f'loss.alignment {config.alignment!r} compares tokens with the masks of a '
                 'Mask2Former head; set loss.alignment off for a light head')
-        if adapter is not None and adapter.text_link is not None \
-                and not adapter.text_link.texts.any():
+        if model.texts is not None and not model.texts.any():
             raise ValueError(
                 f'adapter.text_link {model.config.adapter.text_link!r} learns with class texts, '
                 'and there are none: set model.text.file to a file that "python -m '
@@ -91,10 +89,10 @@ class Objective(nn.Module):
         return losses
 
     def _alignment(self, layers: Sequence[MaskLogits], features: Tensor) -> Tensor:
-        adapter: Any = self.model.adapter
-        tokens, texts = adapter.tokens().mean(0), adapter.text_link.texts
+        adapter = self.model.adapter
+        assert adapter is not None and adapter.text_link is not None
+        tokens = adapter.tokens().mean(0)
         if self.config.alignment == 'released':
-            return released_alignment(layers, tokens, texts)
-        project = getattr(adapter.text_link, 'project', None)
+            return released_alignment(layers, tokens, adapter.text_link.texts)
         return similarity_alignment(
-            layers[-1], features, tokens, texts if project is None else project(texts))
+            layers[-1], features, tokens, adapter.text_link.texts_as_tokens())

@@ -10,9 +10,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-# Names that never decay outside of the backbone, beside the norms; biases do decay. Both lists are
-# those of the released set-ups.
-NO_DECAY = {'tokens_a', 'tokens_b', 'tokens_full', 'scale', 'log_scale', 'gain', 'level_embedding'}
+# They never decay outside of backbone and neck, nor does what a module names in ``no_decay``, its
+# own parameters and those of its parts; biases do decay. So it is in the released set-ups.
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
@@ -55,25 +54,24 @@ class Group(NamedTuple):
 def parameter_groups(model: nn.Module, config: OptimConfig) -> dict[Group, list[str]]:
     """Return the names of all trainable parameters, by how they are optimised."""
     modules = dict(model.named_modules())
+    spared = {
+        name for prefix, module in modules.items()
+        for name, _ in module.named_parameters(prefix=prefix)
+        if not set(name[len(prefix):].split('.')).isdisjoint(getattr(module, 'no_decay', ()))}
     groups: dict[Group, list[str]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             owner = name.rpartition('.')[0]
-            group = _group(name, modules[owner], config)
+            group = _group(name, modules[owner], name in spared, config)
             groups.setdefault(group, []).append(name)
     return groups
 
 
-def _group(name: str, owner: nn.Module, config: OptimConfig) -> Group:
+def _group(name: str, owner: nn.Module, spared: bool, config: OptimConfig) -> Group:
     if name.startswith(('backbone.', 'neck.')):
-        # only these two names were written into the released rule, so that the norms inside
-        # the MLP, the class token and the neck's batch norm decay
-        plain = 'pos_embed' in name or any(part in ('norm1', 'norm2') for part in name.split('.'))
-        decay = 0.0 if plain or not config.backbone_decay else config.weight_decay
+        decay = 0.0 if spared or not config.backbone_decay else config.weight_decay
         return Group(config.backbone_lr, decay)
-    queries = isinstance(owner, nn.Embedding) and 'query' in name
-    plain = isinstance(owner, NORMS) or queries or not NO_DECAY.isdisjoint(name.split('.'))
-    return Group(1.0, 0.0 if plain else config.weight_decay)
+    return Group(1.0, 0.0 if spared or isinstance(owner, NORMS) else config.weight_decay)
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -54,6 +54,10 @@ class PresentTextLink(nn.Module):
         texts = (self.texts * present[:len(self.texts), None]).to(tokens.dtype)
         return tokens + (tokens @ texts.T) @ texts
 
+    def texts_as_tokens(self) -> Tensor:
+        """Return the texts, which are as wide as the tokens here, (K, C)."""
+        return self.texts
+
     def _check(self, labels: Tensor) -> None:
         if not self.texts.any():
             raise ValueError(
@@ -79,6 +83,8 @@ class AllTextLink(nn.Module):
     where the widths differ; else P = I.
     """
 
+    no_decay = ('log_scale', 'gain')
+
     def __init__(self, num_classes: int, text_width: int, embed_dim: int) -> None:
         super().__init__()
         self.register_buffer('texts', torch.zeros(num_classes, text_width))
@@ -92,15 +98,20 @@ class AllTextLink(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor | None) -> Tensor:
         """Shape: tokens (L, M, C) -> (L, M, C); ``labels`` have no influence."""
-        texts = self.texts if self.project is None else self.project(self.texts)
-        texts = F.normalize(texts, dim=-1)
+        texts = F.normalize(self.texts_as_tokens(), dim=-1)
         cosine = F.normalize(tokens, dim=-1) @ texts.T
         share = (cosine * self.log_scale.exp()).softmax(dim=-1)
         return tokens + self.gain * (share @ texts)
 
+    def texts_as_tokens(self) -> Tensor:
+        """Return P s for each class, (K, C)."""
+        return self.texts if self.project is None else self.project(self.texts)
+
 
 class Adapter(nn.Module):
     """Tokens of all blocks; one scale and one pair of projections shared by all of them."""
+
+    no_decay = ('tokens_a', 'tokens_b', 'tokens_full', 'scale')
 
     def __init__(
             self, config: AdapterConfig, embed_dim: int, depth: int, patch_size: int,
@@ -156,6 +167,11 @@ class Adapter(nn.Module):
         """
         share = (features @ tokens.T * features.shape[-1] ** -0.5).softmax(dim=-1)
         return features + self.scale * self.delta(share @ values + features)
+
+    def output(self) -> tuple[Tensor, Tensor]:
+        """Return scale W2 (C, C) and scale b2 (C,) of :meth:`forward` in float64, for folding."""
+        scale = self.scale.double()
+        return scale * self.delta.weight.double(), scale * self.delta.bias.double()
 
     def queries(self, tokens: Tensor) -> Tensor:
         """

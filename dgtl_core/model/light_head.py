@@ -26,6 +26,8 @@ SURE = 20.0  # class logit of a query that stands for one class
 class LightHead(nn.Module):
     """Queries for the last blocks of a backbone, and what they predict after the last one."""
 
+    no_decay = ('query_embedding',)
+
     def __init__(
             self, config: LightHeadConfig, embed_dim: int, num_classes: int, text_width: int,
             finer: list[int], steps: int) -> None:

@@ -74,11 +74,13 @@ class MaskDecoder(nn.Module):
         super().__init__()
         dim, count = config.hidden_dim, config.num_queries
         self.query_content: nn.Linear | nn.Embedding
+        self.no_decay: tuple[str, ...] = ('level_embedding',)
         if config.queries == 'tokens':
             self.query_content = nn.Linear(dim, dim)
         else:
             self.query_content = nn.Embedding(count, dim)
             self.query_position = nn.Embedding(count, dim)
+            self.no_decay += ('query_content', 'query_position')
         self.level_embedding = nn.Embedding(NUM_LEVELS, dim)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         for parameter in self.layers.parameters():  # fact 39

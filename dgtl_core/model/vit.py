@@ -50,6 +50,10 @@ class Backbone(nn.Module):
     Where it is frozen it stays in eval mode and its parameters need no gradient.
     """
 
+    # These names alone were written into the released rule, so that the norms inside the MLP, the
+    # class token and the neck's batch norm decay.
+    no_decay = ('pos_embed', 'norm1', 'norm2')
+
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.trainable = config.trainable

@@ -120,9 +120,8 @@ def _streets(
 
 
 def _objective(model: Segmenter, points: int) -> Objective:
-    link = None if model.adapter is None else model.adapter.text_link
-    if link is not None and not link.texts.any():
-        texts = torch.randn(link.texts.shape, generator=torch.Generator().manual_seed(0))
+    if model.texts is not None and not model.texts.any():
+        texts = torch.randn(model.texts.shape, generator=torch.Generator().manual_seed(0))
         model.set_texts(3 * F.normalize(texts, dim=1))
     alignment = 'off' if model.light_head else _ALIGNMENT[model.config.adapter.text_link]
     return Objective(model, LossConfig(num_points=points, alignment=alignment))
