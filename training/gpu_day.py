@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'{part.name}: {results[part.name].get("error", "done")}', flush=True)
         write_atomically(options.out / 'gpu_day.json', json.dumps(results, indent=1).encode())
     left = min(end - time.monotonic() - END, 30.0 if options.rehearse else math.inf)
-    trained = options.texts is None or left > END and train(options, left)
+    trained = options.texts is None or left > 0 and train(options, left)
     return int(not trained or any('error' in result for result in results.values()))
 
 
