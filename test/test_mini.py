@@ -25,11 +25,15 @@ class DrawnStreets:
 
     counts = torch.ones(19)
     drawn = 2
+    closed = []
 
     def __init__(self, size, *_, **__):
         streets = [StreetWorld(seed=5, size=size).picture(i) for i in range(2)]
         self.images = torch.stack([torch.from_numpy(x.image).permute(2, 0, 1) for x in streets])
         self.labels = torch.stack([torch.from_numpy(x.labels) for x in streets])
+
+    def close(self):
+        self.closed.append(self)
 
     def take(self, at_least=0):
         pass
@@ -60,6 +64,7 @@ def test_it_learns_until_the_time_is_over_and_leaves_a_checkpoint(arguments, tmp
     assert config.input_size == (64, 128)
     log = json.loads((tmp_path / 'out' / 'log.json').read_text())
     assert 15 < log['steps'] < 24 and log['pictures'] == 2
+    assert DrawnStreets.closed
 
 
 def test_where_drawing_takes_all_of_the_time_nothing_is_called_learned(
@@ -82,6 +87,8 @@ def test_the_store_keeps_the_latest_and_shows_rare_classes_more_often():
     images, labels = store.sample(64)
     assert images.shape == (64, 3, 64, 128) and labels.shape == (64, 64, 128)
     assert len({x.numpy().tobytes() for x in images}) > 8
+    store.close()
+    assert not store._fetcher.is_alive()
 
 
 def test_variety_changes_the_picture_and_not_what_it_was_without_it():

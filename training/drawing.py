@@ -55,19 +55,32 @@ class PictureStore:
         self.drawn = 0
         self._waiting: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(maxsize=64)
         self._failed: list[Exception] = []
+        self._closed = threading.Event()
         # without a process of its own the drawing would hold up the learning
         loader = DataLoader(
             _Streets(size, seed), chunk, num_workers=max(workers, 1), prefetch_factor=2,
             pin_memory=device.type == 'cuda', multiprocessing_context='spawn')
         chunks = iter(loader)  # starts the processes
-        threading.Thread(target=self._fetch, args=(chunks,), daemon=True).start()
+        self._fetcher = threading.Thread(target=self._fetch, args=(chunks,), daemon=True)
+        self._fetcher.start()
 
     def _fetch(self, chunks: Iterator[tuple[Tensor, Tensor]]) -> None:
         try:
             for chunk in chunks:
+                if self._closed.is_set():
+                    break
                 self._waiting.put(chunk)
         except RuntimeError as error:  # a process that draws has died
             self._failed.append(error)
+
+    def close(self) -> None:
+        """Stop drawing; an interpreter that ends while the thread waits for a process aborts."""
+        self._closed.set()
+        while self._fetcher.is_alive():
+            try:
+                self._waiting.get(timeout=0.1)
+            except queue.Empty:
+                continue
 
     def take(self, at_least: int = 0) -> None:
         """

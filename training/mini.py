@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = choose_device(options.device)
         options.out.mkdir(parents=True, exist_ok=True)
         run = Run(options, device)
-        run.learn()
+        try:
+            run.learn()
+        finally:
+            run.store.close()
     except (ValueError, OSError) as error:
         print(f'mini: {error}', file=sys.stderr)
         return 1
