@@ -323,16 +323,16 @@ def write_failing_onnx(path):
     from onnx import helper, numpy_helper, TensorProto
     model = onnx.load(str(write_tiny_onnx(path)))
     graph = model.graph
-    graph.node[2].output[0] = 'plain'
+    graph.node.remove(next(node for node in graph.node if node.output[0] == 'labels'))
     graph.initializer.extend([
-        numpy_helper.from_array(np.array(200, np.uint8), 'limit'),
-        numpy_helper.from_array(np.zeros(1, np.uint8), 'nothing')])
+        numpy_helper.from_array(np.array(200, np.int32), 'limit'),
+        numpy_helper.from_array(np.zeros(1, np.int32), 'nothing')])
     graph.node.extend([
-        helper.make_node('Div', ['red', 'limit'], ['over']),
-        helper.make_node('Cast', ['over'], ['over_int'], to=TensorProto.INT32),
-        helper.make_node('ReduceMax', ['over_int'], ['index'], keepdims=0),
-        helper.make_node('Gather', ['nothing', 'index'], ['zero_byte'], axis=0),
-        helper.make_node('Add', ['plain', 'zero_byte'], ['labels'])])
+        helper.make_node('Div', ['red_number', 'limit'], ['over']),
+        helper.make_node('ReduceMax', ['over'], ['index'], keepdims=0),
+        helper.make_node('Gather', ['nothing', 'index'], ['zero_number'], axis=0),
+        helper.make_node('Add', ['labels_number', 'zero_number'], ['checked']),
+        helper.make_node('Cast', ['checked'], ['labels'], to=TensorProto.UINT8)])
     onnx.save(model, str(path))
     return path
 
