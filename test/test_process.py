@@ -82,7 +82,7 @@ def test_an_inference_that_does_not_end_is_given_up_and_never_fatal(world, model
 
 @pytest.mark.parametrize('name, message', [
     ('missing.onnx', "no model file at '.*missing.onnx'; make one with"),
-    ('text.onnx', 'is not an ONNX file, or is cut short; .* make one with'),
+    ('text.onnx', 'is not an ONNX file, or is cut short .* make one with'),
     ('plain.onnx', 'plain.onnx has no "dgtl" metadata, so its classes are unknown; make one with'),
 ])
 def test_a_wrong_model_ends_it_with_a_message(world, models, name, message):
