@@ -103,7 +103,45 @@ def test_the_summary_counts_pixels(predict, folder, capsys):
     labels = np.stack([picture(n)[:, :, 0] // 8 for n in (0, 1)])
     assert told['frames'] == 2 and told['broken'] == 0 and told['model'] == 'tiny'
     assert told['shares']['car'] == pytest.approx((labels == 13).mean(), abs=1e-5)
-    assert set(told['ms']) == {'read', 'preprocess', 'infer', 'postprocess', 'write'}
+    assert set(told['ms']) == {
+        'read', 'preprocess', 'infer', 'postprocess', 'verdict', 'write'}
+
+
+@pytest.mark.parametrize('rules', [(), ('--threshold', '0.9', '--classes', 'sky')])
+def test_each_frame_has_a_domain_verdict(predict, tmp_path, capsys, rules):
+    from dgtl_core.domain import DomainLimits, DomainMonitor, WINDOW
+
+    dark = np.zeros((*SIZE, 3), np.uint8)
+    images = [picture(n) for n in range(8)] + [dark + n % 2 for n in range(24)]
+    for number, image in enumerate(images):
+        write_image(tmp_path / f'drive/{number:02d}.png', image)
+    assert predict(tmp_path / 'drive', *rules) == 0
+    model, monitor = Predictor.load(tmp_path / 'tiny.onnx'), DomainMonitor(19)
+    expected = []
+    for image in images:
+        monitor.look(image, model(image))
+        expected.append(monitor.report(DomainLimits(window=WINDOW)).state)
+    model.close()
+    found = [line['domain'] for line in journal(tmp_path / 'out') if 'frame' in line]
+    assert [verdict['state'] for verdict in found] == expected and 'unusable' in expected
+    told = capsys.readouterr().out
+    share = expected.count('unusable') / len(expected)
+    assert f'{share:.1%} unusable (' in told and 'the picture is dark' in told
+    domain = journal(tmp_path / 'out')[-1]['summary']['domain']
+    assert domain['unusable'] == pytest.approx(share, abs=1e-3)
+    assert domain['causes']['the picture is dark'] == sum(
+        any('dark' in cause for cause in verdict['causes']) for verdict in found)
+
+
+def test_the_cameras_of_a_bag_are_judged_apart(predict, tmp_path):
+    dark = np.zeros((*SIZE, 3), np.uint8)
+    source = write_bag(tmp_path / 'drive', {
+        '/day': [picture(n) for n in range(12)], '/night': [dark] * 12})
+    assert predict(source, '--topic', '/day', '--topic', '/night') == 0
+    states = {line['frame']: line['domain']['causes'] for line in journal(tmp_path / 'out')
+              if 'frame' in line}
+    for name, causes in states.items():
+        assert any('is dark' in cause for cause in causes) == ('/night/' in name), name
 
 
 def test_the_embedded_model_is_the_default(folder, tmp_path):

@@ -46,6 +46,9 @@ _EPILOG = """What --save can write, any of these, separated by commas:
   bag           of a bag: its pictures with /segmentation, confidence and class map
   rrd           a recording for the rerun viewer
 
+DIR/predict.jsonl has one JSON object for each frame: pixels of each class, mean confidence, times,
+and the domain verdict: whether the model can judge such pictures (familiar, shifted or unusable).
+
 examples:
   dgtl predict holiday/ --out labels --save labels,overlay,sheet
   dgtl predict drive.mp4 --out drive --save video --stride 2

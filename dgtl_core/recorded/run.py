@@ -29,6 +29,7 @@ from dgtl_core.recorded.rerun_sink import RerunSink
 from dgtl_core.recorded.sheet import Sheet
 from dgtl_core.recorded.sink import Sink
 from dgtl_core.recorded.sources import frames
+from dgtl_core.recorded.verdicts import Verdicts
 from dgtl_core.recorded.video_sink import VideoSink
 import numpy as np
 
@@ -63,9 +64,9 @@ def label(predict: Predictor, sources: Sequence[Source], job: Job,
     Label and write; yield what is finished as soon as it is.
 
     A record is ``{'frame': name, 'source': name, 'stamp': ns, 'pixels': [of each class, of none],
-    'confidence': mean of 0..1, 'ms': {stage: milliseconds}}``, ``{'broken': name, 'fault':
-    text}``, or ``{'source': name, 'files': [...]}``. Files that are not finished when the caller
-    stops are removed.
+    'confidence': mean of 0..1, 'domain': {'state', 'score', 'causes'}, 'ms': {stage:
+    milliseconds}}``, ``{'broken': name, 'fault': text}``, or ``{'source': name, 'files':
+    [...]}``. Files that are not finished when the caller stops are removed.
 
     :raises OSError: something cannot be written.
     :raises SinkError: something that is wanted needs a package that is not there.
@@ -85,6 +86,7 @@ class _Run:
     def __init__(self, predict: Predictor, source: Source, job: Job, done: Collection[str],
                  sheet: Sequence[Sink]) -> None:
         self._predict, self._source, self._job, self._done = predict, source, job, done
+        self._verdicts = Verdicts(predict)
         self._broken: deque[Record] = deque()
         self._sheet, self._sinks = sheet, list[Sink]()
         self._waiting: deque[tuple[Record, list[Future[float]]]] = deque()
@@ -135,16 +137,20 @@ class _Run:
     def _label(self, batch: Sequence[tuple[Frame, float]], files: ThreadPoolExecutor,
                ordered: ThreadPoolExecutor) -> None:
         rules = self._job.rules
-        results, timing = self._predict.timed_many(
-            [rules.before(frame.image) for frame, _ in batch])
-        for (frame, read_ms), result in zip(batch, results):
+        images = [rules.before(frame.image) for frame, _ in batch]
+        results, timing = self._predict.timed_many(images)
+        for (frame, read_ms), image, result in zip(batch, images, results):
+            start = time.perf_counter()
+            verdict = self._verdicts.look(frame, image, result)  # in order: it sums up
+            verdict_ms = (time.perf_counter() - start) * 1e3
             try:
                 labelled = rules.after(frame, *result)
             except ValueError as error:
                 self._broken.append({'broken': frame.name, 'fault': str(error)})
                 continue
             record = {'frame': frame.name, 'source': self._source.name, 'stamp': frame.stamp,
-                      'ms': _stages(read_ms, timing, len(batch))}
+                      'domain': verdict, 'ms': {**_stages(read_ms, timing, len(batch)),
+                                                'verdict': round(verdict_ms, 3)}}
             writing = [files.submit(self._write, labelled, record)]
             if self._sheet or self._sinks:
                 writing.append(ordered.submit(self._add, labelled))

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.domain import State
 import numpy as np
 
-STAGES = ('read', 'preprocess', 'infer', 'postprocess', 'write')
+STATES = get_args(State)
+_CAUSES = 3  # that people are told; the most frequent ones
+STAGES = ('read', 'preprocess', 'infer', 'postprocess', 'verdict', 'write')
 
 
 def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Mapping[str, Any]],
@@ -33,7 +37,17 @@ def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Ma
                for stage in STAGES} if new else {},
         'shares': {name: round(int(count) / total, 5) for name, count in zip(
             [*classes.names, 'unlabelled'], pixels)},
-        'confidence': round(float(np.mean(means)), 4) if means else None}
+        'confidence': round(float(np.mean(means)), 4) if means else None,
+        'domain': _domain([frame['domain'] for frame in frames])}
+
+
+def _domain(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the share of frames in each state, and how many frames each cause is of."""
+    states = Counter(verdict['state'] for verdict in verdicts)
+    causes = Counter(cause.partition(' (')[0] for verdict in verdicts
+                     for cause in verdict['causes'])  # in brackets are the figures of one moment
+    return {**{state: round(states[state] / max(len(verdicts), 1), 4) for state in STATES},
+            'causes': dict(causes.most_common())}
 
 
 def table(summary: Mapping[str, Any]) -> str:
@@ -47,7 +61,15 @@ def table(summary: Mapping[str, Any]) -> str:
             + ' ms (stages overlap)')
     if summary['confidence'] is not None:
         lines.append(f'confidence  {summary["confidence"]:.2f} on average')
+    if summary['frames']:
+        lines.append(f'domain      {_domain_words(summary["domain"])}')
     shares = sorted(((s, n) for n, s in summary['shares'].items() if s >= 5e-4), reverse=True)
     for share, name in shares:
         lines.append(f'  {name:<20} {share:>6.1%} {"#" * round(40 * share)}')
     return '\n'.join(lines)
+
+
+def _domain_words(domain: Mapping[str, Any]) -> str:
+    told = [f'{domain[state]:.1%} {state}' for state in STATES if domain[state]]
+    causes = list(domain['causes'])[:_CAUSES]
+    return ', '.join(told) + (f' ({", ".join(causes)})' if causes else '')
