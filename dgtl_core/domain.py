@@ -62,7 +62,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _Figures:
     """What is kept of one picture."""
 
     luma_mean: float
@@ -102,7 +102,7 @@ class DomainMonitor:
         """
         self._num_classes, self._model = num_classes, model
         self._entropy = _entropy_table(num_classes)
-        self._frames: deque[_Frame] = deque(maxlen=600)
+        self._frames: deque[_Figures] = deque(maxlen=600)
         self._first: list[np.ndarray] = []  # class histograms that later ones are compared with
         self._checksum: int | None = None
         self._frozen = 0
@@ -128,7 +128,7 @@ class DomainMonitor:
         sure = sure / sure.sum()
         counts = np.bincount(labels.ravel(), minlength=256)
         known = counts[:self._num_classes]
-        frame = _Frame(
+        frame = _Figures(
             luma_mean=255 * figures['luma_mean'],
             luma_saturated_fraction=figures['luma_saturated_fraction'],
             blur=float(np.expm1(figures['blur'])),

@@ -29,11 +29,11 @@ class ClassGroups:
     """
 
     classes: ClassSet  # the groups
-    table: np.ndarray  # (256,) uint8: the group of each label
+    group_of: np.ndarray  # (256,) uint8: the group of each label
 
     def __call__(self, labels: np.ndarray) -> np.ndarray:
         """Return the groups of labels. Shape: (H, W) uint8 -> (H, W) uint8."""
-        return cv2.LUT(labels, self.table)
+        return cv2.LUT(labels, self.group_of)
 
     @classmethod
     def from_mapping(cls, name: str, groups: object, of: ClassSet) -> ClassGroups:

@@ -27,7 +27,7 @@ _FUTURE = 0.5  # seconds that a clock may be ahead of ours
 _BOOT = 1e8  # seconds; so old is no picture, its stamp counts from another start
 
 
-class _Frame(NamedTuple):
+class _Picture(NamedTuple):
     """A picture on its way."""
 
     arrival: Arrival
@@ -102,7 +102,7 @@ class Pipeline:
 
         threading.Thread(target=close, name='abandoned model', daemon=True).start()
 
-    def _label(self, frames: list[_Frame], settings: Settings) -> None:
+    def _label(self, frames: list[_Picture], settings: Settings) -> None:
         self.doing = 'inference'
         with self._inferring:
             results, timing = self._predict.timed_many([frame.image for frame in frames])
@@ -125,7 +125,7 @@ class Pipeline:
                     frame.header, frame.mounted, labels, settings)
 
     @contextlib.contextmanager
-    def _publishing(self, frame: _Frame) -> Iterator[None]:
+    def _publishing(self, frame: _Picture) -> Iterator[None]:
         """Make what fails after the inference an error of that camera alone."""
         try:
             yield
@@ -137,7 +137,7 @@ class Pipeline:
             self._logger.error(
                 f'cannot publish: {described(error)}', throttle_duration_sec=_THROTTLE)
 
-    def _read(self, arrival: Arrival, settings: Settings) -> _Frame | None:
+    def _read(self, arrival: Arrival, settings: Settings) -> _Picture | None:
         """Return the picture of a message, if it is worth an inference."""
         stamp = arrival.message.header.stamp
         stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
@@ -152,7 +152,7 @@ class Pipeline:
         if settings.output_size == 'network':  # what the labels belong to is the small picture
             image = self._predict.seen(image)
             mounted = arrival.stream.finish.as_mounted(image)
-        return _Frame(arrival, mounted, image, stamp_ns, taken, decoded.seconds)
+        return _Picture(arrival, mounted, image, stamp_ns, taken, decoded.seconds)
 
     def _stale(self, arrival: Arrival, stamp_ns: int, settings: Settings) -> bool:
         if not stamp_ns:
@@ -183,7 +183,7 @@ class Pipeline:
             self.gave_up = (f'{in_a_row} inferences in a row failed: deactivating '
                             f'(on_inference_error); the last: {described(error)}')
 
-    def _publish(self, frame: _Frame, shown: Segmentation, timing: Timing, inferred: float,
+    def _publish(self, frame: _Picture, shown: Segmentation, timing: Timing, inferred: float,
                  settings: Settings) -> None:
         """Publish the labels and note the times."""
         health, outputs = frame.stream.health, frame.stream.outputs

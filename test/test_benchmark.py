@@ -13,7 +13,7 @@ from tiny_onnx import write_tiny_onnx
 from tiny_segmenter_onnx import write_tiny_segmenter
 import torch
 from training.bench.contenders import Contender, parse, Spec
-from training.bench.latency import check_batches, measure
+from training.bench.latency import check_batches, measure_latency
 from training.bench.machine import choose_device
 from training.bench.onnx_work import count_onnx
 from training.bench.roofline import count, label_network
@@ -29,7 +29,7 @@ def test_ratio_is_of_the_same_run(tmp_path):
         return lambda images: clock['calls'].append((name, images.shape))
 
     contenders = [Contender('a', call('a'), (4, 6), 2), Contender('b', call('b'), (8, 8))]
-    rows = measure(contenders, [1, 2], runs=3, warmup=1)
+    rows = measure_latency(contenders, [1, 2], runs=3, warmup=1)
     # In turn, call by call, and only at the batches that each one takes.
     assert clock['calls'][:4] == [('a', (1, 4, 6, 3)), ('b', (1, 8, 8, 3))] * 2
     assert clock['calls'][8:] == [('a', (2, 4, 6, 3))] * 4
@@ -46,7 +46,7 @@ def test_peak_memory_is_of_the_call():
         with mmap.mmap(-1, 60 * 2**20) as fresh:  # malloc may give what it holds already
             fresh[:] = bytes([1]) * len(fresh)
 
-    idle, busy = measure([Contender('idle', lambda x: None, (8, 8)),
+    idle, busy = measure_latency([Contender('idle', lambda x: None, (8, 8)),
                           Contender('busy', call, (8, 8))], [1], runs=1)
     assert busy.peak_mib - idle.peak_mib > 40
 

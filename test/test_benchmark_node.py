@@ -4,7 +4,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from dgtl_ros.show.benchmark import STAGES, summary, table
+from dgtl_ros.show.benchmark import stage_table, STAGES, summary
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +31,9 @@ def test_the_larger_of_share_and_floor_is_allowed(infer, allowed, within):
 def test_table_names_every_stage_and_the_verdict():
     more = {'width': 1280, 'height': 720, 'rate_hz': 5.0, 'pictures': 100,
             'end_to_end_ms_p50': 70.0}
-    text = table({**summary(VALUES), **more})
+    text = stage_table({**summary(VALUES), **more})
     assert all(name in text for name in STAGES) and ': met' in text
-    assert 'NOT met' in table({**summary({**VALUES, 'infer_ms_p50': '10'}), **more})
+    assert 'NOT met' in stage_table({**summary({**VALUES, 'infer_ms_p50': '10'}), **more})
 
 
 @pytest.mark.ros

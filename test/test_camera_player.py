@@ -19,7 +19,7 @@ from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.show.camera_player import open_source, parse, PlayerSettings
 from dgtl_ros.show.drawing import _draw, Drawing
-from dgtl_ros.show.frame_source import Frame, open_files, ReadAhead, resized
+from dgtl_ros.show.playback import open_files, PlayedPicture, ReadAhead, resized
 from ros_world import plane, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -105,18 +105,18 @@ def test_a_folder_of_broken_pictures(tmp_path):
 def test_resized(wanted, size):
     labels = np.zeros((40, 80), np.uint8)
     labels[:, 40:] = 7
-    frame = next(resized(iter([Frame(flat(9, 40, 80), labels, 'fog')]), *wanted))
+    frame = next(resized(iter([PlayedPicture(flat(9, 40, 80), labels, 'fog')]), *wanted))
     assert frame.image.shape == (*size, 3) and frame.labels.shape == size
     assert set(np.unique(frame.labels)) == {0, 7} and frame.condition == 'fog'
 
 
 def test_resized_leaves_a_pixel_of_what_is_very_flat():
-    assert next(resized(iter([Frame(flat(9, 2, 80))]), 0, 10)).image.shape == (1, 10, 3)
+    assert next(resized(iter([PlayedPicture(flat(9, 2, 80))]), 0, 10)).image.shape == (1, 10, 3)
 
 
 def test_read_ahead_keeps_order_and_hands_over_errors():
     def frames():
-        yield from (Frame(flat(i)) for i in range(5))
+        yield from (PlayedPicture(flat(i)) for i in range(5))
         raise ParameterError('the disk is gone')
 
     seen = []
@@ -128,7 +128,8 @@ def test_read_ahead_keeps_order_and_hands_over_errors():
 
 def test_read_ahead_reads_no_further_than_its_depth_and_stops():
     count = itertools.count()
-    ahead = ReadAhead((Frame(flat(next(count) % 200)) for _ in itertools.repeat(0)), depth=3)
+    ahead = ReadAhead((PlayedPicture(flat(next(count) % 200)) for _ in itertools.repeat(0)),
+                      depth=3)
     time.sleep(0.2)
     assert next(count) <= 5
     assert len(list(itertools.islice(ahead, 5))) == 5
@@ -196,7 +197,7 @@ def test_the_time_for_the_textures_is_not_counted(monkeypatch):
         def stream(self, **_):
             for i in itertools.count():
                 now[0] += 0.08 if i else 2.0
-                yield Frame(flat(i), flat(0)[..., 0], 'clear')
+                yield PlayedPicture(flat(i), flat(0)[..., 0], 'clear')
 
     monkeypatch.setattr('dgtl_core.streetworld.StreetWorld', World)
     monkeypatch.setattr('time.monotonic', lambda: now[0])

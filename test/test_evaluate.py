@@ -14,7 +14,7 @@ from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data import catalog
 from dgtl_core.data.datasets import LabelledPicture, NO_SIZES
 from dgtl_core.evaluation.protocols import fitted, labeler_of_file, labeler_of_model
-from dgtl_core.evaluation.score import score, table
+from dgtl_core.evaluation.score import iou_table, score
 from dgtl_core.learning.processes import Processes
 from dgtl_core.model.checkpoint import save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
@@ -240,7 +240,7 @@ def test_command_line_writes_table_numbers_and_page(checkpoint, capsys):
                     '--json', out, '--report', page) == 0
     shown = capsys.readouterr().out
     results = json.loads(out.read_text())
-    assert shown.strip() == table(results)
+    assert shown.strip() == iou_table(results)
     assert 'protocol slide' in shown and 'box 3' in shown and 'boxes + contrast 5' in shown
     assert results['domains'][0]['pictures'] == 3 and len(results['corrupted']) == 4
     assert 0 <= results['mean_miou'] <= 1

@@ -6,7 +6,7 @@ from small_segmenter import small_config, small_segmenter, street
 import torch
 from torch import nn
 from training.bench.contenders import open_contender, parse, Spec
-from training.bench.parts import breakdown, metered, part_of, REST, seconds_by_part, table
+from training.bench.parts import breakdown, metered, part_of, parts_table, REST, seconds_by_part
 
 
 class Sleeper(nn.Module):
@@ -78,4 +78,4 @@ def test_percentages_and_rates():
     found = breakdown({REST: 1.0, 'ViT MLP': 3.0}, {'ViT MLP': 6e9})
     assert [p.name for p in found] == ['ViT MLP', REST]
     assert [p.percent for p in found] == [75, 25] and found[0].gflop_per_s == 2
-    assert table(found).splitlines()[1].split()[:3] == ['ViT', 'MLP', '3000.0']
+    assert parts_table(found).splitlines()[1].split()[:3] == ['ViT', 'MLP', '3000.0']

@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_ros.show.soak import judge, main, page, Sample
+from dgtl_ros.show.soak import judge, main, page, Reading
 import pytest
 
 COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled': 10,
@@ -11,26 +11,26 @@ COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled'
           'errors_total': 0, 'waiting': 1}
 
 
-def samples(minutes=5, **last):
+def readings(minutes=5, **last):
     """A run that holds, but for what the last sample says."""
-    steady = [Sample(float(s), 300.0, 20, 30, 50.0) for s in range(60 * minutes)]
-    return [*steady, Sample(60.0 * minutes, 300.0, 20, 30, None)._replace(**last)]
+    steady = [Reading(float(s), 300.0, 20, 30, 50.0) for s in range(60 * minutes)]
+    return [*steady, Reading(60.0 * minutes, 300.0, 20, 30, None)._replace(**last)]
 
 
 def failed(found=None, counts=COUNTS, labels=60, log=''):
-    verdicts = judge(found or samples(), {'front': counts}, labels, log)
+    verdicts = judge(found or readings(), {'front': counts}, labels, log)
     return [v.what for v in verdicts if not v.good]
 
 
 def test_a_run_that_holds():
     assert failed() == []
-    page(samples(), judge(samples(), {'front': COUNTS}, 60, ''), {'pause': 3})
+    page(readings(), judge(readings(), {'front': COUNTS}, 60, ''), {'pause': 3})
 
 
 @pytest.mark.parametrize('changed, what', [
-    ({'found': samples(memory_mib=316.0)}, 'memory is steady'),
-    ({'found': samples(threads=24)}, 'threads are steady'),
-    ({'found': samples(descriptors=40)}, 'descriptors are steady'),
+    ({'found': readings(memory_mib=316.0)}, 'memory is steady'),
+    ({'found': readings(threads=24)}, 'threads are steady'),
+    ({'found': readings(descriptors=40)}, 'descriptors are steady'),
     ({'labels': 50}, 'labels arrive'),
     ({'log': 'Traceback (most recent call last)'}, 'no unhandled exception'),
     ({'counts': {**COUNTS, 'received': 101}}, 'every picture of front is counted once'),
@@ -41,12 +41,12 @@ def test_what_does_not_hold_is_named(changed, what):
 
 
 def test_memory_is_compared_with_that_after_the_first_minute():
-    growing = [s._replace(memory_mib=200.0 + min(s.seconds, 60.0)) for s in samples()]
+    growing = [s._replace(memory_mib=200.0 + min(s.seconds, 60.0)) for s in readings()]
     assert failed(growing) == []
 
 
 def test_latency_that_grows_is_named():
-    slower = [s._replace(latency_p99_ms=50.0 + s.seconds) for s in samples()[:-1]]
+    slower = [s._replace(latency_p99_ms=50.0 + s.seconds) for s in readings()[:-1]]
     assert failed(slower) == ['latency is steady']
 
 
@@ -69,4 +69,4 @@ def test_a_minute_of_it(tiny_model, tmp_path):
     found = json.loads((tmp_path / 'soak.json').read_text())
     assert code == 0, found['verdicts']
     assert sum(found['faults'].values()) == 60 and found['labels'] > 100
-    assert len(found['samples']) == 61 and (tmp_path / 'soak.html').is_file()
+    assert len(found['readings']) == 61 and (tmp_path / 'soak.html').is_file()

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from dgtl_core.cli.fetch import main, table
+from dgtl_core.cli.fetch import main, weights_table
 from dgtl_core.cli.main import main as dgtl
 from dgtl_core.files import shipped
 from dgtl_core.model_file import ModelError
@@ -75,7 +75,7 @@ def test_the_list_that_is_shipped():
     for entry in listed.values():
         assert not entry.url or entry.url.startswith('https://')
         assert entry.accept == ('NC' in entry.licence or entry.licence == 'none stated')
-    text = table(listed.values())
+    text = weights_table(listed.values())
     assert text.count('\n') == len(listed) and 'not checked' in text
     published = [entry for entry in listed.values() if entry.method == 'rein' and entry.url]
     assert len({entry.file for entry in published}) < len(published)  # so folders are by name

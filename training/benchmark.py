@@ -33,7 +33,14 @@ from training.bench.contenders import (
     Spec,
     WORDS,
 )
-from training.bench.latency import check_batches, check_numbers, measure, noise, Row, table
+from training.bench.latency import (
+    check_batches,
+    check_numbers,
+    latency_table,
+    measure_latency,
+    noise,
+    Row,
+)
 from training.bench.machine import choose_device, machine
 from training.bench.roofline import bandwidth, count, count_by_part, peak_flops, Work
 
@@ -153,11 +160,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         'threads': options.threads}
     cache: dict[str, Segmenter] = {}
     if options.train:
-        steps = train_step.measure(
+        steps = train_step.measure_steps(
             specs, size, device, cache, batch=options.batch[0], runs=options.runs,
             points=options.points, warmup=options.warmup)
         return {**result, 'steps': [asdict(step) for step in steps],
-                'text': train_step.table(steps)}
+                'text': train_step.steps_table(steps)}
     contenders = []
     for spec in specs:
         contenders.append(open_contender(
@@ -167,12 +174,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cache.clear()
     check_batches(contenders, options.batch)
     peaks = measured_peaks(contenders, device) if options.roofline else {}
-    rows = measure(contenders, options.batch, runs=options.runs, warmup=options.warmup)
+    rows = measure_latency(contenders, options.batch, runs=options.runs, warmup=options.warmup)
     if peaks:  # again, lest another program was in the way
         again = measured_peaks(contenders, device)
         peaks = {key: max(value, again[key]) for key, value in peaks.items()}
         rows = with_roofline(rows, contenders, peaks, device)
-    text = [table(rows)]
+    text = [latency_table(rows)]
     if peaks:
         text.append('measured peaks: ' + ', '.join(
             f'{key} {value / 1e12:.3g} TFLOP/s' for key, value in peaks.items()
@@ -181,7 +188,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for contender in contenders if options.parts else []:
         if contender.network is not None:
             broken[contender.name] = parts_of(contender, max(1, min(options.runs, 5)))
-            text.append(f'\n{contender.name}, one picture\n{parts.table(broken[contender.name])}')
+            text.append(f'\n{contender.name}, one picture\n'
+                        f'{parts.parts_table(broken[contender.name])}')
     return {
         **result, 'peaks': peaks, 'rows': [asdict(row) for row in rows],
         'models': [{'name': c.name, 'input_size': c.input_size, 'load_s': round(c.load_s, 3)}

@@ -132,7 +132,7 @@ def _shape(output: object) -> str:
     return ''
 
 
-def table(parts: Sequence[Part]) -> str:
+def model_table(parts: Sequence[Part]) -> str:
     """Return the parts as an indented table."""
     lines = [f'{"part":<44}{"trained":>13}{"frozen":>13}{"GFLOPs":>9}  output']
     for part in parts:
@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                           'parts': [asdict(part) for part in parts]}, indent=1))
     else:
         print(f'{config.name} ({config.method}), one picture of {size[0]}x{size[1]}')
-        print(table(parts))
+        print(model_table(parts))
     return 0
 
 

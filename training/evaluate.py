@@ -30,7 +30,7 @@ from dgtl_core.data.catalog import open_named
 from dgtl_core.data.checks import check
 from dgtl_core.data.corruptions import corrupt, CORRUPTIONS, WEATHER
 from dgtl_core.evaluation.protocols import Labeler, labeler_of_file, labeler_of_model, PROTOCOLS
-from dgtl_core.evaluation.score import Change, score, table
+from dgtl_core.evaluation.score import Change, iou_table, score
 from dgtl_core.files import destination, print_any_text, write_atomically
 from dgtl_core.learning.processes import Processes
 from dgtl_core.model.checkpoint import load_segmenter
@@ -121,7 +121,7 @@ def _say(processes: Processes, text: str) -> None:
 
 
 def _write(options: argparse.Namespace, results: dict[str, Any], worst: Sequence[Any]) -> None:
-    print(table(results))
+    print(iou_table(results))
     if options.json:
         write_atomically(options.json, json.dumps(results, indent=1) + '\n')
     if options.report:

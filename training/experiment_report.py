@@ -20,7 +20,7 @@ def write_results(out: Path, results: dict[str, Any]) -> str:
 
     :param results: ``{source: {method: {seed: {domain: mIoU}}}}``, the source's own domain first.
     """
-    text = '\n\n'.join(_table(source, methods) for source, methods in results.items())
+    text = '\n\n'.join(_markdown(source, methods) for source, methods in results.items())
     write_atomically(out / 'results.json', json.dumps(results, indent=1) + '\n')
     write_atomically(out / 'results.md', text + '\n')
     with placing(out / 'results.png') as temporary:
@@ -40,7 +40,7 @@ def statistics(methods: dict[str, Any]) -> dict[str, dict[str, tuple[float, floa
     return found
 
 
-def _table(source: str, methods: dict[str, Any]) -> str:
+def _markdown(source: str, methods: dict[str, Any]) -> str:
     found = statistics(methods)
     names = list(next(iter(found.values())))
     seeds = len(next(iter(methods.values())))

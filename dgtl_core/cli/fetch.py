@@ -14,7 +14,7 @@ from dgtl_core.zoo.entries import Entry, published
 from dgtl_core.zoo.fetch import fetch, LicenceError, Plan
 
 
-def table(entries: Iterable[Entry]) -> str:
+def weights_table(entries: Iterable[Entry]) -> str:
     """Return the published weights as a table for people."""
     rows = [('name', 'method', 'backbone', 'trained on', 'published mIoU', 'size', 'licence',
              'address', 'here')]
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.name is None:
         if args.files or args.size or args.accept_license or args.classes:
             parser.error('name the weights; "dgtl fetch" lists them')
-        print(table(published().values()))
+        print(weights_table(published().values()))
         print('\n* needs --accept-license. "not checked": the address comes from the authors and '
               'nobody has tried it for this list.\nFetch one with: dgtl fetch NAME')
         return 0

@@ -46,7 +46,7 @@ def describe(path: Path) -> dict[str, Any]:
             **({'engine': engine} if engine else {})}
 
 
-def table(told: dict[str, Any], color: bool) -> str:
+def info_text(told: dict[str, Any], color: bool) -> str:
     """Return the description as lines for people; ``color``: show the colours on a terminal."""
     height, width = told['input_size']
     lines = [
@@ -83,5 +83,5 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     args = parser.parse_args(arguments)
     told = describe(find_model(args.model) if args.model else default_model())
-    print(json.dumps(told) if args.json else table(told, sys.stdout.isatty()))
+    print(json.dumps(told) if args.json else info_text(told, sys.stdout.isatty()))
     return 0

@@ -27,7 +27,7 @@ from dgtl_core.recorded.labels import only, Rules
 from dgtl_core.recorded.run import Job, KINDS, label
 from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
-from dgtl_core.recorded.summary import summarize, table
+from dgtl_core.recorded.summary import summarize, summary_text
 from dgtl_core.strict import read_yaml
 from dgtl_core.zoo.cache import find_model
 
@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     if args.json:
         print(json.dumps(summary))
     elif not args.quiet:
-        print(table(summary))
+        print(summary_text(summary))
         print(f'written to  {args.out}: {", ".join(job.kinds)}')
     if broken:
         print(f'dgtl predict: {len(broken)} of {len(broken) + summary["frames"]} frames or '

@@ -128,7 +128,7 @@ def cityscapes(folder: Path, *, split: str = 'val') -> PicturePairs:
     """Cityscapes: ``leftImg8bit/<split>/<city>/*.png``, ``gtFine``; train ids, else label ids."""
     pairs = find_pairs(folder, f'leftImg8bit/{split}', '*/*', f'gtFine/{split}',
                        '_leftImg8bit.png', ['_gtFine_labelTrainIds.png', '_gtFine_labelIds.png'])
-    return PicturePairs('cityscapes', pairs, _table_of(pairs), protocol_sizes=_CITY)
+    return PicturePairs('cityscapes', pairs, _id_table_of(pairs), protocol_sizes=_CITY)
 
 
 def bdd100k(folder: Path, *, split: str = 'val') -> PicturePairs:
@@ -178,7 +178,7 @@ def nightcity(folder: Path, *, split: str = 'val') -> PicturePairs:
     """NightCity(-fine): ``<split>/img/*.png``, ``<split>/lbl/*_trainIds.png`` or ``_labelIds``."""
     pairs = find_pairs(folder, f'{split}/img', '*', f'{split}/lbl', '.png',
                        ['_trainIds.png', '_labelIds.png'])
-    return PicturePairs('nightcity', pairs, _table_of(pairs), protocol_sizes=_CITY)
+    return PicturePairs('nightcity', pairs, _id_table_of(pairs), protocol_sizes=_CITY)
 
 
 def wilddash2(folder: Path) -> PicturePairs:
@@ -306,7 +306,7 @@ def _unequal(pair: Pair) -> bool:
     return stem.isdecimal() and int(stem) in GTA5_UNEQUAL
 
 
-def _table_of(pairs: Pairs) -> np.ndarray:
+def _id_table_of(pairs: Pairs) -> np.ndarray:
     """Return the table for label files that are named after their ids, all in the same way."""
     kinds = {'rainIds' in label.name for _, label in pairs.found}
     if len(kinds) > 1:

@@ -52,15 +52,15 @@ class Pictures(Protocol):
 
 
 class PicturePairs:
-    """Picture files with label files; ``table`` turns stored numbers into class ids."""
+    """Picture files with label files; ``id_table`` turns stored numbers into class ids."""
 
-    def __init__(self, name: str, pairs: Pairs, table: np.ndarray, *,
+    def __init__(self, name: str, pairs: Pairs, id_table: np.ndarray, *,
                  classes: ClassSet = CITYSCAPES, shrink: int = 1,
                  read: Callable[[Path], np.ndarray] = read_ids,
                  protocol_sizes: Mapping[str, Size] = NO_SIZES, notes: Sequence[str] = (),
                  own_ids: bool = False) -> None:
         """
-        :param table: (N,) int16, see :func:`dgtl_core.data.labels.id_table`.
+        :param id_table: (N,) int16, see :func:`dgtl_core.data.labels.id_table`.
         :param shrink: divide the size of pictures and labels by this.
         :param read: reads a label file as (H, W) numbers; by default a grey or a palette PNG.
         :param notes: what the user should know of these files.
@@ -69,7 +69,7 @@ class PicturePairs:
         self.name, self.classes, self.protocol_sizes = name, classes, protocol_sizes
         self.pairs, self.missing, self.notes = pairs.found, pairs.missing, tuple(notes)
         self.own_ids = own_ids
-        self._table, self._shrink, self._read = table, shrink, read
+        self._id_table, self._shrink, self._read = id_table, shrink, read
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -98,11 +98,11 @@ class PicturePairs:
         :raises DataError: it cannot be read, or holds what this data set does not have.
         """
         stored = self._read(label_file)
-        most = len(self._table) - 1
+        most = len(self._id_table) - 1
         labels = np.where(
-            (0 <= stored) & (stored <= most), self._table[stored.clip(0, most)], -1)
+            (0 <= stored) & (stored <= most), self._id_table[stored.clip(0, most)], -1)
         if (labels < 0).any():
-            allowed = np.flatnonzero(self._table >= 0).tolist()
+            allowed = np.flatnonzero(self._id_table >= 0).tolist()
             raise DataError(
                 f'{label_file} holds the ids {np.unique(stored[labels < 0])[:20].tolist()}; '
                 f'{self.name} has {ranges(allowed)}')
@@ -110,7 +110,7 @@ class PicturePairs:
 
     def fingerprint(self) -> str:
         """Return a text that changes with the files, or with what they mean."""
-        digest = hashlib.sha256(self._table.tobytes())
+        digest = hashlib.sha256(self._id_table.tobytes())
         digest.update(repr((self.name, self._shrink, self.classes)).encode())
         for file in (file for pair in self.pairs for file in pair):
             about = file.stat()

@@ -89,7 +89,7 @@ def score(label: Labeler, pictures: Pictures, limit: int = 0, *,
     return result
 
 
-def table(results: dict[str, Any]) -> str:
+def iou_table(results: dict[str, Any]) -> str:
     """Return the results as text: a line for each class, a column for each data set, in %."""
     domains = results['domains']
     widths = [max(len(domain['name']), 6) + 2 for domain in domains]

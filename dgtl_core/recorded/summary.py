@@ -50,7 +50,7 @@ def _domain(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             'causes': dict(causes.most_common())}
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the figures for people; classes by share, without those that would show as 0.0 %."""
     before = f', {summary["frames_before"]} of them before' if summary['frames_before'] else ''
     lines = [f'frames      {summary["frames"]}{before}; broken {summary["broken"]}',

@@ -7,6 +7,6 @@ of an experiment. A model trained on it alone is not fit for a real street.
 """
 
 from dgtl_core.streetworld.camera import SKY_DEPTH
-from dgtl_core.streetworld.world import CONDITIONS, Frame, Sample, StreetWorld
+from dgtl_core.streetworld.world import CONDITIONS, DrawnPicture, DrivePicture, StreetWorld
 
-__all__ = ['CONDITIONS', 'Frame', 'Sample', 'SKY_DEPTH', 'StreetWorld']
+__all__ = ['CONDITIONS', 'DrivePicture', 'DrawnPicture', 'SKY_DEPTH', 'StreetWorld']

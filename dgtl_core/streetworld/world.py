@@ -22,7 +22,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Sample:
+class DrawnPicture:
     """image (H, W, 3) uint8 RGB, labels (H, W) uint8 train ids, depth (H, W) float32 metres."""
 
     image: np.ndarray
@@ -31,12 +31,9 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One picture of a drive: a :class:`Sample`, its number and the condition that prevails."""
+class DrivePicture(DrawnPicture):
+    """One picture of a drive, its number and the condition that prevails."""
 
-    image: np.ndarray
-    labels: np.ndarray
-    depth: np.ndarray
     condition: str
     index: int
 
@@ -79,7 +76,7 @@ class StreetWorld:
         self.variety = variety
         self.size = (int(size[0]), int(size[1]))
 
-    def picture(self, index: int) -> Sample:
+    def picture(self, index: int) -> DrawnPicture:
         """Picture number ``index``; the scene does not depend on the condition."""
         key = f'{self.seed}/{index}'
         street = Street(key)
@@ -100,11 +97,11 @@ class StreetWorld:
             camera, light = vary_camera(r, camera), vary_light(r, light)
             vary_things(r, [*(t for piece in chunks for t in piece.things), *drivers])
         strengths = {self.condition: float(self.severity)}
-        return Sample(*_shoot(camera, light, chunks, drivers, strengths, light.seed, 0.0))
+        return DrawnPicture(*_shoot(camera, light, chunks, drivers, strengths, light.seed, 0.0))
 
     def stream(self, fps: float = 10.0,
                conditions: Sequence[str] = ('clear', 'fog', 'night', 'rain', 'snow'),
-               seconds_per_condition: float = 12.0, loop: bool = False) -> Iterator[Frame]:
+               seconds_per_condition: float = 12.0, loop: bool = False) -> Iterator[DrivePicture]:
         """
         Drive along a street; the conditions follow each other and pass over into each other.
 
@@ -124,7 +121,7 @@ class StreetWorld:
         return self._frames(fps, tuple(conditions), seconds_per_condition, loop)
 
     def _frames(self, fps: float, conditions: tuple[str, ...], seconds: float,
-                loop: bool) -> Iterator[Frame]:
+                loop: bool) -> Iterator[DrivePicture]:
         drive = Drive(self.seed, self.size)
         blank = np.zeros((32, 32, 3), np.uint8)
         for condition in conditions:  # draws drops and flakes now, not in the middle of a drive
@@ -137,7 +134,7 @@ class StreetWorld:
             chunks, moving = drive.scene()
             noise_seed = drive.light.seed + 7919 * index
             shot = _shoot(drive.camera, drive.light, chunks, moving, strengths, noise_seed, time)
-            yield Frame(*shot, conditions[int(time / seconds) % len(conditions)], index)
+            yield DrivePicture(*shot, conditions[int(time / seconds) % len(conditions)], index)
             drive.step(1 / fps)
             index += 1
 
@@ -184,4 +181,4 @@ def _check_condition(condition: str) -> None:
         raise ValueError(f'unknown condition {condition!r}; allowed are {list(CONDITIONS)}')
 
 
-__all__ = ['CONDITIONS', 'Frame', 'Sample', 'StreetWorld']
+__all__ = ['CONDITIONS', 'DrivePicture', 'DrawnPicture', 'StreetWorld']

@@ -51,7 +51,7 @@ def summary(values: Mapping[str, str]) -> dict[str, Any]:
             'within': beyond <= allowed, 'backend': values['backend']}
 
 
-def table(result: Mapping[str, Any]) -> str:
+def stage_table(result: Mapping[str, Any]) -> str:
     """Return the result as text for people."""
     lines = [f'{result["width"]}x{result["height"]} at {result["rate_hz"]:g} Hz, '
              f'{result["pictures"]} pictures, {result["backend"]}']
@@ -93,21 +93,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.points:
         from dgtl_ros.show import points_benchmark
-        rows = points_benchmark.measure()
-        print(json.dumps(rows) if options.json else points_benchmark.table(rows))
+        rows = points_benchmark.measure_points()
+        print(json.dumps(rows) if options.json else points_benchmark.points_table(rows))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.height, options.width)
         try:
             options.rate = options.rate or unhurried(options)
-            result = measure(options, folder)
+            result = measure_node(options, folder)
         except (ChildError, ModelError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print('benchmark: stopped', file=sys.stderr)
             return 130
-    print(json.dumps(result) if options.json else table(result))
+    print(json.dumps(result) if options.json else stage_table(result))
     return 0
 
 
@@ -135,7 +135,7 @@ def unhurried(options: argparse.Namespace) -> float:
     return round(min(5.0, 0.4 / float(np.median(times))), 2)
 
 
-def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+def measure_node(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """
     Run camera and node and return what was measured.
 

@@ -18,7 +18,7 @@ from dgtl_ros.measures import Rate
 from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
 from dgtl_ros.process import own_arguments, run
 from dgtl_ros.show.drawing import draw_ahead, Drawing
-from dgtl_ros.show.frame_source import Frame, Frames, open_files, ReadAhead, resized
+from dgtl_ros.show.playback import open_files, Playback, PlayedPicture, ReadAhead, resized
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -134,14 +134,14 @@ class CameraPlayer(Node):
                     'a lower rate or smaller pictures', throttle_duration_sec=30.0)
         return count
 
-    def _publish(self, frame: Frame) -> None:
+    def _publish(self, frame: PlayedPicture) -> None:
         header = Header(frame_id=self._frame_id, stamp=self.get_clock().now().to_msg())
         self._images.publish(rgb8(frame.image, header))
         if frame.labels is not None and self._truth.get_subscription_count():
             self._truth.publish(mono8(frame.labels, header))
 
 
-def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Frames:
+def open_source(settings: PlayerSettings, warn: Callable[[str], object]) -> Playback:
     """
     Open what ``settings.source`` names.
 

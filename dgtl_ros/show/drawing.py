@@ -21,7 +21,7 @@ import weakref
 
 from dgtl_core.engine.child import tied
 from dgtl_ros.parameters import ParameterError
-from dgtl_ros.show.frame_source import Frame, Frames
+from dgtl_ros.show.playback import Playback, PlayedPicture
 import numpy as np
 
 _RATES = (5.0, 10.0)  # pictures per second, least and most
@@ -46,7 +46,7 @@ class Drawing:
     seed: int
 
 
-def draw_ahead(drawing: Drawing) -> Frames:
+def draw_ahead(drawing: Drawing) -> Playback:
     """
     Start to draw; the process ends with the last picture, or when nobody reads any more.
 
@@ -65,18 +65,18 @@ def draw_ahead(drawing: Drawing) -> Frames:
     ahead = max(2, min(count, size // (4 * math.prod(drawing.size))))
     frames = _read(process, process.stdout, drawing)
     weakref.finalize(frames, process.kill)  # what nobody starts to read has no `finally`
-    return Frames(frames, head['rate'], ahead)
+    return Playback(frames, head['rate'], ahead)
 
 
 def _read(process: subprocess.Popen[bytes], pipe: IO[bytes],
-          drawing: Drawing) -> Iterator[Frame]:
+          drawing: Drawing) -> Iterator[PlayedPicture]:
     height, width = drawing.size
     try:
         while number := pipe.read(1):
             image = pipe.read(3 * height * width)
             labels = pipe.read(height * width)
             if len(labels) == height * width:
-                yield Frame(np.frombuffer(image, np.uint8).reshape(height, width, 3),
+                yield PlayedPicture(np.frombuffer(image, np.uint8).reshape(height, width, 3),
                             np.frombuffer(labels, np.uint8).reshape(height, width),
                             drawing.conditions[number[0]])
         if process.wait():
@@ -91,11 +91,11 @@ def _read(process: subprocess.Popen[bytes], pipe: IO[bytes],
 def _draw(drawing: Drawing, out: BinaryIO) -> None:
     from dgtl_core.streetworld import StreetWorld
 
-    def stream(rate: float, loop: bool) -> Iterator[Frame]:
+    def stream(rate: float, loop: bool) -> Iterator[PlayedPicture]:
         frames = StreetWorld(seed=drawing.seed, size=drawing.size).stream(
             fps=rate, conditions=drawing.conditions,
             seconds_per_condition=drawing.seconds_per_condition, loop=loop)
-        return (Frame(f.image, f.labels, f.condition) for f in frames)
+        return (PlayedPicture(f.image, f.labels, f.condition) for f in frames)
 
     rate = drawing.rate
     try:

@@ -18,7 +18,7 @@ _BEAMS, _COLUMNS = 128, 2048
 _LOOPED = 20_000  # points that the loop does; it is counted up to all
 
 
-def measure(runs: int = 20) -> list[tuple[str, float, float]]:
+def measure_points(runs: int = 20) -> list[tuple[str, float, float]]:
     """Return for each task its name, milliseconds (median) and those of a plain Python loop."""
     keep_memory()  # as the node does
     threads = cv2.getNumThreads()
@@ -29,7 +29,7 @@ def measure(runs: int = 20) -> list[tuple[str, float, float]]:
         cv2.setNumThreads(threads)
 
 
-def table(rows: list[tuple[str, float, float]]) -> str:
+def points_table(rows: list[tuple[str, float, float]]) -> str:
     """Return the rows for people."""
     lines = [f'{"":<42}{"ms":>8}{"loop, ms":>11}{"times":>8}']
     lines += [f'{name:<42}{ours:>8.1f}{loop:>11.0f}{loop / ours:>8.0f}'

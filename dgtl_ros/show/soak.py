@@ -31,7 +31,7 @@ _OUTCOMES = ('published', 'unpublished', 'dropped_disabled', 'dropped_superseded
              'dropped_inactive', 'decode_errors', 'errors_total', 'waiting')
 
 
-class Sample(NamedTuple):
+class Reading(NamedTuple):
     """What the node's process took at one moment, and how old the labels of that second were."""
 
     seconds: float
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
     latency_p99_ms: float | None
 
 
-class Verdict(NamedTuple):
+class Finding(NamedTuple):
     """One thing that had to hold."""
 
     what: str
@@ -49,8 +49,8 @@ class Verdict(NamedTuple):
     figures: str
 
 
-def judge(samples: list[Sample], counts: dict[str, dict[str, int]], labels: int,
-          log: str) -> list[Verdict]:
+def judge(readings: list[Reading], counts: dict[str, dict[str, int]], labels: int,
+          log: str) -> list[Finding]:
     """
     Say what held.
 
@@ -58,50 +58,50 @@ def judge(samples: list[Sample], counts: dict[str, dict[str, int]], labels: int,
     :param labels: how many label pictures arrived.
     :param log: everything that the node printed.
     """
-    settled = [s for s in samples if s.seconds >= min(_SETTLED, samples[-1].seconds / 2)]
-    first, last = settled[0], samples[-1]
-    verdicts = [Verdict('no unhandled exception', 'Traceback' not in log,
+    settled = [s for s in readings if s.seconds >= min(_SETTLED, readings[-1].seconds / 2)]
+    first, last = settled[0], readings[-1]
+    findings = [Finding('no unhandled exception', 'Traceback' not in log,
                         f'{log.count("Traceback")} tracebacks')]
     for camera, c in counts.items():
         ended = sum(c[name] for name in _OUTCOMES)
-        verdicts.append(Verdict(f'every picture of {camera} is counted once',
+        findings.append(Finding(f'every picture of {camera} is counted once',
                                 0 < c['received'] == ended, f'{c["received"]} = {ended}'))
     published = sum(c['published'] for c in counts.values())
-    verdicts += [
-        Verdict('labels arrive', labels >= _ARRIVED * published > 0, f'{labels} of {published}'),
-        Verdict('memory is steady', last.memory_mib <= _GROWTH * first.memory_mib,
+    findings += [
+        Finding('labels arrive', labels >= _ARRIVED * published > 0, f'{labels} of {published}'),
+        Finding('memory is steady', last.memory_mib <= _GROWTH * first.memory_mib,
                 f'{first.memory_mib:.0f} -> {last.memory_mib:.0f} MiB'),
-        Verdict('threads are steady', last.threads <= first.threads + _SPARE,
+        Finding('threads are steady', last.threads <= first.threads + _SPARE,
                 f'{first.threads} -> {last.threads}'),
-        Verdict('descriptors are steady', last.descriptors <= first.descriptors + _SPARE,
+        Finding('descriptors are steady', last.descriptors <= first.descriptors + _SPARE,
                 f'{first.descriptors} -> {last.descriptors}')]
-    known = [s.latency_p99_ms for s in samples if s.latency_p99_ms is not None]
+    known = [s.latency_p99_ms for s in readings if s.latency_p99_ms is not None]
     third = len(known) // 3
     if third:
         start, finish = np.median(known[:third]), np.median(known[-third:])
-        verdicts.append(Verdict('latency is steady', bool(finish <= _SLOWER * start),
+        findings.append(Finding('latency is steady', bool(finish <= _SLOWER * start),
                                 f'p99 {start:.0f} -> {finish:.0f} ms'))
-    return verdicts
+    return findings
 
 
-def process_sample(pid: int, seconds: float, latencies: list[float]) -> Sample:
+def read_process(pid: int, seconds: float, latencies: list[float]) -> Reading:
     """Read what a process takes from /proc."""
     folder = Path(f'/proc/{pid}')
     fields = dict(line.split(':', 1) for line in (folder / 'status').read_text().splitlines())
-    return Sample(
+    return Reading(
         round(seconds, 1), int(fields['VmRSS'].split()[0]) / 1024, int(fields['Threads']),
         sum(1 for _ in (folder / 'fd').iterdir()),
         float(np.percentile(latencies, 99)) if latencies else None)
 
 
-def page(samples: list[Sample], verdicts: list[Verdict], faults: dict[str, int]) -> str:
+def page(readings: list[Reading], findings: list[Finding], faults: dict[str, int]) -> str:
     """Return the results as one HTML file."""
     def plot(title: str, field: str) -> str:
-        points = [(s.seconds, value) for s in samples if (value := getattr(s, field)) is not None]
+        points = [(s.seconds, value) for s in readings if (value := getattr(s, field)) is not None]
         return line_plot(title, 'seconds', [('', points)])
 
     rows = ''.join(f'<tr><td>{"good" if v.good else "FAILED"}<td>{v.what}<td>{v.figures}'
-                   for v in verdicts)
+                   for v in findings)
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>soak</title><style>'
             f'body {{ margin: 1.5rem auto; max-width: 46rem; font: 1rem system-ui, sans-serif; }} '
             f'td {{ padding: .2rem 1rem .2rem 0; }}{STYLE}</style><h1>Soak</h1><table>{rows}'
@@ -149,7 +149,7 @@ def _run(options: argparse.Namespace) -> int:
         child = Child('dgtl_ros.segment_node', node, environment, log.fileno())
         try:
             with FaultWorld(child, environment, options.seed) as world:
-                samples = _watch(world, child, 60 * options.minutes)
+                readings = _watch(world, child, 60 * options.minutes)
                 counts, labels, faults = world.counts(), world.labels, dict(world.faults)
         except ChildError as error:
             print(f'soak: {error}', file=sys.stderr)
@@ -159,31 +159,31 @@ def _run(options: argparse.Namespace) -> int:
             log.seek(0)
             text = log.read().decode(errors='replace')
             (options.out / 'soak.log').write_text(text, encoding='utf-8')
-    verdicts = judge(samples, counts, labels, text)
+    findings = judge(readings, counts, labels, text)
     write_json(options.out / 'soak.json', {
         'minutes': options.minutes, 'busy': options.busy, 'faults': faults, 'labels': labels,
-        'counts': counts, 'verdicts': [v._asdict() for v in verdicts],
-        'samples': [s._asdict() for s in samples]})
-    (options.out / 'soak.html').write_text(page(samples, verdicts, faults), encoding='utf-8')
-    for v in verdicts:
+        'counts': counts, 'findings': [v._asdict() for v in findings],
+        'readings': [s._asdict() for s in readings]})
+    (options.out / 'soak.html').write_text(page(readings, findings, faults), encoding='utf-8')
+    for v in findings:
         print(f'{"good" if v.good else "FAILED":>6}  {v.what}: {v.figures}')
     print(f'{sum(faults.values())} faults; open {options.out / "soak.html"} in a browser')
-    return 0 if all(v.good for v in verdicts) else 1
+    return 0 if all(v.good for v in findings) else 1
 
 
-def _watch(world: Any, child: Child, seconds: float) -> list[Sample]:
+def _watch(world: Any, child: Child, seconds: float) -> list[Reading]:
     """Play and sample once a second; the last seconds are quiet, so that all is accounted for."""
-    samples = []
+    readings = []
     world.wait_for_labels()
     for second in _seconds(seconds):
         latencies = world.play(1.0)
         child.check()
-        samples.append(process_sample(child.process.pid, second + 1, latencies))
+        readings.append(read_process(child.process.pid, second + 1, latencies))
         if second and second % 60 == 0:
-            print(f'{second // 60} min: {samples[-1]}', flush=True)
+            print(f'{second // 60} min: {readings[-1]}', flush=True)
         world.fault()
     world.settle()
-    return [*samples, process_sample(child.process.pid, seconds + 1, [])]
+    return [*readings, read_process(child.process.pid, seconds + 1, [])]
 
 
 def _seconds(seconds: float) -> Iterable[int]:

@@ -57,7 +57,7 @@ def check_batches(contenders: Sequence[Contender], batches: Sequence[int]) -> No
             f'batch {max(batches)} is more than any of these models takes (at most {most})')
 
 
-def measure(contenders: Sequence[Contender], batches: Sequence[int], *, runs: int,
+def measure_latency(contenders: Sequence[Contender], batches: Sequence[int], *, runs: int,
             warmup: int = 2) -> list[Row]:
     """Time every contender at every batch size that it can take, in turn."""
     rows = []
@@ -106,7 +106,7 @@ def noise(batch: int, size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
 
 
-def table(rows: Sequence[Row]) -> str:
+def latency_table(rows: Sequence[Row]) -> str:
     """Lay the rows out for people; columns that nobody fills are left out."""
     columns: list[tuple[str, str, str]] = [
         ('model', 'name', ''), ('batch', 'batch', ''), ('runs', 'runs', ''),

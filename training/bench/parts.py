@@ -138,7 +138,7 @@ def breakdown(seconds: dict[str, float], flops: dict[str, float]) -> list[Part]:
                  flops.get(name, 0.0) / 1e9) for name in names]
 
 
-def table(parts: Sequence[Part]) -> str:
+def parts_table(parts: Sequence[Part]) -> str:
     """Lay the parts out for people."""
     rows = [f'{"part":<38}{"ms":>9}{"%":>7}{"GFLOP":>9}{"GFLOP/s":>10}']
     rows += [f'{p.name:<38}{p.ms:>9.1f}{p.percent:>7.1f}{p.gflop:>9.2f}{p.gflop_per_s:>10.0f}'

@@ -44,7 +44,7 @@ class Step:
     losses: dict[str, float]  # of the first step, sums over the decoder layers
 
 
-def measure(
+def measure_steps(
         specs: Sequence[Spec], size: tuple[int, int] | None, device: torch.device,
         cache: dict[str, Segmenter], *, batch: int, runs: int, points: int,
         warmup: int = 1) -> list[Step]:
@@ -127,7 +127,7 @@ def _objective(model: Segmenter, points: int) -> Objective:
     return Objective(model, LossConfig(num_points=points, alignment=alignment))
 
 
-def table(steps: Sequence[Step]) -> str:
+def steps_table(steps: Sequence[Step]) -> str:
     """Lay the steps out for people."""
     width = max(len(step.name) for step in steps)
     lines = [f'{"training step":<{width}}{"batch":>7}{"forward s":>11}{"backward s":>12}'

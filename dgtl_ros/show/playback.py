@@ -16,7 +16,7 @@ from dgtl_ros.parameters import ParameterError
 import numpy as np
 
 
-class Frame(NamedTuple):
+class PlayedPicture(NamedTuple):
     """One picture, and what is known about it."""
 
     image: np.ndarray                 # (H, W, 3) uint8 RGB
@@ -24,15 +24,15 @@ class Frame(NamedTuple):
     condition: str = ''               # of the weather and the light, where the source knows it
 
 
-class Frames(NamedTuple):
+class Playback(NamedTuple):
     """Pictures, and how they are to be played."""
 
-    frames: Iterator[Frame]
+    frames: Iterator[PlayedPicture]
     rate: float     # how many per second they are meant to be shown at; 0: not known
     ahead: int = 8  # how many are worth reading before they are due
 
 
-def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
+def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Playback:
     """
     Open a video file or a folder of pictures.
 
@@ -46,7 +46,7 @@ def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
             raise ParameterError(
                 f'source: the folder {str(path)!r} holds no picture; file names must end in one '
                 f'of {list(SUFFIXES)}')
-        return Frames(_folder(files, loop, warn), 0.0)
+        return Playback(_folder(files, loop, warn), 0.0)
     if not path.is_file():
         raise ParameterError(
             f'source: there is no file or folder {str(path)!r}; give a video file, a folder of '
@@ -59,10 +59,11 @@ def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Frames:
         raise ParameterError(
             f'source: {str(path)!r} is not a video that OpenCV can read; convert it, for example '
             'with "ffmpeg -i INPUT -c:v libx264 -pix_fmt yuv420p OUTPUT.mp4"')
-    return Frames(_video(path, loop), float(video.get(cv2.CAP_PROP_FPS)))
+    return Playback(_video(path, loop), float(video.get(cv2.CAP_PROP_FPS)))
 
 
-def _folder(files: list[Path], loop: bool, warn: Callable[[str], object]) -> Iterator[Frame]:
+def _folder(files: list[Path], loop: bool,
+            warn: Callable[[str], object]) -> Iterator[PlayedPicture]:
     broken: set[Path] = set()
     while True:
         for file in files:
@@ -74,7 +75,7 @@ def _folder(files: list[Path], loop: bool, warn: Callable[[str], object]) -> Ite
                 warn(f'picture left out: {error}')
                 broken.add(file)
                 continue
-            yield Frame(image)
+            yield PlayedPicture(image)
         if len(broken) == len(files):
             raise ParameterError(
                 f'source: none of the {len(files)} pictures in {str(files[0].parent)!r} can be '
@@ -83,7 +84,7 @@ def _folder(files: list[Path], loop: bool, warn: Callable[[str], object]) -> Ite
             return
 
 
-def _video(path: Path, loop: bool) -> Iterator[Frame]:
+def _video(path: Path, loop: bool) -> Iterator[PlayedPicture]:
     while True:
         video = open_video(path)
         count = 0
@@ -92,7 +93,7 @@ def _video(path: Path, loop: bool) -> Iterator[Frame]:
             if not good:
                 break
             count += 1
-            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            yield PlayedPicture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         video.release()
         if not count:
             raise ParameterError(f'source: the video {str(path)!r} cannot be read any more')
@@ -100,7 +101,7 @@ def _video(path: Path, loop: bool) -> Iterator[Frame]:
             return
 
 
-def resized(frames: Iterator[Frame], height: int, width: int) -> Iterator[Frame]:
+def resized(frames: Iterator[PlayedPicture], height: int, width: int) -> Iterator[PlayedPicture]:
     """Bring pictures (and their labels) to a size; 0 keeps that side's proportion or size."""
     for frame in frames:
         h, w = frame.image.shape[:2]
@@ -125,14 +126,14 @@ class ReadAhead:
     Iterating waits for the next item and raises what the iterator raised.
     """
 
-    def __init__(self, frames: Iterator[Frame], depth: int) -> None:
+    def __init__(self, frames: Iterator[PlayedPicture], depth: int) -> None:
         self._frames = frames
-        self._queue: queue.Queue[Frame | Exception | None] = queue.Queue(depth)
+        self._queue: queue.Queue[PlayedPicture | Exception | None] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name='read ahead', daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[PlayedPicture]:
         """Give the items in order; ends when the iterator does or :meth:`close` was called."""
         while not self._stop.is_set():
             try:
@@ -161,7 +162,7 @@ class ReadAhead:
             last = error
         self._put(last)
 
-    def _put(self, item: Frame | Exception | None) -> bool:
+    def _put(self, item: PlayedPicture | Exception | None) -> bool:
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
