@@ -67,6 +67,12 @@ def test_one_wrong_picture_of_four_is_the_worst_and_costs_what_it_should():
     assert entry['miou'] == pytest.approx(2.5 / 4) and entry['accuracy'] == 0.75
     assert [picture.name for _, picture, _ in found.worst][0] == 'drawn/2'
     assert len(found.worst) == 2 and found.worst[0][0] == 0
+    # every pixel says 200 of 255, and three of four are right
+    sure = entry['confidence']
+    assert sure['ece'] == pytest.approx(200 / 255 - 0.75) and sure['auroc'] == 0.5
+    assert sure['bins'][11] == {
+        'confidence': pytest.approx(200 / 255), 'right': 0.75, 'pixels': 600}
+    assert sure['risk_coverage'] == [[1.0, 0.25]]
 
 
 def test_picture_without_a_truth_is_not_among_the_worst():
@@ -92,6 +98,8 @@ def test_shares_of_the_pictures_add_up():
     assert [part.pictures for part in parts] == [2, 1]
     whole = score(read_off, Drawn(), 3)
     assert np.array_equal(sum(part.matrix.counts for part in parts), whole.matrix.counts)
+    assert np.array_equal(
+        sum(part.reliability.counts for part in parts), whole.reliability.counts)
 
 
 def test_changed_pictures_keep_their_truth():
@@ -245,8 +253,11 @@ def test_command_line_writes_table_numbers_and_page(checkpoint, capsys):
     assert results['domains'][0]['pictures'] == 3 and len(results['corrupted']) == 4
     assert 0 <= results['mean_miou'] <= 1
     text = page.read_text()
-    # two plots and the worst pictures, all in the file
-    assert text.count('<img src="data:image/') == 3
+    # plots of data sets, confidence and corruptions, and the worst pictures, all in the file
+    assert text.count('<img src="data:image/') == 4
+    ece = results['domains'][0]['confidence']['ece']
+    assert f'{100 * ece:.1f}' in text and 'ECE' in shown
+    assert all(0 <= entry['ece'] <= 1 for entry in results['corrupted'])
     assert '<td>box 3<td style="background:' in text and '</span> box 3' in text
     addresses: list[str] = []
 

@@ -90,9 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scores = {domain: measure(pictures=pictures, keep_worst=3 if options.report else 0)
                   for domain, pictures in domains.items()}
         changed = [
-            {'domain': domain, 'corruption': name, 'severity': severity,
-             'miou': measure(
-                 pictures=pictures, change=_change(name, severity)).matrix.mean_iou()}
+            {'domain': domain, 'corruption': name, 'severity': severity, **measure(
+                pictures=pictures, change=_change(name, severity)).gist()}
             for domain, pictures in domains.items()
             for name in corruptions for severity in severities]
         results = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.evaluation.score import Worst
+from dgtl_core.evaluation.score import FIGURES, Worst
 from dgtl_core.files import write_atomically
 from dgtl_core.visualize import overlay, sheet
 from matplotlib import colormaps
@@ -38,7 +38,8 @@ def write_report(path: Path, results: dict[str, Any],
         f'<h1>{name}</h1><p>Runs on {escape(results["runs_on"])}. Protocol '
         f'<b>{escape(results["protocol"])}</b>. Mean over data sets: '
         f'<b>{100 * results["mean_miou"]:.1f} %</b> mIoU.</p>', _numbers(results),
-        '<h2>Data sets</h2>', _figure(_bars(results)), '<h2>Classes</h2>', _map(results)]
+        '<h2>Data sets</h2>', _figure(_bars(results)), '<h2>Classes</h2>', _map(results),
+        '<h2>Confidence</h2>', _confidence(results), _figure(_diagrams(results))]
     if results['corrupted']:
         parts += ['<h2>Corruptions</h2>', _figure(_curves(results))]
     parts.append('<h2>Worst pictures</h2>')
@@ -89,6 +90,48 @@ def _map(results: dict[str, Any]) -> str:
     return f'<table><tr><th>IoU, %{head}{rows}</table>'
 
 
+def _confidence(results: dict[str, Any]) -> str:
+    rows = ''.join(
+        f'<tr><td>{escape(domain["name"])}' + ''.join(
+            '<td>-' if value is None else f'<td>{100 * value:.1f}'
+            for value in (domain['confidence'][figure] for figure in FIGURES))
+        for domain in results['domains'])
+    head = ''.join(f'<th>{title}' for title in FIGURES.values())
+    return (
+        f'<table><tr><th>%{head}{rows}</table><p>ECE: by how much the confidence is off. AUROC, '
+        'FPR95, AUPR: how well it tells right pixels from wrong ones, as in the BRAVO challenge. '
+        'AURC: share of wrong pixels, averaged over the shares of pixels that are kept.')
+
+
+def _diagrams(results: dict[str, Any]) -> Figure:
+    """Return a reliability diagram for each data set, and their risks by coverage."""
+    domains = results['domains']
+    columns = 3
+    figure = Figure(figsize=(11, 3.7 * (len(domains) // columns + 1)), layout='constrained')
+    panels = figure.subplots(len(domains) // columns + 1, columns, squeeze=False).ravel()
+    for axes, domain in zip(panels, domains):
+        found = domain['confidence']
+        bins = [b for b in found['bins'] if b['pixels']]
+        most = max((b['pixels'] for b in bins), default=1)
+        axes.bar([b['confidence'] for b in bins], [b['pixels'] / most for b in bins],
+                 width=1 / 15, color='0.85', label='pixels')
+        axes.plot([0, 1], [0, 1], color='0.5', linestyle=':')
+        axes.plot([b['confidence'] for b in bins], [b['right'] for b in bins], marker='o')
+        ece = '-' if found['ece'] is None else f'{100 * found["ece"]:.1f} %'
+        axes.set(title=f'{_verbatim(domain["name"])}, ECE {ece}', xlim=(0, 1), ylim=(0, 1.05),
+                 xlabel='confidence (grey: pixels)', ylabel='share of right pixels')
+    axes = panels[len(domains)]
+    for domain in domains:
+        axes.plot(*zip(*domain['confidence']['risk_coverage'] or [(0, 0)]),
+                  label=_verbatim(domain['name']))
+    axes.set(title='risk by coverage', xlabel='share of pixels kept, the surest first',
+             ylabel='share of wrong pixels among them', xlim=(0, 1))
+    axes.legend(fontsize=8)
+    for axes in panels[len(domains) + 1:]:
+        axes.remove()
+    return figure
+
+
 def _legend(classes: ClassSet) -> str:
     return '<p>' + ' '.join(
         f'<span style="color:rgb{entry.color}">&#9632;</span> {escape(entry.name)}'
@@ -124,8 +167,8 @@ def _verbatim(text: str) -> str:
 
 def _figure(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110)
-    return _tag(buffer.getvalue(), 'png')
+    figure.savefig(buffer, format='svg')
+    return _tag(buffer.getvalue(), 'svg+xml')
 
 
 def _picture(image: np.ndarray) -> str:
