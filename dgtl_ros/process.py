@@ -32,9 +32,11 @@ from rclpy.utilities import remove_ros_args
 _GRACE = 0.7  # seconds that each thread gets to end; all of it must stay below 2 s
 _STOP = 5.0  # seconds after which all stacks are written and the process ends with code 1
 # glibc gives large blocks back to the kernel and asks for them again for every picture; the page
-# faults cost more than copying the picture. mallopt's own numbers and the bytes it takes.
+# faults cost more than copying the picture. And it gives each thread an arena of its own, each of
+# which comes to hold as many pictures as there ever were at once: on a busy machine the node grew
+# from 69 to 121 MiB within three minutes, and to 80 MiB with two arenas. mallopt's own numbers.
 _MALLOPT = {'M_TRIM_THRESHOLD': (-1, 512 << 20), 'M_TOP_PAD': (-2, 64 << 20),
-            'M_MMAP_THRESHOLD': (-3, 32 << 20)}
+            'M_MMAP_THRESHOLD': (-3, 32 << 20), 'M_ARENA_MAX': (-8, 2)}
 
 
 class RunningNode(Protocol):

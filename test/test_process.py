@@ -209,6 +209,39 @@ def test_a_stop_that_hangs_ends_with_all_stacks(world):
     assert done.returncode == 1 and 'in destroy_node' in done.stderr, done.stderr
 
 
+ARENAS = """
+import threading
+from pathlib import Path
+from dgtl_ros.process import keep_memory
+
+def private():
+    return int(Path('/proc/self/status').read_text().partition('RssAnon:')[2].split()[0]) // 1024
+
+def work():
+    with turn:
+        bytearray(8 << 20)
+    done.wait()
+    end.wait()
+
+keep_memory()
+turn, done, end, before = threading.Lock(), threading.Barrier(9), threading.Event(), private()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+done.wait()
+print(private() - before)
+end.set()
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='is about glibc')
+def test_threads_keep_no_memory_each_for_itself():
+    """Eight threads use 8 MiB, one after the other; glibc would keep 64 MiB for them."""
+    done = subprocess.run([sys.executable, '-c', ARENAS], capture_output=True, text=True,
+                          timeout=60, env={**os.environ, 'OPENBLAS_NUM_THREADS': '1'})
+    assert int(done.stdout) < 40, done.stderr
+
+
 def test_a_signal_while_the_program_is_loaded_is_no_traceback(world):
     script = 'import sys; from dgtl_ros.start import segment_node; print("begun", flush=True); ' \
              'sys.exit(segment_node())'

@@ -2,8 +2,11 @@
 """The long run under faults: how it judges, and a minute of it."""
 
 import json
+import mmap
+import os
+import tempfile
 
-from dgtl_ros.show.soak import judge, main, page, Reading
+from dgtl_ros.show.soak import judge, main, page, read_process, Reading
 import pytest
 
 COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled': 10,
@@ -13,8 +16,9 @@ COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled'
 
 def readings(minutes=5, **last):
     """A run that holds, but for what the last sample says."""
-    steady = [Reading(float(s), 300.0, 20, 30, 50.0) for s in range(60 * minutes)]
-    return [*steady, Reading(60.0 * minutes, 300.0, 20, 30, None)._replace(**last)]
+    steady = Reading(0.0, 300.0, 130.0, 430.0, 20, 30, 50.0)
+    return [*(steady._replace(seconds=float(s)) for s in range(60 * minutes)),
+            steady._replace(seconds=60.0 * minutes, latency_p99_ms=None)._replace(**last)]
 
 
 def failed(found=None, counts=COUNTS, labels=60, log=''):
@@ -29,6 +33,8 @@ def test_a_run_that_holds():
 
 @pytest.mark.parametrize('changed, what', [
     ({'found': readings(memory_mib=316.0)}, 'memory is steady'),
+    ({'found': readings(minutes=1, memory_mib=332.0)}, 'memory is steady'),
+    ({'found': readings(shared_mib=198.0)}, 'shared memory is steady'),
     ({'found': readings(threads=24)}, 'threads are steady'),
     ({'found': readings(descriptors=40)}, 'descriptors are steady'),
     ({'labels': 50}, 'labels arrive'),
@@ -43,6 +49,29 @@ def test_what_does_not_hold_is_named(changed, what):
 def test_memory_is_compared_with_that_after_the_first_minute():
     growing = [s._replace(memory_mib=200.0 + min(s.seconds, 60.0)) for s in readings()]
     assert failed(growing) == []
+
+
+def test_a_short_run_has_room_for_what_happens_for_the_first_time():
+    assert failed(readings(minutes=1, memory_mib=330.0)) == []
+    assert failed(readings(minutes=4, memory_mib=330.0)) == ['memory is steady']
+
+
+def test_pages_of_shared_memory_that_are_used_for_the_first_time_are_no_leak():
+    assert failed(readings(resident_mib=500.0)) == []
+
+
+def test_a_process_is_measured():
+    before = read_process(os.getpid(), 0.0, [])
+    with tempfile.TemporaryFile(dir='/dev/shm') as file:
+        file.truncate(64 << 20)
+        shared = mmap.mmap(file.fileno(), 64 << 20)
+        kept = bytearray(b'x') * (32 << 20)
+        found = read_process(os.getpid(), 1.0, [1.0, 3.0])
+        shared.close()
+    assert found.shared_mib == before.shared_mib + 64
+    assert found.memory_mib - before.memory_mib == pytest.approx(len(kept) / 2**20, abs=8)
+    assert found.resident_mib > found.memory_mib and found.threads >= 1
+    assert found.descriptors > before.descriptors and 1 < found.latency_p99_ms <= 3
 
 
 def test_latency_that_grows_is_named():
