@@ -82,7 +82,7 @@ setup(
         'jpeg': ['simplejpeg>=1.7'],
         'rerun': ['rerun-sdk>=0.23'],
         'view': ['starlette>=0.37', 'uvicorn>=0.27', 'websockets>=12'],  # the page of `dgtl view`
-        'ray': ['ray>=2.9'],
+        'ray': ['fsspec>=2023.1', 'ray>=2.9'],  # and what fsspec needs for your storage: s3fs
         # The builder and parser of TensorRT-RTX work without a GPU. Proprietary: only for checks.
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
         # Beside the TensorRT of the robot, which comes from the system (docs/deploy.md).
@@ -101,6 +101,7 @@ setup(
             *DOCS,
             'psutil>=5.9',
             'av>=12',
+            'fsspec>=2023.1',
             'rosbags>=0.10.5',
             'rerun-sdk[catalog]>=0.26',  # the catalog reads back what was written
             'starlette>=0.37',

@@ -61,6 +61,30 @@ def test_a_node_that_dies_loses_nothing_and_doubles_nothing(cluster, tmp_path, m
             picture[:, :, 0] // 8)
 
 
+def test_results_of_two_nodes_come_together_on_a_storage(cluster, tmp_path, capsys):
+    from tiny_onnx import write_tiny_onnx
+
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+    model = write_tiny_onnx(tmp_path / 'tiny.onnx', SIZE, slow=2)
+    for number in range(48):
+        write_image(tmp_path / f'in/{number:02d}.png', np.full((*SIZE, 3), number, np.uint8))
+    told = {}
+    for name, more in (('one', ()), ('two', ('--ray', cluster.address))):
+        assert main(['predict', str(tmp_path / 'in'), '--model', str(model), '--json', '--out',
+                     f'file://{tmp_path}/{name}', '--save', 'labels,overlay', *more]) == 0
+        told[name] = json.loads(capsys.readouterr().out)
+    assert told['one']['frames'] == told['two']['frames'] == 48
+    assert told['one']['shares'] == told['two']['shares']
+    print({name: (run['fps'], run['model_fps']) for name, run in told.items()})
+    files = [sorted(p.relative_to(tmp_path / name) for p in (tmp_path / name).rglob('*.*'))
+             for name in told]
+    assert files[0] == files[1] and len(files[0]) == 97
+    for path in files[0][:-1]:
+        assert (tmp_path / 'one' / path).read_bytes() == (tmp_path / 'two' / path).read_bytes()
+
+
 def test_a_contact_sheet_is_refused(tmp_path, capsys):
     write_image(tmp_path / 'a.png', np.zeros((*SIZE, 3), np.uint8))
     with pytest.raises(SystemExit) as ended:

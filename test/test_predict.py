@@ -220,6 +220,65 @@ def test_a_killed_run_leaves_nothing_half_written(folder, tmp_path):
         assert grey(tmp_path / f'out/labels/{frame}.png') is not None
 
 
+@pytest.fixture
+def storage():
+    fsspec = pytest.importorskip('fsspec')
+    files = fsspec.filesystem('memory')
+    yield files
+    files.rm('/bucket', recursive=True)
+
+
+def test_results_go_to_a_storage_and_a_stopped_run_goes_on(
+        model, folder, storage, count, capsys):
+    run = ['predict', str(folder), '--model', str(model), '--out', 'memory://bucket/run',
+           '--save', 'labels,overlay', '--quiet']
+    count.at = 3
+    assert main(run) == 130
+    noted = storage.cat('/bucket/run/predict.jsonl').decode().splitlines()
+    before = {json.loads(line)['frame'] for line in noted if '"frame"' in line}
+    count.at, count.seen = 0, 0
+    assert main(run) == 0 and count.seen == 4 - len(before)
+    assert sorted(storage.find('/bucket/run')) == sorted(
+        ['/bucket/run/predict.jsonl'] + [
+            f'/bucket/run/{kind}/{name}' for kind, suffix in (('labels', 'png'), (
+                'overlay', 'jpg'))
+            for name in (f'{of}.{suffix}' for of in ('a/one', 'a/two', 'b/one', 'b/two'))])
+    data = np.frombuffer(storage.cat('/bucket/run/labels/a/one.png'), np.uint8)
+    np.testing.assert_array_equal(
+        cv2.imdecode(data, cv2.IMREAD_UNCHANGED), picture(0)[:, :, 0] // 8)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(run)
+    assert 'memory://bucket/run holds the results of a run that is finished' in (
+        capsys.readouterr().err)
+
+
+def test_a_bag_goes_to_a_storage_as_a_folder(model, tmp_path, storage, capsys):
+    source = write_bag(tmp_path / 'drive', {'/image': [picture(n) for n in range(3)]})
+    assert main(['predict', str(source), '--model', str(model), '--save', 'bag', '--json',
+                 '--out', 'memory://bucket/bags']) == 0
+    assert json.loads(capsys.readouterr().out)['files'] == ['memory://bucket/bags/bag/drive']
+    storage.get('/bucket/bags/bag/drive', str(tmp_path / 'back'), recursive=True)
+    assert len(read_bag(tmp_path / 'back')['/segmentation']) == 3
+
+
+def test_a_storage_of_somebody_else_is_not_touched(model, folder, storage, capsys):
+    storage.pipe('/bucket/other/thesis.tex', b'.')
+    run = ['predict', str(folder), '--model', str(model), '--out', 'memory://bucket/other']
+    assert 'memory://bucket/other is not empty' in refused(capsys, main, run)
+    assert storage.find('/bucket/other') == ['/bucket/other/thesis.tex']
+
+
+def test_a_storage_that_breaks_ends_in_one_line(model, folder, storage, monkeypatch, capsys):
+    def denied(*_, **__):
+        raise RuntimeError('access denied')
+    monkeypatch.setattr(type(storage), 'put_file', denied)
+    assert main(['predict', str(folder), '--model', str(model), '--out',
+                 'memory://bucket/denied', '--quiet']) == 1
+    assert capsys.readouterr().err == (
+        'dgtl predict: memory://bucket/denied: RuntimeError: access denied\n')
+
+
 def test_a_broken_picture_is_named_counted_and_passed_over(predict, folder, tmp_path, capsys):
     (folder / 'a/two.png').write_bytes(b'\x89PNG\r\n\x1a\nnothing')
     assert predict(folder) == 1
@@ -237,6 +296,8 @@ def test_a_broken_picture_is_named_counted_and_passed_over(predict, folder, tmp_
     (['--size', '64', '64'], 'export it at another size'),
     (['--topic', '/image'], 'there is no bag'),
     (['--save', 'bag'], 'none of the sources is one'),
+    (['--out', 'nowhere://x'], 'cannot write to nowhere://x'),
+    (['--out', 'memory://x', '--save', 'sheet'], 'leave out "sheet"'),
     (['--stride', '0'], 'must be a whole number of 1 or more'),
     (['nowhere.png'], 'there is no'),
 ])

@@ -25,8 +25,10 @@ from dgtl_core.recorded.frame import Source, SourceError
 from dgtl_core.recorded.journal import Journal, ResultsExistError
 from dgtl_core.recorded.labels import only, Rules
 from dgtl_core.recorded.run import Job, KINDS, label
+from dgtl_core.recorded.sink import SinkError
 from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
+from dgtl_core.recorded.storage import Storage
 from dgtl_core.recorded.summary import summarize, summary_text
 from dgtl_core.strict import read_yaml
 from dgtl_core.zoo.cache import find_model
@@ -70,6 +72,9 @@ def main(arguments: Sequence[str]) -> int:
         parser.error('--ray makes no contact sheet: leave out "sheet" or --ray')
     if 'bag' in args.save and not any(isinstance(source, Bag) for source in sources):
         parser.error('--save bag is for bags, and none of the sources is one')
+    if isinstance(args.out, Storage) and 'sheet' in args.save:
+        parser.error('a contact sheet is made in a folder of this machine: leave out "sheet", or '
+                     'name such a folder with --out')
     path = _model(args)
     predict = Predictor.load(
         path, args.backend, args.device, precision=args.precision,
@@ -82,8 +87,9 @@ def main(arguments: Sequence[str]) -> int:
                 'lies in the file; export it at another size: python -m training.export '
                 'CHECKPOINT OUT.onnx --size H W')
         try:
-            job = Job(out=args.out.absolute(), kinds=args.save, rules=_rules(args, predict),
-                      alpha=args.alpha, batch=args.batch, stride=args.stride, limit=args.limit)
+            out = args.out.absolute() if isinstance(args.out, Path) else args.out
+            job = Job(out=out, kinds=args.save, rules=_rules(args, predict), alpha=args.alpha,
+                      batch=args.batch, stride=args.stride, limit=args.limit)
             journal = Journal(args.out, _settings(args, path), args.force)
         except (ResultsExistError, ValueError) as error:
             parser.error(str(error))
@@ -181,8 +187,9 @@ def _parser() -> argparse.ArgumentParser:
         prog='dgtl predict', description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help='what to label')
-    parser.add_argument('--out', type=Path, required=True, metavar='DIR',
-                        help='a folder for the results, new or empty')
+    parser.add_argument('--out', type=_place, required=True, metavar='DIR',
+                        help='a folder for the results, new or empty; also an address that fsspec '
+                             'can write to, such as s3://bucket/run')
     model = parser.add_argument_group('model')
     model.add_argument('--model', metavar='FILE|NAME',
                        help='.onnx, .engine or .safetensors, or the name of fetched weights '
@@ -198,7 +205,8 @@ def _parser() -> argparse.ArgumentParser:
                        help='auto, fp32, fp16, bf16 or int8 (%(default)s)')
     model.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
                        help='run on a Ray cluster whose nodes all see the sources and DIR (the '
-                            'one in RAY_ADDRESS, or the cores of this machine); write it last')
+                            'one in RAY_ADDRESS, or the cores of this machine); write it last. '
+                            'For the GPUs of its nodes add --device cuda')
     frames = parser.add_argument_group('frames')
     frames.add_argument('--topic', action='append', default=[], metavar='NAME',
                         help='of a bag; can be given several times (the only one with pictures)')
@@ -232,6 +240,13 @@ def _parser() -> argparse.ArgumentParser:
                          help='print the summary as one JSON object')
     results.add_argument('--quiet', action='store_true', help='print only faults')
     return parser
+
+
+def _place(text: str) -> Path | Storage:
+    try:
+        return Storage(text) if '://' in text else Path(text)
+    except SinkError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

@@ -3,8 +3,8 @@
 The same run over a Ray cluster: some pictures, a video or a bag are one task.
 
 Each worker process loads the model once. Results go to the folder of the run, which all nodes have
-to see. A task whose node dies is done again elsewhere; its files replace what it left, and it is
-told of once, so nothing is lost and nothing comes twice.
+to see, or to a storage. A task whose node dies is done again elsewhere; its files replace what it
+left, and it is told of once, so nothing is lost and nothing comes twice.
 """
 
 from __future__ import annotations
@@ -91,4 +91,5 @@ def _work(load: Load, source: Source, job: Job) -> list[Record]:
 @lru_cache(1)
 def _loaded(load: Load) -> Predictor:
     path, backend, device, precision = load
-    return Predictor.load(path, backend, device, precision=precision)
+    # one core is what Ray gives to a task
+    return Predictor.load(path, backend, device, threads=1, precision=precision)

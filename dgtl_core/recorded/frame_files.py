@@ -24,15 +24,13 @@ KINDS: dict[str, tuple[str, _Maker]] = {
 }
 
 
-def place(out: Path, kind: str, name: str) -> Path:
-    """Return where the file of a kind goes for the frame of that name."""
-    return out / kind / f'{name}{KINDS[kind][0]}'
-
-
-def write(out: Path, kind: str, labelled: Labelled, classes: ClassSet, alpha: float) -> None:
+def write(out: Path, kind: str, labelled: Labelled, classes: ClassSet, alpha: float) -> Path:
     """
-    Write a file of one frame; it appears complete or not at all.
+    Write a file of one frame and return it; it appears complete or not at all.
 
     :raises OSError: it cannot be written.
     """
-    write_image(place(out, kind, labelled.frame.name), KINDS[kind][1](labelled, classes, alpha))
+    suffix, make = KINDS[kind]
+    path = out / kind / f'{labelled.frame.name}{suffix}'
+    write_image(path, make(labelled, classes, alpha))
+    return path

@@ -4,7 +4,9 @@ What a run has finished, ``predict.jsonl`` in its folder: so no work is done twi
 
 One JSON object a line: first ``{"settings": {...}}``; then ``{"frame": name, ...}`` for each frame
 whose files are all there, ``{"broken": name, "fault": text}``, and ``{"source": name, "files":
-[...]}`` for each source at its end; last ``{"summary": {...}}``.
+[...]}`` for each source at its end; last ``{"summary": {...}}``. Where results go to a storage it
+lies on the local disk and is copied every few seconds: a run that was killed does a few frames
+again.
 """
 
 from __future__ import annotations
@@ -13,9 +15,14 @@ from collections.abc import Mapping
 import fcntl
 import json
 from pathlib import Path
+import tempfile
+import time
 from typing import Any
 
+from dgtl_core.recorded.storage import Storage
+
 NAME = 'predict.jsonl'
+_COPY_S = 10.0  # between two copies to a storage
 
 
 class ResultsExistError(ValueError):
@@ -32,15 +39,11 @@ class Journal:
     :raises OSError: the folder cannot be written.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], force: bool = False) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self._path = out / NAME
+    def __init__(self, out: Path | Storage, settings: Mapping[str, Any],
+                 force: bool = False) -> None:
         settings = json.loads(json.dumps(settings))
-        others = [path for path in out.iterdir() if path.name != NAME]
-        if not self._path.exists() and others and not force:
-            raise ResultsExistError(
-                f'the folder {out} is not empty: name another one, or write into it with --force')
-        self._file = open(self._path, 'r+' if self._path.exists() else 'w+', encoding='utf-8')
+        self._out, self._copied = out, time.monotonic()
+        self._file = _opened(out, force)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -65,7 +68,7 @@ class Journal:
         """Whether something was finished before."""
         return bool(self.frames or self.sources)
 
-    def _take_up(self, out: Path, settings: Mapping[str, Any]) -> None:
+    def _take_up(self, out: Path | Storage, settings: Mapping[str, Any]) -> None:
         whole = 0
         for line in self._file.read().splitlines(keepends=True):
             try:
@@ -99,6 +102,8 @@ class Journal:
         """Note what is finished."""
         self._file.write(json.dumps(entry) + '\n')
         self._file.flush()
+        if 'frame' not in entry or time.monotonic() - self._copied > _COPY_S:
+            self._copy()
         if 'frame' in entry:
             self.frames[entry['frame']] = dict(entry)
         elif 'source' in entry:
@@ -106,4 +111,31 @@ class Journal:
 
     def close(self) -> None:
         """Let another run have the folder."""
+        self._copy()
         self._file.close()
+
+    def _copy(self) -> None:
+        if not isinstance(self._out, Path):
+            self._file.seek(0)
+            self._out.write(NAME, self._file.read().encode())
+            self._copied = time.monotonic()
+
+
+def _opened(out: Path | Storage, force: bool) -> Any:
+    """Open the journal that is there, or make one where nothing else is."""
+    if isinstance(out, Path):
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / NAME
+        there, filled = path.exists(), any(out.iterdir())
+    else:
+        found = out.read(NAME)
+        there, filled = found is not None, out.filled()
+    if filled and not there and not force:
+        raise ResultsExistError(
+            f'the folder {out} is not empty: name another one, or write into it with --force')
+    if isinstance(out, Path):
+        return open(path, 'r+' if there else 'w+', encoding='utf-8')
+    file = tempfile.NamedTemporaryFile('w+', encoding='utf-8')
+    file.write((found or b'').decode(errors='replace'))
+    file.seek(0)
+    return file

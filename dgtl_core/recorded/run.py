@@ -29,6 +29,7 @@ from dgtl_core.recorded.rerun_sink import RerunSink
 from dgtl_core.recorded.sheet import Sheet
 from dgtl_core.recorded.sink import Sink
 from dgtl_core.recorded.sources import frames
+from dgtl_core.recorded.storage import made_in, Storage
 from dgtl_core.recorded.verdicts import Verdicts
 from dgtl_core.recorded.video_sink import VideoSink
 import numpy as np
@@ -43,7 +44,7 @@ Record = dict[str, Any]  # a line of the journal
 class Job:
     """What is to be done with frames; the same on one machine and on many."""
 
-    out: Path
+    out: Path | Storage
     kinds: tuple[str, ...]  # of KINDS
     rules: Rules
     alpha: float = 0.5  # of overlays
@@ -72,20 +73,22 @@ def label(predict: Predictor, sources: Sequence[Source], job: Job,
     :raises SinkError: something that is wanted needs a package that is not there.
     """
     done = frozenset() if job.by_source else frozenset(finished_frames)
-    sheet = [Sheet(job.out, job.rules.classes, job.alpha)] * ('sheet' in job.kinds)
-    for source in sources:
-        if source.name not in finished_sources:
-            yield from _Run(predict, source, job, done, sheet).records()
-    for made in sheet:
-        yield {'source': 'sheet', 'files': [str(path) for path in made.finish()]}
+    with made_in(job.out) as folder:
+        sheet = [Sheet(folder, job.rules.classes, job.alpha)] * ('sheet' in job.kinds)
+        for source in sources:
+            if source.name not in finished_sources:
+                yield from _Run(predict, source, job, folder, done, sheet).records()
+        for made in sheet:
+            yield {'source': 'sheet', 'files': _kept(job, folder, made.finish())}
 
 
 class _Run:
     """The labelling of one source."""
 
-    def __init__(self, predict: Predictor, source: Source, job: Job, done: Collection[str],
-                 sheet: Sequence[Sink]) -> None:
+    def __init__(self, predict: Predictor, source: Source, job: Job, folder: Path,
+                 done: Collection[str], sheet: Sequence[Sink]) -> None:
         self._predict, self._source, self._job, self._done = predict, source, job, done
+        self._folder = folder  # in which files are made
         self._verdicts = Verdicts(predict)
         self._broken: deque[Record] = deque()
         self._sheet, self._sinks = sheet, list[Sink]()
@@ -112,7 +115,7 @@ class _Run:
                     self._label(batch, files, ordered)
                 yield from self._finished(most=0)
                 made = ordered.submit(self._finish).result()
-                yield {'source': self._source.name, 'files': [str(path) for path in made]}
+                yield {'source': self._source.name, 'files': _kept(job, self._folder, made)}
             except BaseException:  # also of a caller that stops
                 ordered.submit(self._abandon).result()
                 raise
@@ -120,7 +123,7 @@ class _Run:
                 found.close()
 
     def _open(self) -> None:
-        for make in _sinks(self._source, self._job):
+        for make in _sinks(self._source, self._job, self._folder):
             self._sinks.append(make())
 
     def _finish(self) -> list[Path]:
@@ -159,9 +162,9 @@ class _Run:
     def _write(self, labelled: Labelled, record: Record) -> float:
         start = time.perf_counter()
         job = self._job
-        for kind in job.kinds:
-            if kind in frame_files.KINDS:
-                frame_files.write(job.out, kind, labelled, job.rules.classes, job.alpha)
+        made = [frame_files.write(self._folder, kind, labelled, job.rules.classes, job.alpha)
+                for kind in job.kinds if kind in frame_files.KINDS]
+        _kept(job, self._folder, made)
         counts = np.bincount(labelled.labels.reshape(-1), minlength=256)
         known = len(job.rules.classes)
         record['pixels'] = [*counts[:known].tolist(), int(counts[known:].sum())]
@@ -188,9 +191,16 @@ class _Run:
             yield record
 
 
-def _sinks(source: Source, job: Job) -> list[Callable[[], Sink]]:
+def _kept(job: Job, folder: Path, made: Sequence[Path]) -> list[str]:
+    """Bring finished files to where they stay; return where that is."""
+    if isinstance(job.out, Path):
+        return [str(path) for path in made]
+    return job.out.take(made, folder)
+
+
+def _sinks(source: Source, job: Job, folder: Path) -> list[Callable[[], Sink]]:
     """Return what makes the sinks of a source."""
-    classes, places = job.rules.classes, {kind: job.out / kind / source.name for kind in KINDS}
+    classes, places = job.rules.classes, {kind: folder / kind / source.name for kind in KINDS}
     make: dict[str, Callable[[], Sink]] = {
         'video': lambda: VideoSink(places['video'], len(source.cameras), classes, job.alpha),
         'rrd': lambda: RerunSink(places['rrd'], classes, job.alpha)}

@@ -24,17 +24,21 @@ def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Ma
     :param frames: the records of all frames, those of a run that this one went on with too.
     :param new: how many of them are of this run, the last ones; times are of these.
     :param seconds: that this run took.
+
+    ``model_fps`` is what one process would reach if reading and writing cost no time.
     """
     now = frames[len(frames) - new:]
     pixels = np.array([frame['pixels'] for frame in frames]).reshape(-1, len(classes) + 1).sum(0)
     total = max(int(pixels.sum()), 1)
+    ms = {stage: round(sum(f['ms'][stage] for f in now) / new, 3)
+          for stage in (STAGES if new else ())}
+    alone = sum(ms.get(stage, 0.0) for stage in STAGES[1:-1])
     means = [frame['confidence'] for frame in frames if frame['confidence'] is not None]
     return {
         'frames': len(frames), 'frames_before': len(frames) - new, 'broken': len(broken),
         'faults': {entry['broken']: entry['fault'] for entry in broken},
         'seconds': round(seconds, 3), 'fps': round(new / seconds, 3) if seconds else 0.0,
-        'ms': {stage: round(sum(f['ms'][stage] for f in now) / new, 3)
-               for stage in STAGES} if new else {},
+        'model_fps': round(1e3 / alone, 3) if alone else 0.0, 'ms': ms,
         'shares': {name: round(int(count) / total, 5) for name, count in zip(
             [*classes.names, 'unlabelled'], pixels)},
         'confidence': round(float(np.mean(means)), 4) if means else None,
@@ -54,7 +58,8 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the figures for people; classes by share, without those that would show as 0.0 %."""
     before = f', {summary["frames_before"]} of them before' if summary['frames_before'] else ''
     lines = [f'frames      {summary["frames"]}{before}; broken {summary["broken"]}',
-             f'rate        {summary["fps"]:.1f} frames/s in {summary["seconds"]:.1f} s']
+             f'rate        {summary["fps"]:.1f} frames/s in {summary["seconds"]:.1f} s; one '
+             f'process without reading and writing: {summary["model_fps"]:.1f}']
     if summary['ms']:
         lines.append('per frame   ' + ', '.join(
             f'{stage} {ms:.1f}' for stage, ms in summary['ms'].items())
