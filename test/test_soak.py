@@ -22,8 +22,8 @@ def readings(minutes=5, **last):
 
 
 def failed(found=None, counts=COUNTS, labels=60, log=''):
-    verdicts = judge(found or readings(), {'front': counts}, labels, log)
-    return [v.what for v in verdicts if not v.good]
+    findings = judge(found or readings(), {'front': counts}, labels, log)
+    return [v.what for v in findings if not v.good]
 
 
 def test_a_run_that_holds():
@@ -96,6 +96,6 @@ def test_a_minute_of_it(tiny_model, tmp_path):
     with Child('dgtl_ros.show.soak', arguments, isolated_environment()) as child:
         code = child.process.wait(280)
     found = json.loads((tmp_path / 'soak.json').read_text())
-    assert code == 0, found['verdicts']
+    assert code == 0, found['findings']
     assert sum(found['faults'].values()) == 60 and found['labels'] > 100
     assert len(found['readings']) == 61 and (tmp_path / 'soak.html').is_file()
