@@ -77,10 +77,14 @@ def tidy_on_signals() -> None:
 
 
 def put(files: Mapping[Path, Path]) -> None:
-    """Give written files their places on the same disk, once all of them are safely on it."""
+    """
+    Give written files, or whole folders, their places on the same disk, once all are safely on it.
+    """
     for written in files:
-        with open(written, 'rb') as content:
-            os.fsync(content.fileno())
+        for file in [written, *written.rglob('*')]:
+            number = os.open(file, os.O_RDONLY)
+            os.fsync(number)
+            os.close(number)
     for written, place in files.items():
         os.replace(written, place)
 
@@ -111,13 +115,9 @@ def placing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """
     Do as :func:`placing` does for files of one folder, all of which are written before one moves.
 
-    They are written in a folder beside their place, which holds a lock, so that the next writer
-    knows what a killed one has left there, and removes it.
     """
-    parent = paths[0].parent
-    _remove_leftovers(parent)
-    with _workshop(parent) as workshop:
-        temporaries = [workshop / path.name for path in paths]
+    with workshop(paths[0].parent) as folder:
+        temporaries = [folder / path.name for path in paths]
         for temporary in temporaries:
             temporary.touch()
         mode = temporaries[0].stat().st_mode
@@ -128,8 +128,14 @@ def placing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def _workshop(parent: Path) -> Iterator[Path]:
-    """Make a folder that is locked while the block runs and is removed after it."""
+def workshop(parent: Path) -> Iterator[Path]:
+    """
+    Make a folder below ``parent`` to write in, which is removed after the block.
+
+    It holds a lock, so that the next writer knows what a killed one has left there, and removes
+    it. What is finished gets its place by :func:`put`.
+    """
+    _remove_leftovers(parent)
     while True:
         try:
             folder = Path(tempfile.mkdtemp(suffix=_SUFFIX, prefix=_PREFIX, dir=parent))

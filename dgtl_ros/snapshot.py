@@ -6,10 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 import json
 from pathlib import Path
-import shutil
-import tempfile
 
-from dgtl_core.files import write_atomically
+from dgtl_core.files import put, workshop, write_atomically
 from dgtl_core.pictures import write_image
 from dgtl_core.visualize import overlay
 from dgtl_ros.settings import Settings
@@ -31,9 +29,10 @@ def write_snapshots(streams: Iterable[Stream], model: str, settings: Settings) -
 def _write(stream: Stream, last: Result, model: str, settings: Settings) -> Path:
     place = Path(settings.snapshot_dir).expanduser() / stream.name.strip('/')
     place.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix='.part-', dir=place))
     health = stream.health
-    try:
+    with workshop(place) as temporary:
+        part = temporary / str(last.stamp_ns)
+        part.mkdir()
         write_image(part / 'image.png', last.image)
         write_image(part / 'labels.png', last.labels)
         write_image(part / 'confidence.png', last.confidence)
@@ -42,14 +41,11 @@ def _write(stream: Stream, last: Result, model: str, settings: Settings) -> Path
             'stamp_ns': last.stamp_ns, 'model': model, 'counts': health.counts(),
             'stages_ms_p50': {name: d.percentile(50) for name, d in health.stages.items()},
             'domain': stream.verdict.values})
-        part.chmod(0o755)  # mkdtemp makes it private
-        folder, number = place / str(last.stamp_ns), 1
+        folder, number = place / part.name, 1
         while folder.exists():  # of pictures without stamps, or twice of one
-            folder, number = place / f'{last.stamp_ns}-{number}', number + 1
-        return part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+            folder, number = place / f'{part.name}-{number}', number + 1
+        put({part: folder})
+    return folder
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:

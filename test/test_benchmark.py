@@ -14,10 +14,10 @@ from tiny_segmenter_onnx import write_tiny_segmenter
 import torch
 from training.bench.contenders import Contender, parse, Spec
 from training.bench.latency import check_batches, measure_latency
-from training.bench.machine import choose_device
 from training.bench.onnx_work import count_onnx
 from training.bench.roofline import count, label_network
 from training.benchmark import main
+from training.device import choose_device
 
 MINI = ('dgtl-mini', '--size', '64', '128', '--threads', '1', '--device', 'cpu')
 

@@ -297,14 +297,16 @@ def test_cache_that_is_not_finished_leaves_nothing(error, expected, tmp_path):
     assert children(tmp_path) == []
 
 
-def test_cache_of_a_killed_process_is_made_anew(tmp_path):
+def test_cache_of_a_killed_process_is_made_anew(tmp_path, monkeypatch):
     world = open_pictures('streetworld:clear,count=2,height=64,width=128')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches_module, 'CachedPictures', lambda place, pictures: place)
         place = cached(world, tmp_path, workers=0)
-    killed = place.with_suffix('.part')
+    killed = tmp_path / '.dgtl-killed.part' / place.name
+    killed.parent.mkdir()
     place.rename(killed)
     (killed / 'images.npy').write_bytes(b'half')
+    monkeypatch.setattr('dgtl_core.files._TIDIED', set())  # as in the next process
     place.with_suffix('.lock').touch()
     assert np.array_equal(cached(world, tmp_path, workers=0)[1].image, world[1].image)
     assert children(tmp_path) == [place.name]

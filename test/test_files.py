@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from dgtl_core.files import destination, placing, placing_all, write_atomically
+from dgtl_core.files import destination, placing, placing_all, put, workshop, write_atomically
 import pytest
 
 
@@ -116,6 +116,19 @@ def test_files_that_belong_together_are_all_written_before_one_has_its_name(tmp_
         assert not paths[0].exists()
     assert [path.read_text() for path in paths] == ['engine', '{}']
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_is_put_in_place_as_a_whole(tmp_path):
+    place = tmp_path / 'cache'
+    with pytest.raises(OSError, match='full'), workshop(tmp_path) as temporary:
+        (temporary / 'part').mkdir()
+        raise OSError('the disk is full')
+    assert not list(tmp_path.iterdir())
+    with workshop(tmp_path) as temporary:
+        (temporary / 'part').mkdir()
+        (temporary / 'part' / 'a').write_text('a')
+        put({temporary / 'part': place})
+    assert [*tmp_path.rglob('*')] == [place, place / 'a']
 
 
 def test_a_folder_that_there_is_not_is_named(tmp_path):

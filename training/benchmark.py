@@ -41,8 +41,9 @@ from training.bench.latency import (
     noise,
     Row,
 )
-from training.bench.machine import choose_device, machine
+from training.bench.machine import machine
 from training.bench.roofline import bandwidth, count, count_by_part, peak_flops, Work
+from training.device import add_device, choose_device
 
 EXAMPLES = f"""
 MODEL[:WORD]... is a preset (random weights), a .safetensors checkpoint, an .onnx or an engine; the
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--compile', action='store_true',
         help='presets and checkpoints through torch.compile; on a GPU with CUDA graphs')
     add('--backend', default=RunOptions.backend, choices=BACKENDS, help='for model files')
-    add('--device', default=RunOptions.device, help='auto, cpu, cuda or cuda:N')
+    add_device(parser)
     add('--threads', type=int, default=0, help="CPU threads; 0: the engine's own")
     add('--parts', action='store_true', help='where the time goes, for torch networks (eager)')
     add('--no-roofline', dest='roofline', action='store_false', help='do not measure the peaks')

@@ -37,7 +37,7 @@ from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.predictor import Predictor
 import numpy as np
 import torch
-from training.bench.machine import choose_device
+from training.device import add_device, choose_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
     parser.add_argument('--severity', default='1,3,5', metavar='N',
                         help='of the corruptions, 1 to 5, comma between (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    add_device(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write a page with plots here (.html)')

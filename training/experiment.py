@@ -46,6 +46,7 @@ from dgtl_core.model.text import ClassTexts, load_texts, save_texts
 import numpy as np
 import torch
 from tqdm import tqdm
+from training.device import add_device
 from training.evaluate import open_model
 from training.experiment_report import write_results
 
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='of 32 crops (%(default)s)')
     parser.add_argument('--jobs', type=int, default=1, metavar='N',
                         help='runs at a time, which share the cores (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
+    add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set steps=2000')
     options = parser.parse_args(arguments)
@@ -201,10 +202,9 @@ def experiment(options: argparse.Namespace) -> dict[str, Any]:
 def _pretrain(recipe: Recipe, options: argparse.Namespace, size: tuple[int, int]) -> None:
     if (options.out / 'backbone.safetensors').exists():
         return
-    device = [] if options.device == 'auto' else ['--device', options.device]
     _python('training.pretrain', str(options.recipe), '--objective', 'scenes', '--steps',
             str(options.pretrain_steps), '--out', str(options.out / 'backbone.safetensors'),
-            *device, *_settings(options.set),
+            '--device', options.device, *_settings(options.set),
             *_settings([f'data={json.dumps(pretraining_data(options.camvid, size))}']))
 
 

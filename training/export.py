@@ -28,6 +28,7 @@ from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import PRECISIONS
 from dgtl_core.model.checkpoint import load_segmenter, read_header
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.model_file import ModelError, ModelMetadata
 from dgtl_core.pictures import find_pictures, read_image
@@ -78,10 +79,10 @@ def _trained(segmenter: Segmenter, network: LabelNetwork, stride: Size,
              pictures: Sequence[np.ndarray]) -> list[Output]:
     """Labels and confidence as training and evaluation compute them: nothing folded, float32."""
     config, window = segmenter.config, network.network.size
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (config.mean, config.std))
+    normalize = Normalization(config)
     results = []
     for picture in pictures:
-        images = ((torch.from_numpy(picture).permute(2, 0, 1) - mean) / std)[None]
+        images = normalize(torch.from_numpy(picture).permute(2, 0, 1))[None]
         scores = segmenter.scores(images) if len(network.windows) == 1 else slide(
             segmenter.scores, images, window, stride)
         if network.output_size != network.picture_size:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.datasets import Pictures
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.processing import place, to_input
 import numpy as np
@@ -70,11 +71,10 @@ def open_held_out(specs: Sequence[str], size: tuple[int, int], device: torch.dev
 def mean_iou(model: Segmenter, test: HeldOut) -> float:
     """Return the mean IoU over the classes that occur, in protocol ``whole``."""
     device, classes = test.images.device, model.config.num_classes
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1)
-                 for x in (model.config.mean, model.config.std))
+    normalize = Normalization(model.config).to(device)
     counts = torch.zeros(classes, classes, device=device, dtype=torch.int64)
     for index, truth in enumerate(test.truth):
-        x = ((test.images[index:index + 1] - mean) / std).contiguous(
+        x = normalize(test.images[index:index + 1]).contiguous(
             memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
             labels = model.scores(x).argmax(1).float()

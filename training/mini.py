@@ -26,12 +26,14 @@ from dgtl_core.data.batch_transforms import another_camera, another_view
 from dgtl_core.learning.class_loss import class_loss, class_weights
 from dgtl_core.learning.optim import build_optimizer, OptimConfig, set_learning_rate
 from dgtl_core.model.checkpoint import save_checkpoint
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
 from dgtl_core.strict import override
 import torch
 from torch import nn, Tensor
-from training.bench.machine import choose_device, machine
+from training.bench.machine import machine
+from training.device import add_device, choose_device
 from training.drawing import PictureStore
 from training.held_out import mean_iou, open_held_out
 
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='pictures to choose from at a time (%(default)s)')
     parser.add_argument('--workers', type=int, default=max(1, (os.cpu_count() or 2) - 1),
                         help='processes that draw (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    add_device(parser)
     parser.add_argument('--test', action='append', default=[], metavar='DATA',
                         help='measured now and then, as training.evaluate names it')
     parser.add_argument('--tests', type=int, default=4, help='how often (%(default)s)')
@@ -93,8 +95,7 @@ class Run:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(model).eval()
         self.optimizer = build_optimizer(model, OptimConfig(lr=options.lr))
-        self.mean, self.std = (torch.tensor(x, device=device).view(3, 1, 1) / 255
-                               for x in (config.mean, config.std))
+        self.normalize = Normalization(config).to(device)
         self.tests = ThreadPoolExecutor(1).submit(  # beside the first steps
             open_held_out, options.test, config.input_size, device, options.workers)
         self.log: list[dict[str, Any]] = []
@@ -144,7 +145,7 @@ class Run:
             + 1e-6)
         self.store.take()
         images, labels = another_view(*self.store.sample(self.options.batch))
-        x = ((another_camera(images) - self.mean) / self.std).to(
+        x = self.normalize(255 * another_camera(images)).to(
             memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             masks = self.model(x)[-1].masks

@@ -12,6 +12,7 @@ from dgtl_core.config import SegmenterConfig
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.datasets import Pictures
 from dgtl_core.learning.batches import Batch, cached
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.vit import Backbone
 import numpy as np
 import torch
@@ -57,14 +58,11 @@ class SceneObjective(nn.Module):
         self.patch = config.backbone.patch_size
         channels = 3 * (self.patch // STRIDE) ** 2 + 3 * ORIENTATIONS * (self.patch // CELL) ** 2
         self.paint = nn.Conv2d(config.backbone.sizes[0], channels, 1)
-        for name, values in (('mean', config.mean), ('std', config.std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self.normalize = Normalization(config)
 
     def forward(self, backbone: Backbone, images: Tensor, scenes: Tensor) -> Tensor:
         """Shape: images (B, 3, H, W) normalised, scenes (B, 3, H, W) uint8 -> ()."""
-        scenes = (scenes - self.mean) / self.std
+        scenes = self.normalize(scenes)
         colours = F.pixel_unshuffle(F.avg_pool2d(scenes, STRIDE), self.patch // STRIDE)
         gradients = F.pixel_unshuffle(oriented_gradients(scenes, CELL), self.patch // CELL)
         height, width = (side // self.patch for side in images.shape[-2:])

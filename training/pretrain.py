@@ -28,12 +28,13 @@ from dgtl_core.files import destination, placing, print_any_text, tidy_on_signal
 from dgtl_core.learning.batches import Batch, batches, cached
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.vit import Backbone
 from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
-from training.bench.machine import choose_device
+from training.device import add_device, choose_device
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
 
 REPORT_EVERY = 20  # steps between two lines of the log
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
     parser.add_argument('--lr', type=float, default=1e-3,
                         help='highest learning rate (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto (default), cpu or cuda')
+    add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set transforms.crop=[128,256]')
     parser.add_argument('--force', action='store_true', help='overwrite FILE where it exists')
@@ -112,14 +113,14 @@ def pretrain(config: SegmenterConfig, stream: Iterator[Batch], where: torch.devi
     optimizer = torch.optim.AdamW(
         [{'params': decays, 'weight_decay': 0.05}, {'params': others, 'weight_decay': 0.0}])
     schedule = OptimConfig(lr=options.lr, schedule='cosine', warmup=options.steps // 20)
-    mean, std = (torch.tensor(x, device=where).view(3, 1, 1) for x in (config.mean, config.std))
+    normalize = Normalization(config).to(where)
     start, total = time.monotonic(), 0.0
     log = open(options.out.with_suffix('.jsonl'), 'a', encoding='utf-8')
     with log, tqdm(total=options.steps, unit='step', dynamic_ncols=True) as bar:
         for step, batch in enumerate(stream):
             for group in optimizer.param_groups:
                 group['lr'] = learning_rate(step, options.steps, schedule)
-            images = (batch.images.to(where) - mean) / std
+            images = normalize(batch.images.to(where))
             with torch.autocast(where.type, torch.bfloat16):
                 loss = objective(backbone, images, batch.labels.to(where))
             loss.backward()

@@ -31,11 +31,12 @@ from dgtl_core.learning.recipe import check_files, read_recipe, Recipe
 from dgtl_core.learning.run import FINAL, LAST, Run, run_folder
 from dgtl_core.learning.stop import Stop
 from dgtl_core.learning.teacher import Teacher
+from dgtl_core.runtime.contract import RunOptions
 import numpy as np
 import torch
 from torch import distributed, Tensor
 from tqdm import tqdm
-from training.bench.machine import choose_device
+from training.device import add_device, choose_device
 from training.log import Log
 
 
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--resume', action='store_true', help=f'go on from {LAST} in FOLDER')
     parser.add_argument('--force', action='store_true',
                         help='begin anew in a FOLDER that holds a run, which is removed')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set optim.lr=2e-4')
     options = parser.parse_args(arguments)
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False,
-          device: str = 'auto') -> int:
+          device: str = RunOptions.device) -> int:
     """
     Train from beginning to end; return 0, or 128 + the signal where one ended it early.
 

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 import sys
 
+from dgtl_core.runtime.contract import RunOptions
 import numpy as np
 
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--stride', type=int, default=1, help='take each N-th frame', metavar='N')
     parser.add_argument('--limit', type=int, default=0, metavar='N',
                         help='the most frames of each source; 0: all')
-    parser.add_argument('--device', default='auto', help='where the model runs')
+    parser.add_argument('--device', default=RunOptions.device, help='where the model runs')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     options = parser.parse_args(arguments)
     if bool(options.check) == bool(options.sources):

@@ -30,6 +30,7 @@ from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
 from dgtl_core.recorded.storage import Storage
 from dgtl_core.recorded.summary import summarize, summary_text
+from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.strict import read_yaml
 from dgtl_core.zoo.cache import find_model
 
@@ -198,10 +199,11 @@ def _parser() -> argparse.ArgumentParser:
                        help='insist that the network has this input size')
     model.add_argument('--batch', type=_positive, default=1, metavar='N',
                        help='frames in one call of the network (%(default)s)')
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
-    model.add_argument('--backend', default='auto',
+    model.add_argument('--device', default=RunOptions.device,
+                       help='auto, cpu, cuda or cuda:N (%(default)s)')
+    model.add_argument('--backend', default=RunOptions.backend,
                        help='auto, onnxruntime, tensorrt or torch (%(default)s)')
-    model.add_argument('--precision', default='auto',
+    model.add_argument('--precision', default=RunOptions.precision,
                        help='auto, fp32, fp16, bf16 or int8 (%(default)s)')
     model.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
                        help='run on a Ray cluster whose nodes all see the sources and DIR (the '

@@ -10,6 +10,7 @@ import sys
 import webbrowser
 
 from dgtl_core.cli.external import external
+from dgtl_core.runtime.contract import RunOptions
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
                         help='label each N-th frame (%(default)s)')
     parser.add_argument('--picture-rate', type=float, default=2.0, metavar='HZ', help=(
         'of pictures, which have no time of their own (%(default)s a second)'))
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (%(default)s)')
+    parser.add_argument('--device', default=RunOptions.device,
+                        help='auto, cpu, cuda or cuda:N (%(default)s)')
     add_page_options(parser)
     args = parser.parse_args(arguments)
     from dgtl_core.predictor import Predictor

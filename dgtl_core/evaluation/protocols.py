@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import cv2
 from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter, slide
 from dgtl_core.predictor import Predictor, Segmentation
 from dgtl_core.processing import place, to_input, to_source, windows
@@ -57,7 +58,7 @@ def labeler_of_model(
     Confidence is 255 times the share of the best class in the scores.
     """
     config = model.config
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (config.mean, config.std))
+    normalize = Normalization(config).to(device)
 
     @torch.inference_mode()
     def label(image: np.ndarray, sizes: Sizes) -> Segmentation:
@@ -69,7 +70,7 @@ def labeler_of_model(
             image = fitted(image, sizes, protocol, config.input_size)
         # the picture may be a file mapped into memory, which torch must not write to
         picture = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)
-        images = ((picture - mean) / std)[None]
+        images = normalize(picture)[None]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             scores = model.scores(images) if protocol == 'whole' else slide(
                 model.scores, images, config.input_size, config.window_stride)

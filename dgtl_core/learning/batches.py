@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import shutil
 from typing import NamedTuple
 
 import cv2
@@ -26,6 +25,7 @@ from dgtl_core.data.datasets import (
     Pictures,
 )
 from dgtl_core.data.transforms import TransformConfig, views
+from dgtl_core.files import put, workshop
 import numpy as np
 import torch
 from torch import Tensor
@@ -142,15 +142,11 @@ def cached(pictures: Pictures, folder: Path, workers: int) -> Pictures:
     place = folder / hashlib.sha256(pictures.fingerprint().encode()).hexdigest()[:12]
     if not place.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix('.part')
         with _alone(place.with_suffix('.lock')):
-            try:
-                shutil.rmtree(temporary, ignore_errors=True)
-                if not place.is_dir():  # nobody made it in the meantime
-                    _write_cache(pictures, temporary, workers)
-                    os.replace(temporary, place)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if not place.is_dir():  # nobody made it in the meantime
+                with workshop(folder) as temporary:
+                    _write_cache(pictures, temporary / place.name, workers)
+                    put({temporary / place.name: place})
     return CachedPictures(place, pictures)
 
 

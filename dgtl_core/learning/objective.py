@@ -11,6 +11,7 @@ from dgtl_core.learning.losses import log_shares, LossConfig, set_loss
 from dgtl_core.learning.points import PointSource
 from dgtl_core.learning.teacher import distillation_loss, Teacher
 from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter
 import torch
 from torch import nn, Tensor
@@ -43,10 +44,7 @@ class Objective(nn.Module):
                 "model.adapter.text_link to 'off'")
         self.model = model
         self.config, self.teacher = config, teacher
-        for name, values in (('mean', model.config.mean), ('std', model.config.std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self.normalize = Normalization(model.config)
 
     def forward(self, images: Tensor, labels: Tensor, points: PointSource,
                 clean: Tensor | None = None) -> dict[str, Tensor]:
@@ -64,7 +62,7 @@ class Objective(nn.Module):
         watch = self.model.backbone.register_forward_hook(
             lambda module, inputs, output: features.append(output[-1]))
         try:
-            layers = self.model((images - self.mean) / self.std, labels)
+            layers = self.model(self.normalize(images), labels)
         finally:
             watch.remove()
         said = None

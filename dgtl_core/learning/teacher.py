@@ -12,6 +12,7 @@ from pathlib import Path
 from dgtl_core.classes import ClassSet
 from dgtl_core.learning.losses import log_shares
 from dgtl_core.model.checkpoint import load_segmenter
+from dgtl_core.model.normalization import Normalization
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -33,8 +34,7 @@ class Teacher:
                 f'data have {", ".join(classes.names)}: take a teacher that was trained on the '
                 'same classes in the same order')
         self.model.to(device).requires_grad_(False)
-        self.mean, self.std = (torch.tensor(values, device=device).view(3, 1, 1)
-                               for values in (config.mean, config.std))
+        self.normalize = Normalization(config).to(device)
 
     @torch.no_grad()
     def log_shares(self, pictures: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Teacher:
 
         :raises ValueError: a size that the teacher's backbone does not take.
         """
-        logits = self.model.predict((pictures - self.mean) / self.std)
+        logits = self.model.predict(self.normalize(pictures))
         return log_shares(logits, fixed=self.model.config.head.fixed)
 
 

@@ -9,12 +9,14 @@ picture and its time in the bag. A ROS 2 bag keeps its storage; of a ROS 1 bag c
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 import json
 from pathlib import Path
 import shutil
 from typing import Any, Literal
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import put, workshop
 from dgtl_core.recorded.bag import Bag
 from dgtl_core.recorded.labels import Labelled
 from dgtl_core.recorded.sink import SinkError
@@ -34,11 +36,11 @@ class BagSink:
         self._store = get_typestore(Stores.ROS2_HUMBLE)
         self._several = len(source.cameras) > 1
         # rosbag2 calls the files in the folder as the folder is called
-        self._work = path.parent / f'.{path.name}.part'
-        shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._stack = ExitStack()
+        self._part = self._stack.enter_context(workshop(path.parent)) / path.name
         plugin = StoragePlugin.SQLITE3 if source.storage == 'sqlite3' else StoragePlugin.MCAP
-        self._writer = Writer(self._work / path.name, version=_VERSION, storage_plugin=plugin)
+        self._writer = Writer(self._part, version=_VERSION, storage_plugin=plugin)
         self._writer.open()
         self._connections: dict[str, Any] = {}
 
@@ -82,14 +84,14 @@ class BagSink:
         if self._connections:
             if self._path.exists():  # of a former run that was told to be replaced
                 shutil.rmtree(self._path)
-            (self._work / self._path.name).replace(self._path)
-        shutil.rmtree(self._work)
+            put({self._part: self._path})
+        self._stack.close()
         return [self._path] * bool(self._connections)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._writer.close()
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._stack.close()
 
 
 def _latched() -> Any:

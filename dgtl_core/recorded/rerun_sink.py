@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from dgtl_core.classes import ClassSet, IGNORE_INDEX
+from dgtl_core.files import put, workshop
 from dgtl_core.recorded.labels import Labelled
 from dgtl_core.recorded.sink import SinkError
 import numpy as np
@@ -29,7 +31,8 @@ class RerunSink:
         path.parent.mkdir(parents=True, exist_ok=True)
         path = path.with_name(f'{path.name}.rrd')
         self._rerun, self._path, self._alpha = rerun, path, alpha
-        self._part = path.with_name(f'.{path.name}.part')
+        self._stack = ExitStack()
+        self._part = self._stack.enter_context(workshop(path.parent)) / path.name
         self._recording = rerun.RecordingStream('dgtl predict')
         self._recording.save(self._part)
         names = [rerun.AnnotationInfo(e.id, e.name, e.color) for e in classes]
@@ -58,11 +61,11 @@ class RerunSink:
         """Put the recording in its place."""
         self._recording.disconnect()
         if self._count:
-            self._part.replace(self._path)
-        self._part.unlink(missing_ok=True)
+            put({self._part: self._path})
+        self._stack.close()
         return [self._path] * bool(self._count)
 
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._recording.disconnect()
-        self._part.unlink(missing_ok=True)
+        self._stack.close()

@@ -8,12 +8,14 @@ which 4:2:0 wants even: the last row or column is doubled where it is odd. Other
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import put, workshop
 from dgtl_core.recorded.labels import Labelled
 from dgtl_core.recorded.sink import SinkError
 from dgtl_core.visualize import overlay
@@ -65,7 +67,8 @@ class _Video:
     def __init__(self, av: Any, path: Path, size: tuple[int, ...]) -> None:
         self._av, self._path = av, path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f'.{path.name}.part')
+        self._stack = ExitStack()
+        self._part = self._stack.enter_context(workshop(path.parent)) / path.name
         self._size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
         self._container = av.open(
             str(self._part), 'w', format='mp4', options={'movflags': 'faststart'})
@@ -92,12 +95,13 @@ class _Video:
     def finish(self) -> Path:
         self._container.mux(self._stream.encode())
         self._container.close()
-        self._part.replace(self._path)
+        put({self._part: self._path})
+        self._stack.close()
         return self._path
 
     def abandon(self) -> None:
         self._container.close()
-        self._part.unlink(missing_ok=True)
+        self._stack.close()
 
 
 def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

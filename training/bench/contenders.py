@@ -20,6 +20,7 @@ from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import Precision, set_precision
 from dgtl_core.model.checkpoint import load_segmenter
+from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import build_segmenter, Segmenter, slide
 from dgtl_core.runtime.backend import open_backend, SUFFIXES
 from dgtl_core.runtime.contract import RunOptions
@@ -27,8 +28,8 @@ from dgtl_core.strict import suggestion
 import numpy as np
 import torch
 from torch import nn, Tensor
-from training.bench.machine import choose_device
 from training.bench.released_eager import ReleasedSegmenter
+from training.device import choose_device
 
 Size = tuple[int, int]
 RELEASED = 'released-eager'
@@ -128,10 +129,7 @@ class Unfolded(nn.Module):
         config = segmenter.config
         self.segmenter = segmenter
         self.windows = (config.input_size, config.window_stride) if windows else None
-        for name, values in (('mean', config.mean), ('std', config.std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self.normalize = Normalization(config)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 -> (B, H, W) uint8."""
@@ -139,7 +137,7 @@ class Unfolded(nn.Module):
 
     def scores(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 -> (B, K, H, W)."""
-        images = (pictures.permute(0, 3, 1, 2) - self.mean) / self.std
+        images = self.normalize(pictures.permute(0, 3, 1, 2))
         if self.windows is None or images.shape[-2:] == self.windows[0]:
             return self.segmenter.scores(images)
         return slide(self.segmenter.scores, images, *self.windows)
