@@ -83,7 +83,7 @@ docs: $(DEVELOPMENT)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what constraints.txt names
-	$(BIN)/pip-audit --no-deps --disable-pip -r constraints.txt
+	$(BIN)/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 # Resolves anew; installs nothing.
 constraints: $(DEVELOPMENT)  ## renew constraints.txt, the versions that CI installs

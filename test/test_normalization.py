@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch')
+pytest.importorskip('torch')
 from dgtl_core.config import preset
 from dgtl_core.model.normalization import Normalization
+import torch
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 7), (2, 3, 5, 7)])

@@ -10,7 +10,6 @@ import sys
 import webbrowser
 
 from dgtl_core.cli.external import external
-from dgtl_core.runtime.contract import RunOptions
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
                   '"dgtl_ros[ros,view]", or build it with colcon', file=sys.stderr)
             return 1
         return command([word for word in arguments if word != '--ros'])
+    from dgtl_core.runtime.contract import RunOptions
+
     parser = argparse.ArgumentParser(
         prog='dgtl view', description='Show pictures and what a model says of them on a web page '
         'of this machine: the classes as an overlay, class and confidence under the cursor, rate '
