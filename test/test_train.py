@@ -238,7 +238,7 @@ def test_what_a_resumed_run_did_not_begin_with_is_said(whole, tmp_path, capsys):
      'training.embed_classes')])
 def test_a_file_to_start_from_is_missed_before_pictures_are_drawn(
         tmp_path, capsys, monkeypatch, changes, maker):
-    monkeypatch.setattr('training.train._data', None)
+    monkeypatch.setattr('training.train.to_learn_from', None)
     given = [word for change in changes for word in ('--set', change)]
     assert run(write_recipe(tmp_path), tmp_path / 'out', *given) == 1
     said = capsys.readouterr().err

@@ -22,10 +22,8 @@ import sys
 import time
 
 from dgtl_core.config import SegmenterConfig
-from dgtl_core.data.catalog import join
-from dgtl_core.data.checks import check
 from dgtl_core.files import destination, placing, print_any_text, tidy_on_signals
-from dgtl_core.learning.batches import Batch, batches, cached
+from dgtl_core.learning.batches import Batch, batches
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
 from dgtl_core.model.normalization import Normalization
@@ -35,6 +33,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 from training.device import add_device, choose_device
+from training.pictures import sources, to_learn_from
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
 
 REPORT_EVERY = 20  # steps between two lines of the log
@@ -67,9 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise ValueError(
                 f'--steps and --batch must be positive, got {options.steps}, {options.batch}')
         recipe = read_recipe(options.recipe, options.set)
-        if not recipe.data:
-            raise ValueError(
-                f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
         config, where = recipe.segmenter(), choose_device(options.device)
         destination(options.out, '.safetensors', force=options.force)
         stream = _stream(recipe, options)
@@ -88,13 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _stream(recipe: Recipe, options: argparse.Namespace) -> Iterator[Batch]:
     folder = options.out.parent / 'cache'
     if options.objective == 'scenes':
-        pairs = ScenePairs(recipe.data, folder, recipe.workers)
+        pairs = ScenePairs(sources(recipe), folder, recipe.workers)
         return pairs.batches(recipe.transforms.crop, options.batch, options.steps, recipe.seed)
-    pictures = join(recipe.data)
-    for line in check(pictures):
-        print(f'pretrain: {line}', file=sys.stderr)
-    if recipe.cache:
-        pictures = cached(pictures, folder, recipe.workers)
+    pictures = to_learn_from(
+        recipe, folder, lambda line: print(f'pretrain: {line}', file=sys.stderr))
     return batches(
         pictures, recipe.transforms, seed=recipe.seed, start=0, stop=options.steps,
         batch=options.batch, workers=recipe.workers)

@@ -10,34 +10,29 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
-import subprocess
 import sys
 import warnings
 
-from dgtl_core.data.catalog import join, open_named
-from dgtl_core.data.checks import check
 from dgtl_core.data.datasets import Pictures
 from dgtl_core.evaluation.protocols import labeler_of_model
 from dgtl_core.evaluation.score import score
 from dgtl_core.files import print_any_text
-from dgtl_core.learning.batches import batches, cached
-from dgtl_core.learning.finite import FiniteLosses
+from dgtl_core.learning.batches import batches
 from dgtl_core.learning.matcher import NonFiniteError
-from dgtl_core.learning.objective import Objective
-from dgtl_core.learning.optim import learning_rate, set_learning_rate
-from dgtl_core.learning.points import RandomPoints
-from dgtl_core.learning.processes import autocast_type, Processes
+from dgtl_core.learning.processes import Processes
 from dgtl_core.learning.recipe import check_files, read_recipe, Recipe
 from dgtl_core.learning.run import FINAL, LAST, Run, run_folder
+from dgtl_core.learning.step import Step
 from dgtl_core.learning.stop import Stop
 from dgtl_core.learning.teacher import Teacher
 from dgtl_core.runtime.contract import RunOptions
-import numpy as np
 import torch
-from torch import distributed, Tensor
+from torch import distributed
 from tqdm import tqdm
+from training.commit import source_commit
 from training.device import add_device, choose_device
 from training.log import Log
+from training.pictures import to_learn_from, to_test_on
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,94 +82,52 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = Fals
     :raises OSError: a file cannot be read or written.
     """
     processes = Processes.join(choose_device(device))
-    first = processes.rank == 0
-    last = out / LAST
+    first, last = processes.rank == 0, out / LAST
+
+    def say(text: str) -> None:
+        if first:
+            tqdm.write(f'train: {text}', file=sys.stderr)
+
     with run_folder(out, resume=resume, force=force) if first else nullcontext(), Stop() as stop:
         if not resume:
             check_files(recipe)
-        pictures, tests = _data(recipe, out, processes)
+        pictures = to_learn_from(recipe, out / 'cache', say)
+        tests = to_test_on(recipe, pictures.classes, out / 'cache', say)
         run = Run(recipe, pictures.classes, processes.device, last if resume else None)
-        for change in run.changed if first else ():
-            tqdm.write(f'train: this run began with {change}', file=sys.stderr)
+        for change in run.changed:
+            say(f'this run began with {change}')
         teacher = Teacher(Path(recipe.teacher), pictures.classes, processes.device) \
             if recipe.teacher else None
-        objective, alone = processes.share(Objective(run.model, recipe.loss, teacher))
-        dtype = autocast_type(recipe.precision, processes.device)
-        stream = batches(
+        step = Step(run, processes, batches(
             pictures, recipe.transforms, seed=recipe.seed, start=run.step, stop=recipe.steps,
             batch=recipe.batch, accumulate=recipe.accumulate, rank=processes.rank,
             world=processes.world, workers=recipe.workers,
-            pin_memory=processes.device.type == 'cuda', clean=teacher is not None)
-        finite, log = FiniteLosses(last), Log(out, run.step, recipe.steps, recipe.batch, first)
+            pin_memory=processes.device.type == 'cuda', clean=teacher is not None), teacher, last)
+        log = Log(out, run.step, recipe.steps, recipe.batch, first)
         stop.after_this_step()
         run.model.train()
         while run.step < recipe.steps:
-            torch.manual_seed(_key(recipe.seed, run.step, processes.rank))  # no state to resume
-            lr = learning_rate(run.step, recipe.steps, recipe.optim)
-            set_learning_rate(run.optimizer, lr)
-            losses: dict[str, Tensor] = {}
-            names: tuple[str, ...] = ()
-            for part in range(recipe.accumulate):
-                batch = next(stream)
-                names += batch.names
-                images, labels, clean = (
-                    None if x is None else x.to(processes.device, non_blocking=True)
-                    for x in (batch.images, batch.labels, batch.clean))
-                with alone() if part + 1 < recipe.accumulate else nullcontext():
-                    with finite.forward(run.step, names), torch.autocast(
-                            processes.device.type, dtype, enabled=dtype != torch.float32):
-                        found = objective(
-                            images, labels, RandomPoints(batch.keys, processes.device), clean)
-                    found = {name: x.sum() / recipe.accumulate for name, x in found.items()}
-                    total = torch.stack(list(found.values())).sum()
-                    total.backward()
-                finite.expect(run.step, total, names)
-                losses = {name: losses.get(name, 0) + x.detach() for name, x in found.items()}
-            run.update()
-
-            log.losses(run.step, losses, lr)
+            losses, rate = step()
+            log.losses(run.step, losses, rate)
             done = run.step == recipe.steps
             if tests and (done or run.step % recipe.evaluation.every == 0):
-                log.evaluation(run.step, _evaluate(run, tests, processes, dtype))
+                log.evaluation(run.step, _evaluate(run, tests, processes, step.dtype))
             stopped = processes.any(stop.signal is not None)
             if stopped or done or run.step % recipe.save_every == 0:
-                finite.look()
-                finite.weights(run.model, run.step)
+                step.finite.look()
+                step.finite.weights(run.model, run.step)
                 if first:
-                    run.save(last, _commit(), resumable=True)
+                    run.save(last, source_commit(), resumable=True)
             if stopped:
                 how = 'another process' if stop.signal is None else stop.signal.name
                 log.say(f'stopped by {how} after step {run.step}; go on with --resume')
                 log.close()
                 return stop.exit_code
         if first:
-            run.save(out / FINAL, _commit(), resumable=False)
+            run.save(out / FINAL, source_commit(), resumable=False)
         log.say(f'the result is {out / FINAL}')
         log.close()
         return 0
-
-
-def _data(recipe: Recipe, out: Path, processes: Processes) -> tuple[
-        Pictures, dict[str, Pictures]]:
-    """Return the pictures to learn from, and the data sets to test on by name."""
-    def kept(pictures: Pictures, limit: int, unlabelled: bool = False) -> Pictures:
-        for line in check(pictures, limit, unlabelled=unlabelled):
-            if processes.rank == 0:
-                tqdm.write(f'train: {line}', file=sys.stderr)
-        return cached(pictures, out / 'cache', recipe.workers) if recipe.cache else pictures
-
-    if not recipe.data:
-        raise ValueError(f'recipe {recipe.name} names no data; give some with --set data=[NAME]')
-    pictures, tests = join(recipe.data), open_named(recipe.evaluation.data)
-    for name, test in tests.items():
-        if test.classes.names != pictures.classes.names:
-            raise ValueError(f'{name} has other classes than the training data')
-    return kept(pictures, 0, unlabelled=bool(recipe.teacher)), {
-        name: kept(test, recipe.evaluation.limit) for name, test in tests.items()}
-
-
-def _key(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _evaluate(run: Run, tests: dict[str, Pictures], processes: Processes,
@@ -187,17 +140,6 @@ def _evaluate(run: Run, tests: dict[str, Pictures], processes: Processes,
                for name, pictures in tests.items()}
     run.model.train()
     return results
-
-
-def _commit() -> str:
-    """Return the commit of the source tree, or '' outside of one."""
-    try:
-        done = subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=12'], text=True, check=True,
-            cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
-        return ''
-    return done.stdout.strip()
 
 
 if __name__ == '__main__':
