@@ -16,6 +16,7 @@ from pathlib import Path
 import platform
 import shutil
 import sys
+import sysconfig
 from typing import NamedTuple
 
 GOOD, ABSENT, MEND = 'good', 'absent', 'to mend'
@@ -35,17 +36,20 @@ class Finding(NamedTuple):
 
 
 def examine(environment: Mapping[str, str] | None = None,
-            shared_memory: Path = Path('/dev/shm')) -> Iterator[Finding]:
+            shared_memory: Path = Path('/dev/shm'),
+            system: Path = Path('/usr/lib/python3/dist-packages')) -> Iterator[Finding]:
     """
     Look at everything, one after the other.
 
     :param environment: of the process; None: this one's.
     :param shared_memory: where the system keeps it.
+    :param system: where the distribution keeps its Python packages.
     """
     environment = os.environ if environment is None else environment
     yield _python()
-    yield _package('numpy', 'numpy', (1, 26), 'pip install "numpy>=1.26"')
-    yield _opencv()
+    yield _pip(environment)
+    yield _numpy(environment, system)
+    yield _opencv(_numpy_wanted(environment, system))
     yield _onnxruntime()
     yield _model()
     yield _gpu()
@@ -67,6 +71,20 @@ def _python() -> Finding:
     return Finding('Python', GOOD, f'{platform.python_version()} ({sys.executable})')
 
 
+def _pip(environment: Mapping[str, str]) -> Finding:
+    """Look whether pip, and rosdep with it, may install anything into this Python."""
+    own = sys.prefix != sys.base_prefix
+    if own or not Path(sysconfig.get_path('stdlib'), 'EXTERNALLY-MANAGED').exists():
+        return Finding('pip', GOOD, 'an environment of its own' if own else 'may install here')
+    sourced = environment.get('ROS_DISTRO', '')
+    rosdep = '; or, at your own risk, PIP_BREAK_SYSTEM_PACKAGES=1 rosdep install --from-paths ' \
+             'src -i -y' if sourced else ''
+    return Finding(
+        'pip', ABSENT, 'the distribution lets neither pip nor rosdep install into its Python',
+        'for every pip command below, first: python3 -m venv --system-site-packages ~/dgtl_venv '
+        f'&& . ~/dgtl_venv/bin/activate{rosdep}')
+
+
 def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)
@@ -74,21 +92,38 @@ def _version(distribution: str) -> str:
         return ''
 
 
-def _package(name: str, distribution: str, least: tuple[int, int], mend: str) -> Finding:
-    version = _version(distribution)
+def _numpy_wanted(environment: Mapping[str, str], system: Path) -> str:
+    """Return what pip is to be asked for: a ROS 2 built for NumPy 1 needs one."""
+    built = [found.version for found in importlib.metadata.distributions(
+        name='numpy', path=[str(system)])]
+    old = environment.get('ROS_DISTRO') and any(version.startswith('1.') for version in built)
+    return 'numpy>=1.26,<2' if old else 'numpy>=1.26'
+
+
+def _numpy(environment: Mapping[str, str], system: Path) -> Finding:
+    version, wanted = _version('numpy'), _numpy_wanted(environment, system)
+    mend = f'pip install "{wanted}"'
     if not version:
-        return Finding(name, MEND, 'not installed', mend)
+        return Finding('numpy', MEND, 'not installed', mend)
     numbers = tuple(int(part) for part in version.split('.')[:2] if part.isdecimal())
-    return Finding(name, *((GOOD, version) if numbers >= least else (MEND, version, mend)))
+    if '<2' in wanted and numbers >= (2, 0):
+        return Finding(
+            'numpy', MEND, f'{version}, but the messages of ROS 2 {environment["ROS_DISTRO"]} and '
+            'the OpenCV of this system are built for NumPy 1',
+            f"{mend}; keep it so: printf 'numpy<2\\n' > ~/numpy1.txt, then pip install -c "
+            '~/numpy1.txt ...')
+    return Finding('numpy', *((GOOD, version) if numbers >= (1, 26) else (MEND, version, mend)))
 
 
-def _opencv() -> Finding:
+def _opencv(numpy_wanted: str) -> Finding:
     mend = 'pip install opencv-python-headless'
     if importlib.util.find_spec('cv2') is None:
         return Finding('OpenCV', MEND, 'not installed', mend)
     try:
         import cv2
     except ImportError as error:  # the build with windows needs libraries of the system
+        if 'numpy' in str(error):
+            mend = f'pip install "{numpy_wanted}"'
         return Finding('OpenCV', MEND, f'cannot be imported ({error})', mend)
     backends = [cv2.videoio_registry.getBackendName(b)
                 for b in cv2.videoio_registry.getStreamBackends()]

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``dgtl doctor``: what is good, what is absent, what is to mend and how."""
 
+import builtins
 import json
 import os
 from pathlib import Path
 import shutil
+import sys
 
 from dgtl_core import doctor
 from dgtl_core.cli.main import main
@@ -48,6 +50,61 @@ def test_an_old_package_is_to_mend(monkeypatch):
     found = look('numpy')
     assert (found.state, found.mend) == (MEND, 'pip install "numpy>=1.26"')
     assert look('rosbags').state == ABSENT and 'pip install rosbags' in look('rosbags').mend
+
+
+def packages(folder, **versions):
+    """Make a folder of installed packages, as a distribution has one."""
+    for name, version in versions.items():
+        info = folder / f'{name}-{version}.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+    return folder
+
+
+def test_numpy_2_is_a_trap_where_ros_is_built_for_numpy_1(monkeypatch, tmp_path):
+    """Ubuntu 22.04 and 24.04: what pip brings breaks messages and the OpenCV of the system."""
+    system = packages(tmp_path, numpy='1.21.5')
+    versions = {'numpy': '2.2.6'}
+    monkeypatch.setattr(doctor, '_version', lambda name: versions.get(name, ''))
+    found = look('numpy', {'ROS_DISTRO': 'humble'}, system=system)
+    assert found.state == MEND and 'messages of ROS 2 humble' in found.found
+    assert 'pip install "numpy>=1.26,<2"' in found.mend and '~/numpy1.txt' in found.mend
+    assert look('numpy', system=system).state == GOOD, 'without ROS it is no trap'
+    versions['numpy'] = '1.26.4'
+    assert look('numpy', {'ROS_DISTRO': 'humble'}, system=system).state == GOOD
+    versions['numpy'] = '1.21.5'
+    found = look('numpy', {'ROS_DISTRO': 'humble'}, system=system)
+    assert (found.state, found.mend) == (MEND, 'pip install "numpy>=1.26,<2"')
+
+
+def test_an_opencv_for_another_numpy_is_mended_by_numpy(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: object())
+    found = doctor._opencv('numpy>=1.26,<2')
+    assert found.state == MEND and 'opencv-python-headless' in found.mend
+
+    def broken(name, *rest):
+        if name == 'cv2':
+            raise ImportError('numpy.core.multiarray failed to import')
+        return real(name, *rest)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, '__import__', broken)
+    assert doctor._opencv('numpy>=1.26,<2').mend == 'pip install "numpy>=1.26,<2"'
+
+
+def test_a_python_of_the_distribution_takes_nothing_from_pip(monkeypatch, tmp_path):
+    """Ubuntu 24.04: rosdep's pip keys fail there too."""
+    (tmp_path / 'EXTERNALLY-MANAGED').touch()
+    monkeypatch.setattr(doctor.sysconfig, 'get_path', lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, 'prefix', sys.base_prefix)
+    found = look('pip', {'ROS_DISTRO': 'jazzy'})
+    assert found.state == ABSENT and 'neither pip nor rosdep' in found.found
+    assert 'venv --system-site-packages' in found.mend
+    assert 'PIP_BREAK_SYSTEM_PACKAGES=1 rosdep install' in found.mend
+    assert 'rosdep' not in look('pip').mend
+    monkeypatch.setattr(sys, 'prefix', '/home/me/dgtl_venv')
+    assert look('pip', {'ROS_DISTRO': 'jazzy'}).state == GOOD
 
 
 def test_a_sourced_ros_without_its_python_is_to_mend(monkeypatch):
