@@ -57,7 +57,8 @@ def packages(folder, **versions):
     for name, version in versions.items():
         info = folder / f'{name}-{version}.dist-info'
         info.mkdir()
-        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+        (info / 'METADATA').write_text(
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
     return folder
 
 

@@ -1,4 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
+import sys
+
 from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.runtime.onnx import OnnxBackend
@@ -7,6 +10,7 @@ import pytest
 
 pytest.importorskip('onnx')
 import onnx
+import onnxruntime
 from tiny_onnx import write_tiny_onnx
 
 CPU = RunOptions(device='cpu')
@@ -53,3 +57,32 @@ def test_a_signature_of_another_kind_is_refused(tmp_path):
     path = rewritten(write_tiny_onnx(tmp_path / 'm.onnx'), whole)
     with pytest.raises(ModelError, match=r'a "signature" float32 \(B, D\) if any'):
         OnnxBackend(path, CPU)
+
+
+OVERWRITTEN = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from dgtl_core.runtime.contract import RunOptions
+from dgtl_core.runtime.onnx import OnnxBackend
+
+backend = OnnxBackend(Path(sys.argv[1]), RunOptions(device='cpu'))
+image = np.full((1, 32, 64, 3), 100, np.uint8)
+before = backend(image)
+for name in ('m.onnx', 'weights.bin'):
+    os.truncate(Path(sys.argv[1]).with_name(name), 0)
+print(all(map(np.array_equal, before[:2], backend(image)[:2])))
+"""
+
+
+@pytest.mark.skipif(not hasattr(
+    onnxruntime.SessionOptions, 'add_external_initializers_from_files_in_memory'),
+    reason='this ONNX Runtime can only map weights that lie beside a model')
+def test_files_that_are_overwritten_while_they_run_change_nothing(tmp_path):
+    """Such as by scp, which empties a file that is there and then fills it."""
+    path = write_tiny_onnx(tmp_path / 'm.onnx', slow=1)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location='weights.bin',
+              size_threshold=100)
+    done = subprocess.run([sys.executable, '-c', OVERWRITTEN, path],
+                          capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout.strip()) == (0, 'True'), done.stderr

@@ -58,7 +58,9 @@ class OnnxBackend:
         # A thread that spins while it waits takes the core from the camera driver.
         session.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.metadata = metadata = onnx_metadata(path)
-        onnx_data(path)  # are its weights there?
+        beside = onnx_data(path)
+        # Alive until the session is made, which copies from it.
+        weights = _read_weights(session, path.parent, beside) if len(providers) == 1 else []
         self._path = path
         rounds = precision == 'bf16' and metadata.precision == 'fp32' and len(providers) == 1
         if rounds:
@@ -80,6 +82,7 @@ class OnnxBackend:
             raise ModelError(
                 f'{path} is not a model that ONNX Runtime {ort.__version__} can load '
                 f'({first}); {MAKE_ONE}') from None
+        del weights
         self._check(path)
         used = self._session.get_providers()[0]
         types = 'bf16' if rounds else metadata.precision
@@ -180,6 +183,22 @@ def _providers(device: str, engine_folder: Path | None) -> _Providers:
     return [(_TENSORRT, {
         'device_id': index, 'trt_engine_cache_enable': 'True',
         'trt_engine_cache_path': str(engine_folder)}), *chosen]
+
+
+def _read_weights(session: ort.SessionOptions, folder: Path, files: list[Path]) -> list[bytes]:
+    """
+    Let a session take the weights that lie beside a model from memory; return them.
+
+    ONNX Runtime itself maps them, and a process ends without a word (SIGBUS) where somebody
+    copies another file over one that it has mapped.
+    """
+    read = getattr(session, 'add_external_initializers_from_files_in_memory', None)
+    if not files or read is None:  # an older ONNX Runtime
+        return []
+    contents = [file.read_bytes() for file in files]
+    names = [file.relative_to(folder).as_posix() for file in files]
+    read(names, contents, [len(content) for content in contents])
+    return contents
 
 
 def _allow_bfloat16(options: ort.SessionOptions) -> None:
