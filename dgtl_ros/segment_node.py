@@ -184,9 +184,9 @@ class SegmentNode(LifecycleNode):
 
     # --- what runs while active --------------------------------------------------------------
 
-    def _class_named(self, predict: Predictor | None) -> str:
-        """Return the name of the class that has the id of pixels without one."""
-        classes = predict.classes if predict is not None else ()
+    def _class_named(self) -> str:
+        """Return the name of the published class that has the id of pixels without one."""
+        classes = [c for stream in self._streams[:1] for c in stream.finish.classes]
         return next((c.name for c in classes if c.id == self._settings.unlabeled_id), '')
 
     def _begin(self) -> None:
@@ -254,7 +254,7 @@ class SegmentNode(LifecycleNode):
             batch=batch_of(predict, self._settings) if predict is not None else 0,
             cameras=[stream.snapshot(now) for stream in self._streams],
             device=device, stuck=inference.stuck(now) if inference is not None else None,
-            twins=self._namesakes.count, unlabeled=self._class_named(predict)), now)
+            twins=self._namesakes.count, unlabeled=self._class_named()), now)
         for status in found:
             self.get_logger().debug(printable(f'{status.task}: {status.message}'))
         message = to_message(

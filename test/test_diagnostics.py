@@ -233,6 +233,14 @@ def test_what_cannot_be_published_warns():
     assert look('output', health=fed(publish_errors=1)).level == WARN
 
 
+def test_unlabelled_pixels_that_look_like_a_class_warn():
+    snap = Snapshot('active', Settings(unlabeled_id=0), MODEL, cameras=[seen()],
+                    unlabeled='road')
+    status = next(s for s in statuses(snap, 10.05) if s.task == 'output')
+    assert status.level == WARN
+    assert status.message.startswith('unlabeled_id is 0, the id of road: pixels without a class')
+
+
 def test_domain():
     assert look('domain').values == {'state': 'unknown', 'score': 0.0}
     assert look('domain', domain=Verdict(values={'blur': 50.0})).message == 'familiar'
