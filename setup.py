@@ -93,6 +93,8 @@ setup(
             'pytest>=7.4',
             'pytest-timeout>=2.2',
             'hypothesis>=6.80',
+            # Guides "make fuzz", which mutates at random where there is no wheel of it.
+            'atheris>=2.3; platform_system == "Linux" and platform_machine == "x86_64"',
             'simplejpeg>=1.7',
             'mypy>=1.10',
             'ruff>=0.5',

@@ -10,5 +10,5 @@ from training.bench.kills import kills
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_runs_resume_to_the_same_weights(tmp_path):
-    found = kills(4, 1, tmp_path)
+    found = kills(4, 1, tmp_path, steps=12)
     assert found['kills'] == 4 and found['runs'] and found['same_weights']

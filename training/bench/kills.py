@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+import dataclasses
 import json
 import multiprocessing
 from pathlib import Path
@@ -41,7 +42,7 @@ model:
 data: ['streetworld:clear,count=6,height=48,width=96']
 cache: true
 workers: 0
-steps: 12
+steps: 60
 batch: 2
 average: 0.9
 precision: fp32
@@ -52,10 +53,12 @@ optim: {lr: 1.0e-3, warmup: 2, clip_norm: 1.0}
 """
 
 
-def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
+def kills(count: int, seed: int, folder: Path, steps: int = 60) -> dict[str, object]:
     """
     Kill runs ``count`` times in all, then let the last one end; return what happened.
 
+    :param steps: of a run, each of which ends with a checkpoint. A kill comes within the time
+        that the first half of them takes, so most runs are killed several times on their way.
     :raises ValueError: a run failed, or ended with other weights.
     """
     torch.set_num_threads(1)  # threads do not survive a fork
@@ -63,17 +66,18 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
     chance = random.Random(seed)
     path = folder / 'recipe.yaml'
     path.write_text(RECIPE, encoding='utf-8')
-    recipe = read_recipe(path)
+    recipe = dataclasses.replace(read_recipe(path), steps=steps)
     start = time.monotonic()
     whole, out = folder / 'whole', folder / 'killed'
     _attempt(recipe, whole, None)
     takes = time.monotonic() - start
     killed = resumed = ended = 0
     while killed < count or (out / LAST).exists():
-        resumed += (out / LAST).exists()
-        limit = chance.uniform(0.02, 0.8) * takes if killed < count else None
+        before = (out / LAST).exists()
+        limit = chance.uniform(0.02, 0.5) * takes if killed < count else None
         if not _attempt(recipe, out, limit):
             killed += 1
+            resumed += before
             continue
         ended += 1
         for name in (FINAL, LAST):
@@ -85,7 +89,7 @@ def kills(count: int, seed: int, folder: Path) -> dict[str, object]:
         if left:
             raise ValueError(f'{left} was left behind after {killed} kills, of seed {seed}')
         shutil.rmtree(out)
-    return {'kills': killed, 'resumed': resumed, 'runs': ended, 'same_weights': True,
+    return {'kills': killed, 'kills_of_resumed_runs': resumed, 'runs': ended, 'same_weights': True,
             'steps': recipe.steps, 'seconds': round(time.monotonic() - start, 1)}
 
 
