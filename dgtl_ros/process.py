@@ -22,6 +22,7 @@ from dgtl_ros.dds_profile import choose
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.printable import complain, printable
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
@@ -83,6 +84,12 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
         node = make_node(requests.put)
     except (ParameterError, InvalidParameterTypeException) as error:  # ours, or use_sim_time
         get_logger(name).fatal(printable(error))
+        rclpy.shutdown()
+        return 2
+    except RCLError as error:
+        get_logger(name).fatal(
+            f'cannot join the ROS graph: {printable(error)}; check RMW_IMPLEMENTATION, '
+            'ROS_DOMAIN_ID and, where SROS 2 is on, ROS_SECURITY_KEYSTORE')
         rclpy.shutdown()
         return 2
     spinner = _Spinner(node, name)

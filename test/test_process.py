@@ -143,6 +143,17 @@ def test_log_folder_that_cannot_be_made(world, tmp_path):
     assert code == 2 and 'ROS_LOG_DIR' in text and 'Traceback' not in text
 
 
+def test_security_that_cannot_be_had_ends_it_with_a_message(world, tmp_path):
+    """Fast DDS of the wheels has no security; where it has, the keystore has no keys."""
+    (tmp_path / 'enclaves' / 'segmenter').mkdir(parents=True)
+    extra = {'ROS_SECURITY_ENABLE': 'true', 'ROS_SECURITY_STRATEGY': 'Enforce',
+             'ROS_SECURITY_KEYSTORE': str(tmp_path)}
+    code, text = world.start(
+        'segment_node', 'sros', '--ros-args', '--enclave', '/segmenter', extra=extra).ends()
+    assert code == 2 and 'ecurity' in text and 'Traceback' not in text
+    assert 'ROS_SECURITY_KEYSTORE' in text or 'cannot start ROS' in text
+
+
 FAULTY = """
 import sys
 from rclpy.node import Node
