@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EoMT's published form: the same numbers as transformers' model, and what is refused."""
+"""EoMT's published forms: the same numbers as transformers' model, and what is refused."""
+
+import re
 
 from dgtl_core.folding.fold import fold
 from dgtl_core.model.checkpoint import load_segmenter
@@ -13,8 +15,8 @@ transformers = pytest.importorskip('transformers')
 SIZE, QUERIES, CLASSES = 96, 7, 5
 
 
-@pytest.fixture(scope='module')
-def published():
+def untrained():
+    """An EoMT of transformers with random weights."""
     torch.manual_seed(0)
     model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(
         hidden_size=128, num_hidden_layers=5, num_attention_heads=2, image_size=SIZE,
@@ -24,6 +26,62 @@ def published():
             parameter += 0.1 * torch.randn_like(parameter)
         model.attn_mask_probs.zero_()  # as at the end of every published training
     return model.eval()
+
+
+@pytest.fixture(scope='module')
+def published():
+    return untrained()
+
+
+# Of transformers' own conversion (convert_eomt_to_hf.py), the other way round.
+AUTHORS = (
+    (r'embeddings\.cls_token', 'encoder.backbone.cls_token'),
+    (r'embeddings\.register_tokens', 'encoder.backbone.reg_token'),
+    (r'embeddings\.position_embeddings\.weight', 'encoder.backbone.pos_embed'),
+    (r'embeddings\.patch_embeddings\.projection', 'encoder.backbone.patch_embed.proj'),
+    (r'layers\.(\d+)\.attention\.out_proj', r'encoder.backbone.blocks.\1.attn.proj'),
+    (r'layers\.(\d+)\.attention\.qkv', r'encoder.backbone.blocks.\1.attn.qkv'),
+    (r'layers\.(\d+)\.layer_scale(\d)\.lambda1', r'encoder.backbone.blocks.\1.ls\2.gamma'),
+    (r'layers\.', 'encoder.backbone.blocks.'), (r'layernorm\.', 'encoder.backbone.norm.'),
+    (r'query\.', 'q.'), (r'class_predictor', 'class_head'),
+    (r'upscale_block\.block\.(\d+)\.layernorm2d', r'upscale.\1.norm'),
+    (r'upscale_block\.block', 'upscale'), (r'mask_head\.fc1', 'mask_head.0'),
+    (r'mask_head\.fc2', 'mask_head.2'), (r'mask_head\.fc3', 'mask_head.4'))
+
+
+def as_its_authors_store_it(state):
+    fused = {}
+    for key, value in state.items():
+        if key.startswith('criterion.'):
+            fused[key] = value
+            continue
+        if '.q_proj.' in key:
+            value = torch.cat([state[key.replace('.q_proj.', f'.{p}_proj.')] for p in 'qkv'])
+        elif '.k_proj.' in key or '.v_proj.' in key:
+            continue
+        key = key.replace('.q_proj.', '.qkv.')
+        for pattern, theirs in AUTHORS:
+            key, count = re.subn(r'\A' + pattern, theirs, key)
+            if count:
+                break
+        fused[f'network.{key}'] = value[None] if key.endswith('pos_embed') else value
+    fused['network.encoder.pixel_mean'] = torch.zeros(1, 3, 1, 1)
+    return fused
+
+
+def test_the_file_of_the_authors_gives_the_same_model(published):
+    ours = segmenter_from_eomt(published.state_dict())
+    model = segmenter_from_eomt(as_its_authors_store_it(published.state_dict()))
+    assert model.config == ours.config
+    for key, value in ours.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+
+
+def test_a_cut_file_of_the_authors_is_refused_by_their_names(published):
+    state = as_its_authors_store_it(published.state_dict())
+    del state['network.encoder.backbone.blocks.1.attn.qkv.weight']
+    with pytest.raises(ValueError, match=r'1 missing \(network.encoder.backbone.blocks.1.attn'):
+        segmenter_from_eomt(state)
 
 
 def close(actual, expected):

@@ -71,10 +71,11 @@ def zoo(server, tmp_path, monkeypatch):
 def test_the_list_that_is_shipped():
     listed = read_entries(shipped('zoo.yaml'))
     assert {'rein-gtav-l', 'soma-gtav-l', 'dinov2-l14', 'vltseg-gtav', 'dgtl-l', 'clip-rn50',
-            'eva02-clip-l'} <= listed.keys()
+            'eva02-clip-l', 'eomt-cityscapes-l-1024', 'dinov3-l16'} <= listed.keys()
     for entry in listed.values():
         assert not entry.url or entry.url.startswith('https://')
-        assert entry.accept == ('NC' in entry.licence or entry.licence == 'none stated')
+        free = entry.licence in ('Apache-2.0', 'GPL-3.0', 'MIT')
+        assert entry.accept != free, entry.name
     text = weights_table(listed.values())
     assert text.count('\n') == len(listed) and 'not checked' in text
     published = [entry for entry in listed.values() if entry.method == 'rein' and entry.url]
@@ -357,3 +358,21 @@ def test_published_files_become_a_model_that_runs(server, tmp_path, monkeypatch)
     assert labels.shape == (48, 80) and labels.max() < 5
     assert sorted(os.listdir(path.parent)) == [
         'record.json', 'soma.pth', 'tiny-soma.onnx', 'tiny-soma.safetensors']
+
+
+def test_an_eomt_of_its_authors_becomes_a_model_that_runs(server, tmp_path, monkeypatch):
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('transformers')
+    from test_eomt import as_its_authors_store_it, untrained
+
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    torch.save(as_its_authors_store_it(untrained().state_dict()), tmp_path / 'x.bin')
+    server.files['/pytorch_model.bin'] = (tmp_path / 'x.bin').read_bytes()
+    entry = Entry(name='tiny-eomt', kind='model', method='eomt', backbone='dinov2-reg',
+                  trained_on='y', licence='MIT', image_size=1024,
+                  url=f'{server.url}/pytorch_model.bin')
+    path = fetching.fetch(fetching.Plan(entry=entry, parts=(entry,)))
+    said = onnx_metadata(path)
+    assert (said.name, said.method, said.input_size) == ('tiny-eomt', 'eomt', (96, 96))
+    assert Predictor.load('tiny-eomt')(np.zeros((48, 80, 3), np.uint8)).labels.max() < 5

@@ -9,8 +9,8 @@ Bring published checkpoints into our own: one .safetensors file with its configu
     python -m training.import_weights --method eomt --adapter model.safetensors eomt.safetensors
 
 DGTL, Rein and SoMA take both files. The backbone is facebook's DINOv2 file, the one already
-converted to patches of 16, or timm's. EoMT's file is that of
-transformers, with DINOv2 inside. Nothing in a file is executed.
+converted to patches of 16, or timm's. EoMT's file is pytorch_model.bin of its authors, or
+model.safetensors of transformers, with DINOv2 inside. Nothing in a file is executed.
 """
 
 from __future__ import annotations

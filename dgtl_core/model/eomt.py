@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Checkpoints of EoMT on DINOv2, as ``transformers`` stores them -> a segmenter with a light head.
+Checkpoints of EoMT on DINOv2, of its authors or of transformers -> a segmenter with a light head.
 
 Kerssies et al., "Your ViT is secretly an image segmentation model" (CVPR 2025). Its head is ours
 with learned queries and no adapter; only the names differ.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgtl_core.config import (
     AdapterConfig,
@@ -25,8 +25,18 @@ from dgtl_core.model.segmenter import Segmenter
 import torch
 from torch import Tensor
 
-# our name -> the published one
-_NAMES = (
+
+class _Naming(NamedTuple):
+    """What the tensors of a published file are called."""
+
+    names: tuple[tuple[str, str], ...]  # our name -> the published one; the first that fits
+    needed: tuple[str, str, str, str, str]  # patch kernel, positions, queries, classes, masks
+    block: str  # what stands before the number of a block
+    apart: bool  # query, key and value have a tensor each
+    unused: tuple[str, ...]  # what such files hold besides
+
+
+_TRANSFORMERS = _Naming((
     (r'backbone\.vit\.cls_token$', 'embeddings.cls_token'),
     (r'backbone\.vit\.reg_token$', 'embeddings.register_tokens'),
     (r'backbone\.vit\.patch_embed\.proj\.', 'embeddings.patch_embeddings.projection.'),
@@ -44,18 +54,29 @@ _NAMES = (
     (r'light_head\.mask_head\.2\.', 'mask_head.fc2.'),
     (r'light_head\.mask_head\.4\.', 'mask_head.fc3.'),
     (r'light_head\.class_head\.', 'class_predictor.'),
-)
+), (
+    'embeddings.patch_embeddings.projection.weight', 'embeddings.position_embeddings.weight',
+    'query.weight', 'class_predictor.weight', 'attn_mask_probs',
+), 'layers.', True, ('criterion.',))
+_AUTHORS = _Naming((  # whose backbone is timm's, as ours is
+    (r'backbone\.vit\.', 'network.encoder.backbone.'),
+    (r'light_head\.query_embedding\.', 'network.q.'),
+    (r'light_head\.norm\.', 'network.encoder.backbone.norm.'),
+    (r'light_head\.upscale\.(\d+)\.up\.', r'network.upscale.\1.conv1.'),
+    (r'light_head\.upscale\.(\d+)\.smooth\.', r'network.upscale.\1.conv2.'),
+    (r'light_head\.', 'network.'),
+), (
+    'network.encoder.backbone.patch_embed.proj.weight', 'network.encoder.backbone.pos_embed',
+    'network.q.weight', 'network.class_head.weight', 'network.attn_mask_probs',
+), 'network.encoder.backbone.blocks.', False, ('criterion.', 'network.encoder.pixel_'))
 # Never used here: the backbone's own mask token and last norm, whose place light_head.norm takes.
 _UNUSED = ('backbone.vit.mask_token', 'backbone.vit.norm.')
-_NEEDED = (
-    'embeddings.patch_embeddings.projection.weight', 'embeddings.position_embeddings.weight',
-    'query.weight', 'class_predictor.weight', 'attn_mask_probs')
 
 
 def segmenter_from_eomt(
         state_dict: Mapping[str, Any], num_heads: int | None = None) -> Segmenter:
     """
-    Build a segmenter, in eval mode, from the tensors of ``EomtForUniversalSegmentation``.
+    Build a segmenter, in eval mode, from the tensors of a published EoMT.
 
     Depth, widths, patch, size and the numbers of queries, blocks and classes are read from the
     shapes.
@@ -64,27 +85,30 @@ def segmenter_from_eomt(
     :raises ValueError: it is another network, one that still masks its attention (its training
         has not ended), or names or shapes do not fit; the message says which.
     """
-    state = {key: value.float() for key, value in tensors_of(state_dict, 'the state dict').items()
-             if not key.startswith('criterion.')}
-    missing = [key for key in _NEEDED if key not in state]
+    tensors = tensors_of(state_dict, 'the state dict')
+    naming = _AUTHORS if any(key.startswith('network.') for key in tensors) else _TRANSFORMERS
+    state = {key: value.float() for key, value in tensors.items()
+             if not key.startswith(naming.unused)}
+    missing = [key for key in naming.needed if key not in state]
     if missing:
         raise ValueError(
-            f'the checkpoint has no {" and no ".join(missing)}: expected an EoMT on DINOv2 as '
-            'transformers stores it (model.safetensors of EomtForUniversalSegmentation)')
-    masked = state.pop('attn_mask_probs')
+            f'the checkpoint has no {" and no ".join(missing)}: expected an EoMT on DINOv2, '
+            'pytorch_model.bin of its authors or model.safetensors of transformers '
+            '(EomtForUniversalSegmentation)')
+    places, masks = naming.needed[1], naming.needed[4]
+    masked = state.pop(masks)
     if masked.any():
         raise ValueError(
             f'this EoMT masks its attention with probabilities {masked.tolist()}, which the light '
             'head does not; take a checkpoint whose training has ended (all are 0)')
-    config = _config(state, len(masked), num_heads)
-    places = 'embeddings.position_embeddings.weight'
-    state[places] = state[places][None]
+    state[places] = state[places].reshape(1, -1, state[places].shape[-1])
+    config = _config(state, naming, len(masked), num_heads)
     with torch.device('meta'):  # 300 million random numbers would take longer than the rest
         model = Segmenter(config)
     own = model.state_dict()
     weights = {key: torch.zeros(value.shape) for key, value in own.items()
                if key.startswith(_UNUSED)}
-    parts = {key: _published_names(key) for key in own if key not in weights}
+    parts = {key: _published_names(key, naming) for key in own if key not in weights}
     match(state, {name: part for key, names in parts.items()
                   for name, part in zip(names, own[key].chunk(len(names)))}, 'the EoMT checkpoint')
     for key, names in parts.items():
@@ -93,15 +117,16 @@ def segmenter_from_eomt(
     return model.eval()
 
 
-def _config(state: Mapping[str, Tensor], num_blocks: int,
+def _config(state: Mapping[str, Tensor], naming: _Naming, num_blocks: int,
             num_heads: int | None) -> SegmenterConfig:
-    kernel, positions, queries, classes = (state[key] for key in _NEEDED[:4])
-    width, patch, side = len(kernel), kernel.shape[-1], round(len(positions) ** 0.5)
-    if side * side != len(positions):
-        raise ValueError(
-            f'the position embedding must be a square grid, got {len(positions)} places')
+    kernel, positions, queries, classes = (state[key] for key in naming.needed[:4])
+    width, patch, count = len(kernel), kernel.shape[-1], positions.shape[1]
+    side = round(count ** 0.5)
+    if side * side != count:
+        raise ValueError(f'the position embedding must be a square grid, got {count} places')
     size = (side * patch, side * patch)
-    depth = len({key.split('.')[1] for key in state if key.startswith('layers.')})
+    depth = len({key.removeprefix(naming.block).partition('.')[0] for key in state
+                 if key.startswith(naming.block)})
     sizes = (width, depth, num_heads or max(width // 64, 1))
     named = [name for name, known in BACKBONES.items()
              if known == sizes and name.startswith('dinov2-') and name.endswith('-reg')]
@@ -119,10 +144,12 @@ def _config(state: Mapping[str, Tensor], num_blocks: int,
         classes=unnamed_classes(len(classes) - 1), input_size=size, window_stride=size)
 
 
-def _published_names(key: str) -> list[str]:
+def _published_names(key: str, naming: _Naming) -> list[str]:
     """Return what one of our tensors is published as: one, or three in this order."""
-    for pattern, published in _NAMES:
+    for pattern, published in naming.names:
         key, count = re.subn(r'\A' + pattern, published, key)
         if count:
             break
-    return [key.replace('.qkv.', f'.{part}_proj.') for part in 'qkv'] if '.qkv.' in key else [key]
+    if naming.apart and '.qkv.' in key:
+        return [key.replace('.qkv.', f'.{part}_proj.') for part in 'qkv']
+    return [key]

@@ -40,8 +40,9 @@ def to_checkpoint(entry: Entry, files: Mapping[str, Path], out: Path, source: st
     from dgtl_core.model.checkpoint import save_checkpoint
     from dgtl_core.model.released_files import import_released
 
-    model = import_released(
-        entry.method, files.get(entry.needs), files[entry.name], image_size=entry.image_size)
+    size = None if entry.method == 'eomt' else entry.image_size  # its file says it itself
+    model = import_released(entry.method, files.get(entry.needs), files[entry.name],
+                            image_size=size)
     save_checkpoint(out, model, replace(model.config, name=entry.name), source=source)
 
 

@@ -27,7 +27,7 @@ class Entry:
     backbone: str  # the network: dinov2-l, eva02-l; of a text: its name in open_clip
     trained_on: str
     licence: str
-    method: str = ''  # of a model: rein, dgtl, vltseg, soma
+    method: str = ''  # of a model: rein, dgtl, vltseg, soma, eomt
     score: str = ''  # as its authors publish it, mIoU in percent
     note: str = ''  # what to know about the licence besides its name
     accept: bool = False  # non-commercial, gated or unclear: the user has to say yes
