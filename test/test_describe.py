@@ -9,7 +9,8 @@ import pytest
 from tiny_segmenter import tiny
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training.describe import describe, main
+from training.bench.anatomy import describe
+from training.describe import main
 import yaml
 
 

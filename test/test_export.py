@@ -15,7 +15,7 @@ from dgtl_core.processing import place, to_input
 import numpy as np
 import pytest
 from small_segmenter import small_config, small_segmenter
-from training.export import _trained
+from training.comparison import as_trained
 
 pytestmark = [pytest.mark.parity, pytest.mark.timeout(1800)]
 
@@ -55,7 +55,7 @@ def test_the_embedded_model_labels_as_its_checkpoint_does(camvid):
     size, truths = config.input_size, [picture.labels for picture in camvid]
     pictures = sized(camvid, size)
     network = LabelNetwork(fold(segmenter, size), size).eval()
-    trained = _trained(segmenter, network, size, pictures)
+    trained = as_trained(segmenter, network, size, pictures)
     folded = agreement(run_torch(network, pictures), trained, len(config.classes), truths)
     shipped = agreement(run_file(default_model(), pictures), trained, len(config.classes), truths)
     print(f'\nfolded: {folded}\nembedded: {shipped}')

@@ -34,7 +34,8 @@ import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street
 from tiny_onnx import write_tiny_onnx
 import torch
-from training.export import _labelled, _pictures, main
+from training.comparison import labelled_pictures, pictures_of
+from training.export import main
 
 
 def metadata(config, size=None):
@@ -285,7 +286,7 @@ def test_the_least_agreement(tmp_path, monkeypatch, options, wanted):
     config = small_config('rein-dinov2-s')
     monkeypatch.setattr('training.export._network', lambda _: (
         None, SimpleNamespace(picture_size=(64, 96)), None, metadata(config)))
-    monkeypatch.setattr('training.export._trained', lambda *_: [])
+    monkeypatch.setattr('training.export.as_trained', lambda *_: [])
     monkeypatch.setattr('training.export.export_onnx', keep)
     main(['a.safetensors', str(tmp_path / 'm.onnx'), '--count', '1', *options])
     assert said == [wanted]
@@ -295,9 +296,9 @@ def test_every_picture_is_compared_once(tmp_path):
     for number in range(5):
         cv2.imwrite(str(tmp_path / f'{number}.png'), np.full((8, 8, 3), number, np.uint8))
     for count, seen in ((8, [0, 1, 2, 3, 4]), (5, [0, 1, 2, 3, 4]), (2, [0, 2])):
-        assert [p.max() for p in _pictures(tmp_path, count, (4, 4))] == seen
+        assert [p.max() for p in pictures_of(tmp_path, count, (4, 4))] == seen
     data, classes = 'streetworld:clear,height=32,width=64,count=2', CITYSCAPES
-    pictures, truths = _labelled(data, 5, (32, 64), classes)
+    pictures, truths = labelled_pictures(data, 5, (32, 64), classes)
     assert len(pictures) == len(truths) == 2 and not np.array_equal(*pictures)
 
 
