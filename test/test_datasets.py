@@ -113,7 +113,7 @@ def test_layout_and_encoding(name, tmp_path):
 
 
 def test_every_data_set_is_tested():
-    assert set(DATASETS) == {*LAYOUTS, 'folder', 'streetworld'}
+    assert set(DATASETS) == {*LAYOUTS, 'folder', 'streetworld', 'unlabelled'}
 
 
 @pytest.mark.parametrize('name', LAYOUTS)

@@ -57,7 +57,7 @@ def divergence(student, teacher, folder):
     names = sorted((folder / 'boxes' / 'images').iterdir())
     pictures = torch.from_numpy(np.stack(
         [cv2.imread(str(name))[..., ::-1] for name in names])).permute(0, 3, 1, 2)
-    told = Teacher(teacher, config.classes, CPU).log_shares(pictures)
+    told = Teacher(teacher, config.classes, CPU).look(pictures).log_shares
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (config.mean, config.std))
     with torch.no_grad():
         said = log_shares(model.predict((pictures - mean) / std), fixed=config.head.fixed)

@@ -24,9 +24,12 @@ from dgtl_core.data.datasets import (
     NO_SIZES,
     PicturePairs,
     Pictures,
+    UnlabelledPictures,
 )
 from dgtl_core.data.labels import DataError, id_table, named, read_colors, read_ids, read_synthia
 from dgtl_core.data.pairs import find_pairs, Pair, Pairs
+from dgtl_core.picture_header import PictureError
+from dgtl_core.pictures import find_pictures
 from dgtl_core.strict import suggestion
 import numpy as np
 
@@ -61,7 +64,9 @@ class StreetWorldPictures:
     """Pictures of procedural streets, drawn when they are asked for."""
 
     def __init__(self, condition: str = 'clear', *, count: int = 100, seed: int = 1000,
-                 severity: int = 3, height: int = 512, width: int = 1024) -> None:
+                 severity: int = 3, height: int = 512, width: int = 1024,
+                 variety: int = 0) -> None:
+        """:param variety: 1: other cameras, materials and skies too, to learn from."""
         from dgtl_core.streetworld import CONDITIONS, StreetWorld
 
         if count < 1:
@@ -70,9 +75,10 @@ class StreetWorldPictures:
             raise DataError(
                 f'StreetWorld has no condition {condition!r}; take one of {list(CONDITIONS)}')
         self._world = StreetWorld(
-            seed=seed, size=(height, width), condition=condition, severity=severity)
+            seed=seed, size=(height, width), condition=condition, severity=severity,
+            variety=bool(variety))
         self._count = count
-        self._about = (condition, count, seed, severity, height, width)
+        self._about = (condition, count, seed, severity, height, width, variety)
         self.name = f'streetworld-{condition}'
         self.classes, self.protocol_sizes = CITYSCAPES, NO_SIZES
 
@@ -215,11 +221,21 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
         own_ids=not known.mapping)
 
 
+def unlabelled(folder: Path, *, classes: str = '') -> UnlabelledPictures:
+    """Your own without labels, for a teacher: all pictures below the folder."""
+    try:
+        files = find_pictures([folder])
+    except PictureError as error:
+        raise DataError(str(error)) from None
+    known = ClassSet.from_yaml(Path(classes)) if classes else CITYSCAPES
+    return UnlabelledPictures(folder.resolve().name, files, known)
+
+
 DATASETS: dict[str, Callable[..., Pictures]] = {
     'acdc': acdc, 'bdd100k': bdd100k, 'camvid': camvid, 'cityscapes': cityscapes,
     'dark-zurich': dark_zurich, 'folder': own_folder, 'gta5': gta5, 'mapillary': mapillary,
     'muses': muses, 'nightcity': nightcity, 'streetworld': StreetWorldPictures,
-    'synthia': synthia, 'urbansyn': urbansyn, 'wilddash2': wilddash2}
+    'synthia': synthia, 'unlabelled': unlabelled, 'urbansyn': urbansyn, 'wilddash2': wilddash2}
 
 
 def open_pictures(spec: str) -> Pictures:
@@ -242,7 +258,8 @@ def open_pictures(spec: str) -> Pictures:
     folder = Path(place) if place else Path(os.environ.get('DGTL_DATA', 'data')) / name
     try:
         pictures = function(folder, **options)
-        _without_labels(pictures, on_missing)
+        if isinstance(pictures, PicturePairs):
+            _without_labels(pictures, on_missing)
     except DataError as error:
         expected = str(inspect.getdoc(function)).replace('``', '')  # not in a terminal
         raise DataError(
@@ -269,9 +286,8 @@ def _options(name: str, words: Sequence[str], **more: str) -> dict[str, Any]:
     return options
 
 
-def _without_labels(pictures: Pictures, on_missing: str) -> None:
+def _without_labels(pictures: PicturePairs, on_missing: str) -> None:
     """Refuse pictures without labels, or note that they are left out."""
-    assert isinstance(pictures, PicturePairs)
     missing = pictures.missing
     if missing and (on_missing == 'error' or not pictures.pairs):
         raise DataError(
@@ -294,11 +310,18 @@ def join(specs: Sequence[str]) -> Pictures:
     """
     Open one or several data sets of the same classes as one.
 
+    Pictures without labels take the classes of those that have some.
+
     :raises DataError: there is none, they differ in their classes, or one is not as it should be.
     """
     if not specs:
         raise DataError('there must be at least one data set, got none')
-    return JoinedPictures([open_pictures(spec) for spec in specs])
+    parts = [open_pictures(spec) for spec in specs]
+    labelled = [part for part in parts if not isinstance(part, UnlabelledPictures)]
+    for part in parts:
+        if isinstance(part, UnlabelledPictures) and labelled:
+            part.classes = labelled[0].classes
+    return JoinedPictures(parts)
 
 
 def _unequal(pair: Pair) -> bool:

@@ -7,7 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from dgtl_core.classes import IGNORE_INDEX
-from dgtl_core.data.datasets import JoinedPictures, PicturePairs, Pictures
+from dgtl_core.data.datasets import (
+    JoinedPictures,
+    PicturePairs,
+    Pictures,
+    UnlabelledPictures,
+)
 from dgtl_core.data.labels import DataError, named
 from dgtl_core.label_mapping import HOW_TO_MAP
 from dgtl_core.pictures import header_of
@@ -21,13 +26,17 @@ def check(pictures: Pictures, limit: int = 0, *, unlabelled: bool = False) -> li
     Read the header of every file and some of the labels; return what the user should know.
 
     :param limit: of the pictures that will be used, the first ones; 0: all.
-    :param unlabelled: label files that label nothing are as they should be.
+    :param unlabelled: no labels, and label files that label nothing, are as they should be.
     :raises DataError: files that are broken or differ in size from their labels, values that
         mean nothing, or labels that do not label anything; the message names them all.
     """
     if isinstance(pictures, JoinedPictures):
         return [line for part in pictures.parts
                 for line in check(part, limit, unlabelled=unlabelled)]
+    if isinstance(pictures, UnlabelledPictures) and not unlabelled:
+        raise DataError(
+            f'{pictures.name} has no labels: leave it out, or learn from it with a teacher, who '
+            'says what it shows (the recipe\'s key "teacher")')
     if not isinstance(pictures, PicturePairs):
         return []
     pairs = pictures.pairs[:limit or len(pictures)]

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import cv2
-from dgtl_core.classes import CITYSCAPES, ClassSet
+from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
 from dgtl_core.data.labels import DataError, ranges, read_ids
 from dgtl_core.data.pairs import Pairs
 from dgtl_core.picture_header import PictureError
@@ -113,9 +113,37 @@ class PicturePairs:
         digest = hashlib.sha256(self._id_table.tobytes())
         digest.update(repr((self.name, self._shrink, self.classes)).encode())
         for file in (file for pair in self.pairs for file in pair):
-            about = file.stat()
-            digest.update(repr((str(file), about.st_size, about.st_mtime_ns)).encode())
+            digest.update(repr(_about(file)).encode())
         return digest.hexdigest()
+
+
+def _about(file: Path) -> tuple[str, int, int]:
+    about = file.stat()
+    return str(file), about.st_size, about.st_mtime_ns
+
+
+class UnlabelledPictures:
+    """Picture files without labels, which only a teacher can make something of."""
+
+    def __init__(self, name: str, files: Sequence[Path], classes: ClassSet) -> None:
+        """:param classes: what the labels of the pictures beside them mean."""
+        self.name, self.files, self.classes = name, tuple(files), classes
+        self.protocol_sizes = NO_SIZES
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        try:
+            image = read_image(self.files[index])
+        except (OSError, PictureError) as error:
+            raise DataError(str(error)) from None
+        return LabelledPicture(image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8),
+                               f'{self.name}/{self.files[index].name}')
+
+    def fingerprint(self) -> str:
+        """Return a text that changes with the files."""
+        return hashlib.sha256(repr([self.name, *map(_about, self.files)]).encode()).hexdigest()
 
 
 class JoinedPictures:

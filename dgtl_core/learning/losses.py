@@ -39,8 +39,11 @@ class LossConfig:
     # Of a head with one query for each class, which needs nothing of the above:
     rarity: float = 0.35  # cross-entropy weighs a class by its share of the pixels ** -rarity
     class_dice_weight: float = 1.0  # beside a cross-entropy of weight 1
-    # What a teacher says, where the recipe names one:
+    # What a teacher says, where the recipe names one: the share of each class in each pixel,
+    # where each class is (soft masks), and which patches are alike (features); see teacher.py
     teacher_weight: float = 1.0
+    teacher_masks_weight: float = 0.0
+    teacher_features_weight: float = 0.0
     temperature: float = 1.0  # higher: what it thinks of the less likely classes counts more
 
     def __post_init__(self) -> None:
@@ -52,10 +55,12 @@ class LossConfig:
             raise ValueError(
                 'loss.rarity must be in 0..1 and loss.class_dice_weight not negative, got '
                 f'{self.rarity} and {self.class_dice_weight}')
-        if self.teacher_weight < 0 or self.temperature <= 0:
+        teacher = (self.teacher_weight, self.teacher_masks_weight, self.teacher_features_weight)
+        if min(teacher) < 0 or self.temperature <= 0:
             raise ValueError(
-                'loss.teacher_weight must not be negative and loss.temperature positive, got '
-                f'{self.teacher_weight} and {self.temperature}')
+                'loss.teacher_weight, teacher_masks_weight and teacher_features_weight must not '
+                f'be negative and loss.temperature positive, got {teacher} and '
+                f'{self.temperature}')
 
 
 def set_loss(

@@ -9,7 +9,15 @@ from dgtl_core.learning.alignment import released_alignment, similarity_alignmen
 from dgtl_core.learning.class_loss import fixed_loss
 from dgtl_core.learning.losses import log_shares, LossConfig, set_loss
 from dgtl_core.learning.points import PointSource
-from dgtl_core.learning.teacher import distillation_loss, Teacher
+from dgtl_core.learning.teacher import (
+    as_grid,
+    distillation_loss,
+    feature_distillation_loss,
+    last_features,
+    mask_distillation_loss,
+    Said,
+    Teacher,
+)
 from dgtl_core.model.mask_decoder import MaskLogits
 from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.segmenter import Segmenter
@@ -62,13 +70,14 @@ class Objective(nn.Module):
         watch = self.model.backbone.register_forward_hook(
             lambda module, inputs, output: features.append(output[-1]))
         try:
-            layers = self.model(self.normalize(images), labels)
+            with last_features(self.model) as last:
+                layers = self.model(self.normalize(images), labels)
         finally:
             watch.remove()
         said = None
         if self.teacher is not None:
             assert clean is not None
-            said = self.teacher.log_shares(clean)
+            said = self.teacher.look(clean)
         fixed = self.model.config.head.fixed
         with torch.autocast(images.device.type, enabled=False):
             if fixed:
@@ -80,10 +89,24 @@ class Objective(nn.Module):
                 losses['align'] = self.config.alignment_weight * self._alignment(
                     layers, features[-1])
             if said is not None:
-                losses['teacher'] = self.config.teacher_weight * torch.stack([
-                    distillation_loss(
-                        log_shares(layer, fixed=fixed), said, self.config.temperature)
-                    for layer in layers])
+                own = [Said(log_shares(layer, fixed=fixed),
+                            as_grid(last[0], self.model, images)) for layer in layers]
+                losses.update(self._distillation(own, said))
+        return losses
+
+    def _distillation(self, own: Sequence[Said], said: Said) -> dict[str, Tensor]:
+        """Compare what each layer says with what the teacher does; what weighs 0 is left out."""
+        config = self.config
+        losses = {}
+        for name, weight, loss in (
+                ('teacher', config.teacher_weight, distillation_loss),
+                ('teacher_masks', config.teacher_masks_weight, mask_distillation_loss)):
+            if weight:
+                losses[name] = weight * torch.stack([
+                    loss(layer.log_shares, said.log_shares, config.temperature) for layer in own])
+        if config.teacher_features_weight:
+            losses['teacher_features'] = config.teacher_features_weight * \
+                feature_distillation_loss(own[-1].features, said.features)
         return losses
 
     def _alignment(self, layers: Sequence[MaskLogits], features: Tensor) -> Tensor:

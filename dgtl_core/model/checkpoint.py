@@ -9,7 +9,7 @@ JSON object of a model file with ``config`` (the whole SegmenterConfig) and ``tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -168,25 +168,40 @@ def load_weights(path: Path, model: nn.Module, prefix: str = 'model.') -> None:
         raise ModelError(str(error)) from None
 
 
-def load_matching(path: Path, model: nn.Module) -> list[str]:
+def load_matching(path: Path, model: nn.Module, *, thin: bool = False) -> list[str]:
     """
     Load the tensors of a checkpoint that have a name and a shape of the model's.
 
     Return the names of the model's tensors that it does not have.
 
+    :param thin: of a tensor that is longer than the model's, take elements evenly spread over
+        each axis, so that layers that were connected still are (Xu et al., "Initializing models
+        with larger ones", ICLR 2024).
     :raises ModelError: no checkpoint of ours, or nothing of it fits.
     """
     read_header(path)
     own = model.state_dict()
     with safe_open(path, 'pt') as file:
-        stored = {key.removeprefix('model.'): file.get_slice(key).get_shape()
+        stored = {key.removeprefix('model.'): tuple(file.get_slice(key).get_shape())
                   for key in file.keys() if key.startswith('model.')}
-        fitting = {key: file.get_tensor(f'model.{key}') for key, shape in stored.items()
-                   if key in own and list(own[key].shape) == list(shape)}
+        fitting = {key: _thinned(file.get_tensor(f'model.{key}'), tuple(own[key].shape))
+                   for key, shape in stored.items() if key in own and (
+                       shape == tuple(own[key].shape) or thin and _longer(shape, own[key].shape))}
     if not fitting:
         raise ModelError(f'no tensor of {path} fits this model; is it the same preset?')
     model.load_state_dict(fitting, strict=False)
     return sorted(own.keys() - fitting.keys())
+
+
+def _longer(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(a >= b for a, b in zip(shape, wanted))
+
+
+def _thinned(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    for axis, (length, wanted) in enumerate(zip(tensor.shape, shape, strict=True)):
+        if length != wanted:
+            tensor = tensor.index_select(axis, torch.arange(wanted) * length // wanted)
+    return tensor
 
 
 def restore(path: Path, model: nn.Module,
@@ -209,9 +224,16 @@ def restore(path: Path, model: nn.Module,
                      for key in keys if key.startswith(prefix)}
             if state:  # else it never had a gradient
                 optimizer.state[parameter] = {
-                    key: value.to(parameter.device) for key, value in state.items()}
+                    key: _laid_out_as(parameter, value) for key, value in state.items()}
     load_weights(path, model, 'raw.' if averaged else 'model.')
     return average or None
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return an optimizer's number or moment where, and in the order that, the parameter is."""
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
