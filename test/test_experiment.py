@@ -47,7 +47,8 @@ def test_a_method_differs_from_the_recipe_where_it_should(method, texts, tmp_pat
     model = build_segmenter(recipe.segmenter())
     Objective(model, recipe.loss)
     learns = {name.split('.')[0] for name, p in model.named_parameters() if p.requires_grad}
-    assert ('backbone' in learns) == (method == 'finetuned')
+    assert ('backbone' in learns) == (method == 'finetuned' or method.startswith('head'))
+    assert (model.light_head is not None) == ('light' in method)
     assert ('adapter' in learns) == (method not in ('frozen', 'finetuned'))
     assert recipe.loss.alignment == {
         'dgtl-released': 'released', 'dgtl': 'similarity',

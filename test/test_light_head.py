@@ -18,11 +18,11 @@ import torch
 SIZE = (128, 192)
 
 
-def config(family='vit', queries='texts', patch=16, stem='patch'):
+def config(family='vit', queries='texts', patch=16, stem='patch', trainable=True):
     base = preset('dgtl-rt-mini')
     backbone = replace(
         base.backbone, name=family, embed_dim=64, depth=4, num_heads=2, patch_size=patch,
-        stem=stem, img_size=SIZE, out_indices=(0, 1, 2, 3))
+        stem=stem, img_size=SIZE, out_indices=(0, 1, 2, 3), trainable=trainable)
     head = replace(base.head, queries=queries, num_blocks=2, num_queries=8, upscale=())
     adapter = replace(base.adapter, num_tokens=8, rank=4, mask_link=queries == 'tokens')
     return replace(base, backbone=backbone, head=head, adapter=adapter, input_size=SIZE,
@@ -48,15 +48,20 @@ def lively(made_of, seed=0):
 
 @pytest.mark.parametrize('queries, count', [
     ('texts', 19), ('classes', 19), ('tokens', 8), ('learned', 8)])
-@pytest.mark.parametrize('family', ['vit', 'dinov2-reg', 'dinov3', 'eva02', 'siglip2'])
-def test_every_backbone_and_kind_of_query_learns(family, queries, count):
-    model = lively(config(family, queries)).train()
+@pytest.mark.parametrize('family, patch, frozen', [
+    ('vit', 16, False), ('vit', 32, True), ('dinov2', 32, False), ('dinov2-reg', 16, True),
+    ('dinov3', 16, False), ('dinov3', 32, True), ('eva02', 16, True), ('eva02', 32, False),
+    ('clip', 16, True), ('siglip2', 16, False), ('siglip2', 32, True)])
+def test_every_backbone_and_kind_of_query_learns(family, patch, frozen, queries, count):
+    model = lively(config(family, queries, patch, trainable=not frozen)).train()
     last = model(torch.randn(2, 3, *SIZE))[-1]
     assert last.classes.shape == (2, count, 20)
     assert last.masks.shape == (2, count, SIZE[0] // 4, SIZE[1] // 4)
     (last.masks.square().mean() + last.classes.square().mean()).backward()
     idle = [name for name, parameter in model.light_head.named_parameters()
             if parameter.grad is None or not parameter.grad.any()]
+    learns = [parameter.grad is not None for parameter in model.backbone.parameters()]
+    assert any(learns) != frozen
     assert not idle
 
 

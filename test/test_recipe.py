@@ -94,6 +94,15 @@ def test_wrong_recipes_are_refused_in_words(text, message, tmp_path):
         read_recipe(write(tmp_path, text))
 
 
+def test_another_kind_of_head_does_not_inherit_the_settings_of_the_one_before(tmp_path):
+    write(tmp_path, 'preset: dgtl-mini\nmodel: {head: {hidden_dim: 96}}\n', 'base.yaml')
+    light = 'head: {kind: light, queries: learned, num_queries: 50}'
+    path = write(tmp_path, f'base: base.yaml\nmodel: {{{light}, adapter: {{mask_link: true}}}}\n')
+    assert read_recipe(path).segmenter().head.num_blocks == 4
+    head = read_recipe(path, ['model.head.num_blocks=3']).segmenter().head
+    assert (head.kind, head.queries, head.num_blocks) == ('light', 'learned', 3)
+
+
 def test_bases_have_no_base(tmp_path):
     write(tmp_path, 'preset: dgtl-mini\n', 'root.yaml')
     write(tmp_path, 'base: root.yaml\n', 'middle.yaml')

@@ -165,7 +165,8 @@ def test_temperature_one_is_the_divergence_and_equal_shares_cost_nothing():
     assert distillation_loss(a, b[:, :, ::2, ::2], 2.0) > 0
 
 
-@pytest.mark.parametrize('changes', [{'temperature': 0.0}, {'teacher_weight': -1.0}])
+@pytest.mark.parametrize('changes', [{'temperature': 0.0}, {'teacher_weight': -1.0},
+                                     {'teacher_masks_weight': -1.0}])
 def test_impossible_values_are_refused(changes):
-    with pytest.raises(ValueError, match=r'loss\.teacher_weight must not be negative'):
+    with pytest.raises(ValueError, match=r'teacher_features_weight must not be negative'):
         LossConfig(**changes)

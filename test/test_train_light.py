@@ -2,7 +2,12 @@
 """A light head with one query for each class, from its training to its model file."""
 
 import json
+import os
+from pathlib import Path
+import subprocess
+import sys
 
+import cv2
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.run import FINAL, Run
@@ -13,11 +18,12 @@ from dgtl_core.predictor import Predictor
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_recipe import COLORS, MODEL, write_recipe
+from small_recipe import COLORS, command, MODEL, write_recipe
 from test_light_head import config
 import torch
 from training import evaluate, export, train
 
+ROOT = Path(__file__).parents[1]
 NAMES = tuple(f'box {i}' for i in range(4))
 
 
@@ -93,6 +99,30 @@ def test_the_head_says_what_it_learns_by(queries, losses, tmp_path):
     assert run(recipe, tmp_path / 'out') == 0
     entry = json.loads((tmp_path / 'out' / 'log.jsonl').read_text().splitlines()[-1])
     assert losses <= entry.keys() and ('cross_entropy' in entry) == ('cross_entropy' in losses)
+
+
+def test_two_processes_learn_what_one_learns_from_the_joint_batch(tmp_path):
+    """But for dice, which is of each process's own pictures."""
+    recipe = light_recipe(
+        tmp_path, 'classes', steps=4, loss={'class_dice_weight': 0.0}, optim={'lr': 1e-3})
+    for number, file in enumerate(sorted((tmp_path / 'boxes' / 'labels').iterdir())):
+        labels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        labels[:3 * number] = 255  # the processes get different numbers of pixels
+        cv2.imwrite(str(file), labels)
+    assert run(recipe, tmp_path / 'one') == 0
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         *command(recipe, tmp_path / 'two', '--device', 'cpu')[1:]],
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}, cwd=tmp_path,
+        capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / 'log.jsonl').read_text().splitlines()[-1])
+                for name in ('one', 'two'))
+    assert two['cross_entropy'] == pytest.approx(one['cross_entropy'], rel=1e-4)
+    first, second = (load_file(tmp_path / name / FINAL) for name in ('one', 'two'))
+    moves_all_classes_alike = 'model.light_head.mask_head.4.bias'  # so its gradient is noise
+    for key in first.keys() - {moves_all_classes_alike}:
+        assert (first[key] - second[key]).abs().mean() < 1e-5, key
 
 
 def test_an_alignment_of_tokens_is_refused():

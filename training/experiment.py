@@ -16,6 +16,13 @@ one of these methods:
   dgtl           ours: texts of all classes, also at inference; alignment by similarity; a link
                  that starts at zero, and queries from normalised tokens
 
+Or, to compare heads on a backbone that learns with a tenth of the rate, as a light head has no
+layers of its own (all three with our tokens and texts, and without an alignment):
+
+  head-mask2former   a Mask2Former head, queries from tokens
+  head-light-tokens  a light head, queries from tokens, matched
+  head-light-texts   a light head, one query for each class, from its text
+
 All of them see the same pictures in the same order. Each is scored in its source domain and in
 conditions that had no label. OUT gets results.json, results.md and results.png. What is finished
 is not done again, so the command can be stopped and repeated. Where the recipe names weights of a
@@ -53,6 +60,18 @@ from training.experiment_report import write_results
 SEVERITY = 3
 PLAIN = {'adapter': {'method': 'none', 'text_link': 'off', 'mask_link': False},
          'head': {'queries': 'learned'}}
+
+
+def _head(head: dict[str, Any], *, mask_link: bool) -> dict[str, Any]:
+    """Return our method with another head, on a backbone that learns too."""
+    return {
+        'model': {
+            'adapter': {'text_link': 'all', 'scale': 1.0, 'zero_start': True, 'query_norm': True,
+                        'mask_link': mask_link},
+            'backbone': {'trainable': True}, **({'head': head} if head else {})},
+        'optim': {'backbone_lr': 0.1}}
+
+
 METHODS: dict[str, dict[str, Any]] = {  # differences to the recipe
     'frozen': {'model': PLAIN},
     'finetuned': {'model': {**PLAIN, 'backbone': {'trainable': True}},
@@ -68,6 +87,13 @@ METHODS: dict[str, dict[str, Any]] = {  # differences to the recipe
                             'loss': {'alignment': 'similarity'}},
     'dgtl-no-text': {'model': {'adapter': {
         'text_link': 'off', 'scale': 1.0, 'zero_start': True, 'query_norm': True}}},
+    # what a head is worth
+    'head-mask2former': _head({}, mask_link=True),
+    'head-light-tokens': _head(
+        {'kind': 'light', 'queries': 'tokens', 'num_blocks': 3, 'num_queries': 32},
+        mask_link=True),
+    'head-light-texts': _head(
+        {'kind': 'light', 'queries': 'texts', 'num_blocks': 3}, mask_link=False),
 }
 MAIN = ('frozen', 'finetuned', 'rein', 'dgtl-released', 'dgtl')
 
@@ -133,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--texts', type=Path, default=Path('runs/texts/cityscapes_vitb16.npz'),
                         metavar='FILE', help='class texts of training.embed_classes (%(default)s)')
     parser.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(MAIN),
-                        metavar='METHOD', help='the five above; or, with a part of dgtl left out, '
-                        + ', '.join(name for name in METHODS if name not in MAIN))
+                        metavar='METHOD', help='the five above; or a head; or, with a part of '
+                        'dgtl left out, ' + ', '.join(name for name in METHODS if name not in MAIN
+                                                      and not name.startswith('head')))
     parser.add_argument('--sources', nargs='+', choices=('streetworld', 'camvid'),
                         default=['streetworld', 'camvid'], metavar='SOURCE',
                         help='streetworld, camvid (both)')

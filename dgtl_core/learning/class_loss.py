@@ -41,7 +41,7 @@ def class_weights(counts: Tensor, power: float = LossConfig.rarity) -> Tensor:
 
     Shape: counts (K,), pixels of each class -> (K,) float32.
     """
-    share = (counts.float() + 1) / (counts.float() + 1).sum()
+    share = (counts / counts.sum().clamp(min=1)).clamp(min=1e-6)  # the same of a mean and a sum
     weights = share ** -power
     return weights / (weights * share).sum()
 

@@ -169,7 +169,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], extra: Mapping[str, Any]) -> None:
     for key, value in extra.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
+        inside = into.get(key)
+        if isinstance(value, Mapping) and isinstance(inside, dict) \
+                and value.get('kind') in (None, inside.get('kind')):
+            _merge(inside, value)
+        else:  # another kind of head shares nothing with the one before
             into[key] = value

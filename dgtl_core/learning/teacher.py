@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-
 FEATURES = 1024  # patches that features are compared of; of a finer grid, means of 2 x 2
 
 
@@ -91,7 +90,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     T^2 keeps the gradient's size. Shares of another grid are interpolated to the student's.
     Shape: (B, K, h, w), (B, K, h', w'), logs of shares -> ()
     """
-    given, taken = ((x / temperature).log_softmax(1) for x in (_resized(teacher, student), student))
+    teacher = _resized(teacher, student)
+    given, taken = ((x / temperature).log_softmax(1) for x in (teacher, student))
     return temperature ** 2 * (given.exp() * (given - taken)).sum(1).mean()
 
 

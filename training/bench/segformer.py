@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SegFormer-B0 (Xie et al., NeurIPS 2021) with random weights, to be timed beside our models."""
+
+from __future__ import annotations
+
+import time
+
+from dgtl_core.config import SegmenterConfig
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+from training.bench.contenders import Contender, Size, TorchCall
+
+NAME = 'SegFormer-B0'
+
+
+class SegFormer(nn.Module):
+    """From uint8 pictures to labels, as our networks: normalised, scored, resized, labelled."""
+
+    def __init__(self) -> None:
+        """
+        Make the network of transformers, whose default configuration is B0.
+
+        :raises ImportError: transformers is not installed.
+        """
+        super().__init__()
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        torch.manual_seed(0)
+        about = SegmenterConfig()
+        self.network = SegformerForSemanticSegmentation(
+            SegformerConfig(num_labels=about.num_classes))
+        for name, values in (('mean', about.mean), ('std', about.std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Shape: (B, H, W, 3) uint8 -> (B, H, W) uint8."""
+        images = (pictures.permute(0, 3, 1, 2) - self.mean) / self.std
+        logits = self.network(pixel_values=images).logits  # 1/4 of the picture
+        large = F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=False)
+        return large.argmax(dim=1).to(torch.uint8)
+
+
+def segformer(size: Size) -> Contender:
+    """Return it as a contender on the CPU, in float32; :raises ImportError: as above."""
+    start = time.perf_counter()
+    network = SegFormer().eval().requires_grad_(False)
+    device = torch.device('cpu')
+    return Contender(NAME, TorchCall(network, device, None), size, 16,
+                     time.perf_counter() - start, network=network, device=device)
