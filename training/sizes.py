@@ -23,7 +23,7 @@ from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.contract import MAX_THREADS
 import torch
 from training.bench.contenders import Contender, open_contender, parse, Spec
-from training.bench.latency import check_numbers, measure
+from training.bench.latency import check_numbers, measure_latency
 from training.bench.roofline import count
 from training.bench.segformer import NAME, segformer
 from training.experiment_report import statistics, UNSEEN
@@ -66,7 +66,7 @@ def compare(letter: str, size: tuple[int, int], runs: int,
         parameters.append(sum(p.numel() for p in contenders[-1].network.parameters()) / 1e6)
     except ImportError:
         print(f'{NAME} is left out: pip install transformers', file=sys.stderr)
-    rows = measure(contenders, [1], runs=runs, warmup=1)
+    rows = measure_latency(contenders, [1], runs=runs, warmup=1)
     lines = []
     for form, row, contender, weights in zip([*FORMS, NAME], rows, contenders, parameters):
         assert contender.network is not None
@@ -79,7 +79,7 @@ def compare(letter: str, size: tuple[int, int], runs: int,
     return lines
 
 
-def table(lines: Sequence[Line]) -> str:
+def sizes_table(lines: Sequence[Line]) -> str:
     """Return the lines in Markdown."""
     rows = ['| backbone | form | parameters, M | GFLOP | time, Mask2Former head = 1 | '
             f'time, {NAME} = 1 | mIoU of the unseen, small experiment |', '|---' * 7 + '|']
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f'sizes: {error}', file=sys.stderr)
         return 1
-    print(table(lines))
+    print(sizes_table(lines))
     return 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 
 from dgtl_core.config import SegmenterConfig
+from dgtl_core.model.normalization import Normalization
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -29,15 +30,12 @@ class SegFormer(nn.Module):
         torch.manual_seed(0)
         about = SegmenterConfig()
         self.network = SegformerForSemanticSegmentation(
-            SegformerConfig(num_labels=about.num_classes))
-        for name, values in (('mean', about.mean), ('std', about.std)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+            SegformerConfig.from_dict({'num_labels': about.num_classes}))
+        self.normalize = Normalization(about)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Shape: (B, H, W, 3) uint8 -> (B, H, W) uint8."""
-        images = (pictures.permute(0, 3, 1, 2) - self.mean) / self.std
+        images = self.normalize(pictures.permute(0, 3, 1, 2))
         logits = self.network(pixel_values=images).logits  # 1/4 of the picture
         large = F.interpolate(logits, images.shape[2:], mode='bilinear', align_corners=False)
         return large.argmax(dim=1).to(torch.uint8)
