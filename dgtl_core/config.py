@@ -179,7 +179,10 @@ class LightHeadConfig:
     """A head inside the encoder: queries enter its last blocks, masks are dot products."""
 
     kind: Literal['light'] = 'light'
-    num_blocks: int = 4  # the last blocks of the backbone, which the queries pass with the patches
+    num_blocks: int = 4  # which the queries pass with the patches
+    # 'last' are those of the backbone; 'own' are new ones behind it, on the sum of the features of
+    # out_indices, for a backbone that stays frozen (PMT)
+    blocks: Literal['last', 'own'] = 'last'
     # One query for each class, without a matcher: 'texts' from the text of the class, 'classes'
     # free, where there are no texts. Matched queries: 'tokens' from the adapter's, or 'learned'.
     queries: Literal['tokens', 'learned', 'texts', 'classes'] = 'tokens'
@@ -257,7 +260,8 @@ class SegmenterConfig:
 
     def _check_light(self, head: LightHeadConfig) -> None:
         depth = self.backbone.sizes[1]
-        if self.backbone.out_indices[-1] != depth - 1 or head.num_blocks > depth:
+        if self.backbone.out_indices[-1] != depth - 1 \
+                or head.blocks == 'last' and head.num_blocks > depth:
             raise ValueError(
                 f'a light head reads the last block of the backbone: backbone.out_indices must '
                 f'end with {depth - 1} and head.num_blocks be at most {depth}, got '

@@ -65,19 +65,24 @@ def report_of(segmenters, tmp_path_factory):
     """Return a function that exports and builds a segmenter, once for the same arguments."""
     @functools.cache
     def report_of(which, precision, form='grid_sample'):
-        from dgtl_core.export.onnx import to_onnx
-        from dgtl_core.folding.fold import fold
-        from dgtl_core.folding.labels import LabelNetwork
-        from dgtl_core.folding.precision import set_precision
-        size = (256, 512)
-        network = LabelNetwork(fold(segmenters[which], size, form), size).eval()
-        model = to_onnx(
-            set_precision(network, precision), replace(METADATA, name=which, input_size=size))
-        path = tmp_path_factory.mktemp(which) / 'm.onnx'
-        path.write_bytes(model.SerializeToString())
-        del model, network
-        return built(path)[1]
+        folder = tmp_path_factory.mktemp(which)
+        return exported_and_built(segmenters[which], folder, precision, form)
     return report_of
+
+
+def exported_and_built(segmenter, folder, precision, form='grid_sample', size=(256, 512)):
+    """Return the report of a segmenter's engine."""
+    from dgtl_core.export.onnx import to_onnx
+    from dgtl_core.folding.fold import fold
+    from dgtl_core.folding.labels import LabelNetwork
+    from dgtl_core.folding.precision import set_precision
+    network = set_precision(LabelNetwork(fold(segmenter, size, form), size).eval(), precision)
+    del segmenter
+    model = to_onnx(network, replace(METADATA, name='m', input_size=size))
+    path = folder / 'm.onnx'
+    path.write_bytes(model.SerializeToString())
+    del model, network
+    return built(path)[1]
 
 
 @rtx
@@ -109,6 +114,26 @@ def test_the_light_head_has_fewer_layers_and_a_smaller_engine(report_of, capsys)
             for name, report in (('light head', light), ('Mask2Former head', full))), end=' ')
     assert light.layers < 0.5 * full.layers and light.engine_mib < full.engine_mib
     assert not light.grid_samples and light.softmax_layers < full.softmax_layers
+
+
+@rtx
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_whole_large_model_is_smaller_and_simpler_with_the_light_head(tmp_path, capsys):
+    from dgtl_core.model.segmenter import build_segmenter
+    reports = []
+    for name, attentions in (('dgtl-rt-l', 24), ('dgtl-dinov2-l', 24 + 2 * 9)):
+        report = exported_and_built(
+            build_segmenter(preset(name)).eval(), tmp_path, 'fp16', size=(512, 1024))
+        assert report.fused_attentions == attentions
+        assert bool(report.grid_samples) == (name == 'dgtl-dinov2-l')
+        reports.append(report)
+        with capsys.disabled():
+            print(f'\n{name} fp16 512x1024: {report.layers} layers, {report.engine_mib} MiB, '
+                  f'{report.fused_attentions} attentions fused, parsed in {report.parse_s} s, '
+                  f'built in {report.build_s} s', end=' ')
+    light, full = reports
+    assert light.layers < full.layers and light.engine_mib < full.engine_mib
 
 
 @rtx

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 
 from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
-from dgtl_core.folding.light import FoldedLightHead, FoldedStem
+from dgtl_core.folding.light import FoldedLightHead, FoldedStem, without_layer_scale
 from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
 from dgtl_core.model.adapter import mask_link_matrix
@@ -126,13 +126,14 @@ class FoldedSegmenter(nn.Module):
         self.out_indices = backbone.out_indices
         self.prefix = backbone.vit.num_prefix_tokens
         depth, count = self.out_indices[-1] + 1, self.grid[0] * self.grid[1]
-        self.blocks = nn.ModuleList(_without_scale(b) for b in backbone.vit.blocks[:depth])
+        self.blocks = nn.ModuleList(without_layer_scale(b) for b in backbone.vit.blocks[:depth])
         self.links = nn.ModuleList()
         queries, mask_link, light = None, None, segmenter.light_head
         if light is not None and light.queries != 'tokens':
             queries = light.own_queries(segmenter.texts)
         # From which block on queries stand between prefix and patches.
-        self.joined = depth if light is None else depth - light.num_blocks
+        self.sums_levels = light is not None and light.own is not None
+        self.joined = depth if light is None or self.sums_levels else depth - light.num_blocks
         if adapter is not None:
             tokens = adapter.tokens()
             linked = adapter.linked_tokens(tokens, None)
@@ -168,7 +169,7 @@ class FoldedSegmenter(nn.Module):
         Shape: pictures (B, H, W, 3) RGB, uint8 or float 0..255, at the size folded for.
         """
         x, finer = self.patches(pictures)
-        rope, before, features = self.rope, self.prefix, []
+        rope, before, features, levels = self.rope, self.prefix, [], []
         for index, block in enumerate(self.blocks):
             if index == self.joined:
                 assert self.light_head is not None
@@ -179,7 +180,11 @@ class FoldedSegmenter(nn.Module):
                 x = self.links[index](x)
             if index in self.out_indices:
                 features.append(x[:, before:] if before else x)
+                levels += [x] * self.sums_levels
         if self.light_head is not None:
+            if self.light_head.own is not None:
+                x = self.light_head.join(self.light_head.own.joined(levels), self.prefix)
+                x = self.light_head.own(x, self.joined_rope)
             classes, masks = self.light_head(x, finer, self.prefix)
             return Prediction(classes, masks, features[1], features[-1])
         fine, memories = self.pixel_decoder(features)
@@ -203,26 +208,3 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)
-
-
-def _without_scale(block: nn.Module) -> nn.Module:
-    """Multiply a block's layer scales into the matrices before them."""
-    for scale, layer in (('1', block.attn.proj), ('2', _last(block.mlp))):
-        gamma = getattr(block, f'gamma_{scale}', None)  # EVA02, DINOv3
-        if gamma is not None:
-            setattr(block, f'gamma_{scale}', None)
-        elif isinstance(getattr(block, f'ls{scale}', nn.Identity()), nn.Identity):
-            continue
-        else:
-            gamma = getattr(block, f'ls{scale}').gamma
-            setattr(block, f'ls{scale}', nn.Identity())
-        layer.weight.data = (layer.weight.double() * gamma.double()[:, None]).float()
-        if layer.bias is not None:
-            layer.bias.data = (layer.bias.double() * gamma.double()).float()
-    return block
-
-
-def _last(mlp: nn.Module) -> nn.Linear:
-    layer = mlp.fc2
-    assert isinstance(layer, nn.Linear)
-    return layer

@@ -8,6 +8,7 @@ Shape legend: B pictures, Q queries, N = h x w patches, C width.
 from __future__ import annotations
 
 from dgtl_core.model.light_head import FusingStep, LightHead, ScaleStep
+from dgtl_core.model.own_blocks import Level, OwnBlocks
 from dgtl_core.model.stem import ConvStem
 import torch
 from torch import nn, Tensor
@@ -52,6 +53,7 @@ class FoldedLightHead(nn.Module):
         self.class_head = source.class_head
         self.upscale = source.upscale
         without_batch_norm(self.upscale)
+        self.own = None if source.own is None else FoldedOwnBlocks(source.own)
         self.register_buffer('mask_link', mask_link)
         self.mask_link: Tensor | None
 
@@ -81,6 +83,62 @@ class FoldedLightHead(nn.Module):
         masks = embedding.to(maps.dtype) @ maps.flatten(2)
         masks = masks.unflatten(2, tuple(maps.shape[2:]))
         return None if self.class_head is None else self.class_head(queries), masks
+
+
+class FoldedOwnBlocks(nn.Module):
+    """The sum of four levels without batch norm, and the blocks that follow it."""
+
+    def __init__(self, source: OwnBlocks) -> None:
+        super().__init__()
+        self.norms, self.mlps, self.scales = nn.ModuleList(), nn.ModuleList(), nn.ParameterList()
+        for level in source.levels:
+            assert isinstance(level, Level)
+            self.norms.append(_joined_norm(source.norm, level.norm))
+            self.mlps.append(level.mlp)
+            self.scales.append(level.scale)
+        self.blocks = nn.ModuleList(without_layer_scale(block) for block in source.blocks)
+
+    def joined(self, levels: list[Tensor]) -> Tensor:
+        """Shape: four of (B, P + N, C) -> (B, P + N, C)."""
+        parts = []
+        for norm, mlp, scale, x in zip(self.norms, self.mlps, self.scales, levels, strict=True):
+            x = norm(x)
+            parts.append((x + mlp(x)) * scale)
+        return parts[0] + parts[1] + parts[2] + parts[3]
+
+    def forward(self, x: Tensor, rope: Tensor | None) -> Tensor:
+        """Shape: (B, P + Q + N, C) -> the same."""
+        for block in self.blocks:
+            x = block(x, rope=rope)
+        return x
+
+
+def _joined_norm(layer: nn.LayerNorm, batch: nn.BatchNorm1d) -> nn.LayerNorm:
+    """Return a layer norm with the batch norm behind it, in eval mode, as its weights."""
+    assert batch.running_mean is not None and batch.running_var is not None
+    scale = batch.weight / (batch.running_var + batch.eps).sqrt()
+    found = nn.LayerNorm(len(scale), eps=layer.eps)
+    found.weight.data = layer.weight * scale
+    found.bias.data = (layer.bias - batch.running_mean) * scale + batch.bias
+    return found
+
+
+def without_layer_scale(block: nn.Module) -> nn.Module:
+    """Multiply a block's layer scales into the matrices before them, in place."""
+    for scale, layer in (('1', block.attn.proj), ('2', block.mlp.fc2)):
+        gamma = getattr(block, f'gamma_{scale}', None)  # EVA02, DINOv3
+        if gamma is not None:
+            setattr(block, f'gamma_{scale}', None)
+        elif isinstance(getattr(block, f'ls{scale}', nn.Identity()), nn.Identity):
+            continue
+        else:
+            gamma = getattr(block, f'ls{scale}').gamma
+            setattr(block, f'ls{scale}', nn.Identity())
+        assert isinstance(layer, nn.Linear)
+        layer.weight.data = (layer.weight.double() * gamma.double()[:, None]).float()
+        if layer.bias is not None:
+            layer.bias.data = (layer.bias.double() * gamma.double()).float()
+    return block
 
 
 def without_batch_norm(module: nn.Module) -> None:

@@ -3,8 +3,9 @@
 A head inside the encoder: queries enter its last blocks, masks are dot products with patches.
 
 After Kerssies et al., "Your ViT is secretly an image segmentation model" (EoMT, CVPR 2025); the
-blocks are the backbone's own, with the adapter's link of their patches. There is no pixel decoder,
-no deformable attention and no attention mask. With one query made from each class's text, query c
+blocks are the backbone's own, with the adapter's link of their patches, or new ones behind it
+(:mod:`dgtl_core.model.own_blocks`). There is no pixel decoder, no deformable attention and no
+attention mask. With one query made from each class's text, query c
 stands for class c, and the masks are the logits of a softmax over the classes.
 
 Shape legend: B pictures, P prefix tokens, Q queries, N = h x w patches, C width, D mask width.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from dgtl_core.config import LightHeadConfig
 from dgtl_core.model.mask_decoder import MaskLogits
+from dgtl_core.model.own_blocks import OwnBlocks
 from dgtl_core.model.stem import convolution
 from dgtl_core.model.vit import Backbone, Link
 import torch
@@ -29,16 +31,16 @@ class LightHead(nn.Module):
     no_decay = ('query_embedding',)
 
     def __init__(
-            self, config: LightHeadConfig, embed_dim: int, num_classes: int, text_width: int,
-            finer: list[int], steps: int) -> None:
+            self, config: LightHeadConfig, backbone: Backbone, num_classes: int, text_width: int,
+            steps: int) -> None:
         """
-        Make the head.
+        Make the head of a backbone, whose finer maps, if it has any, are added on the way up.
 
         :param text_width: of one class text, for queries made from texts.
-        :param finer: channels of the stem's maps, coarse to fine, which are added on the way up.
         :param steps: how many times the patch grid is doubled.
         """
         super().__init__()
+        embed_dim, finer = int(backbone.vit.embed_dim), backbone.finer_widths
         self.num_blocks, self.num_classes = config.num_blocks, num_classes
         self.queries = config.queries
         if config.queries in ('learned', 'classes'):
@@ -46,6 +48,7 @@ class LightHead(nn.Module):
                 num_classes if config.fixed else config.num_queries, embed_dim)
         elif config.queries == 'texts':
             self.query_text = nn.Linear(text_width, embed_dim)
+        self.own = OwnBlocks(backbone, config.num_blocks) if config.blocks == 'own' else None
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         widths = [embed_dim, *(config.upscale or (embed_dim,) * steps)]
         pairs = zip(widths[:-1], widths[1:])
@@ -71,14 +74,21 @@ class LightHead(nn.Module):
         grid = backbone.grid_of((images.shape[-2], images.shape[-1]))
         count, depth = grid[0] * grid[1], len(backbone.vit.blocks)
         x, finer = backbone.embed(images)
-        rope = backbone.rope(grid)
-        for index in range(depth):
-            if index == depth - self.num_blocks:
-                # Attention knows no order but that of the rotary table, which does not turn these.
-                prefix, patches = x.split((x.shape[1] - count, count), dim=1)
-                x = torch.cat((prefix, queries.to(x.dtype).expand(len(x), -1, -1), patches), dim=1)
-                rope = unturned(rope, len(queries))
+        rope, levels = backbone.rope(grid), []
+        joined = unturned(rope, len(queries))
+        alone = depth if self.own is not None else depth - self.num_blocks
+        for index in range(alone):
             x = backbone.block(index, x, rope, count, link)
+            if index in backbone.out_indices:
+                levels.append(x)
+        if self.own is not None:
+            x = self.own.joined(levels)
+        prefix, patches = x.split((x.shape[1] - count, count), dim=1)
+        x = torch.cat((prefix, queries.to(x.dtype).expand(len(x), -1, -1), patches), dim=1)
+        for index in range(alone, depth):
+            x = backbone.block(index, x, joined, count, link)
+        for block in () if self.own is None else self.own.blocks:
+            x = block(x, rope=joined)
         x = self.norm(x)
         found, patches = x[:, -count - len(queries):-count], x[:, -count:]
         return [self.predict(found, patches.transpose(1, 2).unflatten(2, grid), finer, mask_link)]
@@ -145,7 +155,11 @@ class FusingStep(nn.Module):
 
 
 def unturned(rope: Tensor | None, count: int) -> Tensor | None:
-    """Put ``count`` rows before a rotary table, (N, sine and cosine), that turn nothing."""
+    """
+    Put ``count`` rows before a rotary table, (N, sine and cosine), that turn nothing.
+
+    Attention knows no order but that of this table, and the queries have none.
+    """
     if rope is None:
         return None
     half = rope.shape[-1] // 2

@@ -51,8 +51,8 @@ class Segmenter(nn.Module):
         self.light_head = None
         if isinstance(config.head, LightHeadConfig):
             self.light_head = LightHead(
-                config.head, embed_dim, config.num_classes, config.text.width,
-                self.backbone.finer_widths, config.patch_steps)
+                config.head, self.backbone, config.num_classes, config.text.width,
+                config.patch_steps)
             return
         beit = config.neck == 'beit'
         self.neck = BeitNeck(embed_dim) if beit else nn.Identity()
