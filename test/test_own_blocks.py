@@ -30,8 +30,9 @@ def test_four_depths_are_normalised_refined_scaled_and_summed():
     levels = [torch.randn(2, 7, 64) * (i + 1) + i for i in range(4)]
     expected = 0
     for x, level in zip(levels, blocks.levels):
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
-        x = (x - x.mean((0, 1))) / (x.var((0, 1), unbiased=False) + 1e-5).sqrt()
+        for dims, eps in ((-1, 1e-6), ((0, 1), 1e-5)):  # layer norm, then batch norm
+            x = x - x.mean(dims, keepdim=True)
+            x = x / (x.square().mean(dims, keepdim=True) + eps).sqrt()
         first, _, second = level.mlp
         inner = F.gelu(x @ first.weight.T + first.bias)
         expected = expected + (x + inner @ second.weight.T + second.bias) * level.scale
