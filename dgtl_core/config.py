@@ -187,6 +187,9 @@ class LightHeadConfig:
     # free, where there are no texts. Matched queries: 'tokens' from the adapter's, or 'learned'.
     queries: Literal['tokens', 'learned', 'texts', 'classes'] = 'tokens'
     num_queries: int = 100  # of 'tokens' and 'learned'
+    # While it learns, a query sees the patches of its own mask alone, and block by block all of
+    # them again (EoMT's mask annealing); the loss is then of every block. Inference is the same.
+    annealed: bool = False
     # Widths of the steps from the patch grid to 1/4 of the picture, each twice as fine as the one
     # before; (): the backbone's own.
     upscale: tuple[int, ...] = ()

@@ -55,13 +55,14 @@ class Objective(nn.Module):
         self.normalize = Normalization(model.config)
 
     def forward(self, images: Tensor, labels: Tensor, points: PointSource,
-                clean: Tensor | None = None) -> dict[str, Tensor]:
+                clean: Tensor | None = None, progress: float = 1.0) -> dict[str, Tensor]:
         """
         Return the losses by name, each a vector over the decoder layers or a single number.
 
         With a teacher, a picture without any label teaches only what the teacher says of it.
 
         :param clean: the same pictures undistorted, for the teacher; None without one.
+        :param progress: of the training, 0..1, for a head whose masks are annealed.
 
         Shape:
             images (B, 3, H, W) uint8 RGB, labels (B, H, W) uint8
@@ -71,7 +72,7 @@ class Objective(nn.Module):
             lambda module, inputs, output: features.append(output[-1]))
         try:
             with last_features(self.model) as last:
-                layers = self.model(self.normalize(images), labels)
+                layers = self.model(self.normalize(images), labels, progress)
         finally:
             watch.remove()
         said = None
@@ -81,7 +82,9 @@ class Objective(nn.Module):
         fixed = self.model.config.head.fixed
         with torch.autocast(images.device.type, enabled=False):
             if fixed:
-                losses = fixed_loss(layers[-1].masks, labels, points, self.config)
+                each = [fixed_loss(layer.masks, labels, points, self.config)
+                        for layer in layers]
+                losses = {name: torch.stack([one[name] for one in each]) for name in each[0]}
             else:
                 losses = set_loss(
                     layers, labels, points, self.config, unlabelled=said is not None)

@@ -63,14 +63,15 @@ class Step:
 
     def _losses(self, batch: Batch, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Return what a part of a batch adds to the losses of the step."""
-        device = self._processes.device
+        device, recipe = self._processes.device, self._run.recipe
         images, labels, clean = (
             None if x is None else x.to(device, non_blocking=True)
             for x in (batch.images, batch.labels, batch.clean))
         with self.finite.forward(self._run.step, names), torch.autocast(
                 device.type, self.dtype, enabled=self.dtype != torch.float32):
-            found = self._objective(images, labels, RandomPoints(batch.keys, device), clean)
-        return {name: x.sum() / self._run.recipe.accumulate for name, x in found.items()}
+            found = self._objective(images, labels, RandomPoints(batch.keys, device), clean,
+                                    self._run.step / recipe.steps)
+        return {name: x.sum() / recipe.accumulate for name, x in found.items()}
 
 
 def _key(*numbers: int) -> int:

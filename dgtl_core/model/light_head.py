@@ -42,7 +42,7 @@ class LightHead(nn.Module):
         super().__init__()
         embed_dim, finer = int(backbone.vit.embed_dim), backbone.finer_widths
         self.num_blocks, self.num_classes = config.num_blocks, num_classes
-        self.queries = config.queries
+        self.queries, self.annealed = config.queries, config.annealed
         if config.queries in ('learned', 'classes'):
             self.query_embedding = nn.Embedding(
                 num_classes if config.fixed else config.num_queries, embed_dim)
@@ -64,12 +64,14 @@ class LightHead(nn.Module):
 
     def forward(
             self, backbone: Backbone, images: Tensor, link: Link | None, queries: Tensor,
-            mask_link: Tensor | None) -> list[MaskLogits]:
+            mask_link: Tensor | None, progress: float = 1.0) -> list[MaskLogits]:
         """
         Run the backbone with the queries in its last blocks.
 
+        :param progress: of the training, 0..1; with annealing it says how far masks are open.
+
         Shape: images (B, 3, H, W); queries (Q, C); mask_link (Q, Q) -> one prediction, with masks
-        of 1/4 of the picture.
+        of 1/4 of the picture; before it one before each block, where masks are annealed.
         """
         grid = backbone.grid_of((images.shape[-2], images.shape[-1]))
         count, depth = grid[0] * grid[1], len(backbone.vit.blocks)
@@ -85,13 +87,26 @@ class LightHead(nn.Module):
             x = self.own.joined(levels)
         prefix, patches = x.split((x.shape[1] - count, count), dim=1)
         x = torch.cat((prefix, queries.to(x.dtype).expand(len(x), -1, -1), patches), dim=1)
-        for index in range(alone, depth):
-            x = backbone.block(index, x, joined, count, link)
-        for block in () if self.own is None else self.own.blocks:
-            x = block(x, rope=joined)
-        x = self.norm(x)
-        found, patches = x[:, -count - len(queries):-count], x[:, -count:]
-        return [self.predict(found, patches.transpose(1, 2).unflatten(2, grid), finer, mask_link)]
+
+        def predicted() -> MaskLogits:
+            """Return what the queries predict from x, as it is now."""
+            normed = self.norm(x)
+            found, patches = normed[:, -count - len(queries):-count], normed[:, -count:]
+            return self.predict(
+                found, patches.transpose(1, 2).unflatten(2, grid), finer, mask_link)
+
+        layers = []
+        for number in range(self.num_blocks):
+            seen = None
+            if self.annealed and self.training:
+                layers.append(predicted())
+                chance = closed(progress, number, self.num_blocks)
+                seen = visible(layers[-1].masks, grid, x.shape[1], chance) if chance else None
+            if self.own is None:
+                x = backbone.block(alone + number, x, joined, count, link, seen)
+            else:
+                x = self.own.blocks[number](x, rope=joined, attn_mask=seen)
+        return [*layers, predicted()]
 
     def own_queries(self, texts: Tensor | None) -> Tensor:
         """Return the queries that are not made from tokens, (Q, C); texts (K, width) or None."""
@@ -113,6 +128,35 @@ class LightHead(nn.Module):
             return MaskLogits(self.class_head(queries), masks)
         own = SURE * torch.eye(self.num_classes, self.num_classes + 1, device=masks.device)
         return MaskLogits(own.expand(len(masks), -1, -1), masks)
+
+
+def closed(progress: float, block: int, count: int) -> float:
+    """
+    Return the chance that a query sees the patches of its mask alone, in a block of ``count``.
+
+    1 at first; in the span of its own, of the count + 2 that a run is divided into, it falls with
+    the power 0.9, the earliest block first; the last span is without masks, as inference is.
+    """
+    start, end = ((block + i) / (count + 2) for i in (1, 2))
+    return min(max((end - progress) / (end - start), 0.0), 1.0) ** 0.9
+
+
+def visible(masks: Tensor, grid: tuple[int, int], length: int, chance: float) -> Tensor:
+    """
+    Return what may look at what: all at all, but queries at the patches of their masks alone.
+
+    :param chance: with which that holds for a query of a picture; else it sees all.
+
+    Shape: masks (B, Q, H, W), the patches and before them the queries stand last of ``length``
+    -> (B, 1, length, length) bool
+    """
+    batch, queries = masks.shape[:2]
+    patches = grid[0] * grid[1]
+    inside = F.interpolate(masks.detach().float(), grid, mode='bilinear', align_corners=False) > 0
+    free = torch.rand(batch, queries, 1, device=masks.device) >= chance
+    seen = torch.ones(batch, length, length, dtype=torch.bool, device=masks.device)
+    seen[:, -patches - queries:-patches, -patches:] = inside.flatten(2) | free
+    return seen[:, None]
 
 
 def class_scores(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -60,9 +60,12 @@ class Segmenter(nn.Module):
             config.head, embed_dim, (1, 1, 1, 1) if beit else INTERPOLATE)
         self.mask_decoder = MaskDecoder(config.head, config.num_classes)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> list[MaskLogits]:
+    def forward(self, images: Tensor, labels: Tensor | None = None,
+                progress: float = 1.0) -> list[MaskLogits]:
         """
         Return what the queries predict before the first and after each decoder layer.
+
+        :param progress: of the training, 0..1, for a light head whose masks are annealed.
 
         Shape: images (B, 3, H, W) float, normalised with the configuration's mean and std;
         labels (B, H, W) integer with 255 = ignore, only for training with text_link 'present'.
@@ -71,11 +74,11 @@ class Segmenter(nn.Module):
         :raises ValueError: a size the backbone does not take, or less than two patches each way;
             labels missing, out of range or of another shape.
         """
-        return self._forward(images, labels, last_only=False)
+        return self._forward(images, labels, progress, last_only=False)
 
     def predict(self, images: Tensor) -> MaskLogits:
         """Return ``self(images)[-1]`` without the work for the other layers."""
-        return self._forward(images, None, last_only=True)[-1]
+        return self._forward(images, None, 1.0, last_only=True)[-1]
 
     def scores(self, images: Tensor) -> Tensor:
         """Return the semantic scores at the size of the pictures, (B, K, H, W)."""
@@ -104,8 +107,8 @@ class Segmenter(nn.Module):
         link = None if self.adapter is None else self.adapter.text_link
         return None if link is None else link.texts
 
-    def _forward(
-            self, images: Tensor, labels: Tensor | None, last_only: bool) -> list[MaskLogits]:
+    def _forward(self, images: Tensor, labels: Tensor | None, progress: float,
+                 last_only: bool) -> list[MaskLogits]:
         if labels is not None and (labels.dim() != 3 or len(labels) != len(images)):
             raise ValueError(
                 f'labels must be (B, H, W) with B = {len(images)} as the images, got '
@@ -128,7 +131,7 @@ class Segmenter(nn.Module):
             if queries is None:
                 queries = self.light_head.own_queries(self.texts)
             return self.light_head(
-                self.backbone, images, link, queries, mask_link)
+                self.backbone, images, link, queries, mask_link, progress)
         mask_features, memories = self.pixel_decoder(self.neck(self.backbone(images, link)))
         return self.mask_decoder(mask_features, memories, queries, mask_link, last_only)
 

@@ -111,16 +111,22 @@ class Backbone(nn.Module):
         return features
 
     def block(self, index: int, x: Tensor, rope: Tensor | None, count: int,
-              link: Link | None) -> Tensor:
+              link: Link | None, seen: Tensor | None = None) -> Tensor:
         """
         Run one block, then the link of its patches.
 
         Item 4: what stands before the ``count`` patches passes the link by; the linked patches
         feed the next block.
+
+        :param seen: what may look at what, (B, 1, P + count, P + count) bool; None: all at all.
+
         Shape: x (B, P + count, C) -> the same.
         """
         block = self.vit.blocks[index]
-        x = block(x) if rope is None else block(x, rope=rope)
+        if rope is None:
+            x = block(x, attn_mask=seen)
+        else:
+            x = block(x, rope=rope, attn_mask=seen)
         if link is None:
             return x
         first, patches = x.split((x.shape[1] - count, count), dim=1)
