@@ -7,6 +7,8 @@ Shape legend: B pictures, Q queries, N = h x w patches, C width.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dgtl_core.model.light_head import FusingStep, LightHead, ScaleStep
 from dgtl_core.model.own_blocks import Level, OwnBlocks
 from dgtl_core.model.stem import ConvStem
@@ -123,8 +125,8 @@ def _joined_norm(layer: nn.LayerNorm, batch: nn.BatchNorm1d) -> nn.LayerNorm:
     return found
 
 
-def without_layer_scale(block: nn.Module) -> nn.Module:
-    """Multiply a block's layer scales into the matrices before them, in place."""
+def without_layer_scale(block: Any) -> nn.Module:
+    """Multiply the layer scales of timm's block into the matrices before them, in place."""
     for scale, layer in (('1', block.attn.proj), ('2', block.mlp.fc2)):
         gamma = getattr(block, f'gamma_{scale}', None)  # EVA02, DINOv3
         if gamma is not None:
@@ -138,6 +140,7 @@ def without_layer_scale(block: nn.Module) -> nn.Module:
         layer.weight.data = (layer.weight.double() * gamma.double()[:, None]).float()
         if layer.bias is not None:
             layer.bias.data = (layer.bias.double() * gamma.double()).float()
+    assert isinstance(block, nn.Module)
     return block
 
 
