@@ -16,7 +16,7 @@ NAMES = (
     'block_max')
 
 
-def appearance(image: np.ndarray) -> np.ndarray:
+def appearance(image: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
     """
     Return the figures that ``NAMES`` lists; a fraction of a millisecond.
 
@@ -24,23 +24,38 @@ def appearance(image: np.ndarray) -> np.ndarray:
     in 0..1 or differences of such. The dark channel is the least of the colours in a block: haze
     raises it (He, Sun and Tang, 2009).
     Shape: image (H, W, 3) uint8 RGB -> (F,) float32.
+
+    :param ignored: (H, W) bool, pixels that do not count; all of them are as none.
     """
     height, width = _SIZE
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    colours = small.reshape(-1, 3).mean(axis=0) / 255
     least, most = small.min(axis=2) / np.float32(255), small.max(axis=2) / np.float32(255)
-    blocks, dark = _blocks(luma), _blocks(least).min(axis=1)
     top = max((image.shape[0] - _BAND) // 2, 0)
     band = cv2.cvtColor(np.ascontiguousarray(image[top:top + _BAND]), cv2.COLOR_RGB2GRAY)
-    sharpness = cv2.Laplacian(band, cv2.CV_16S).astype(np.float32).var()
+    edges = cv2.Laplacian(band, cv2.CV_16S).astype(np.float32)
+    blocks, dark = _blocks(luma), _blocks(least).min(axis=1)
+    chroma, colours = most - least, small.reshape(-1, 3)
+    if ignored is not None:
+        share = ignored.astype(np.float32)  # 1 where a pixel does not count
+        counts = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) == 0
+        whole = _blocks(counts).all(axis=1)
+        edges = _kept(edges, cv2.dilate(share[top:top + _BAND], np.ones((3, 3))) == 0)
+        blocks, dark = _kept(blocks, whole), _kept(dark, whole)
+        luma, chroma = _kept(luma, counts), _kept(chroma, counts)
+        colours = _kept(colours, counts.reshape(-1))
+    red, green, blue = colours.mean(axis=0) / 255
     return np.array([
-        luma.mean(), luma.std(), ((luma < 0.01) | (luma > 0.99)).mean(), np.log(sharpness + 1),
-        colours[0] - colours[2], colours[1] - (colours[0] + colours[2]) / 2,
-        (most - least).mean(), dark.mean(),
+        luma.mean(), luma.std(), ((luma < 0.01) | (luma > 0.99)).mean(), np.log(edges.var() + 1),
+        red - blue, green - (red + blue) / 2, chroma.mean(), dark.mean(),
         *np.quantile(luma, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)),
         *np.quantile(blocks.std(axis=1), (0.1, 0.5, 0.9)), *np.quantile(dark, (0.1, 0.5, 0.9)),
         blocks.mean(axis=1).max()], np.float32)
+
+
+def _kept(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return what is wanted, or all where nothing is."""
+    return values[wanted] if wanted.any() else values
 
 
 def _blocks(plane: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 Tell whether the camera still delivers something that the model can judge.
 
 Each picture gives figures of its own and, where the model file holds the statistics of normal
-drives, evidence for a shift. Evidence is summed over time (Page's cumulative sum), so that one
-flare is nothing and a real change is seen within half a second.
+drives, evidence for a shift. Evidence is summed over time (:mod:`dgtl_core.domain_change`), so that
+one flare is nothing and a real change is seen within a second.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zlib
 
 from dgtl_core.appearance import appearance, NAMES
 from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.domain_change import ChangeDetector, NOMINAL_S
 from dgtl_core.domain_model import DomainError, DomainModel
 from dgtl_core.predictor import ModelMetadata, Segmentation
 import numpy as np
@@ -28,11 +29,6 @@ __all__ = [
 State = Literal['familiar', 'shifted', 'unusable']
 WINDOW = 10  # pictures whose evidence makes the score and the causes
 _STEP = 4    # every fourth pixel of every fourth row is looked at
-_NOMINAL_S = 0.1  # pictures that come faster count for less: they show the same
-_CLIP = 3.0  # most that one picture says, so that no single one alarms
-# By Lorden's bound false alarms are at least e^14 pictures apart, 33 hours at 10 Hz, where drives
-# are as those fitted on and pictures independent; five pictures reach it.
-_ALARM = 14.0
 _WORDS = {
     'contrast': 'low contrast', 'defocus_blur': 'blurred', 'fog': 'fog-like contrast',
     'gaussian_noise': 'noisy', 'night': 'dark', 'snowfall': 'snow or rain in the air',
@@ -84,11 +80,19 @@ def domain_of(metadata: ModelMetadata) -> DomainModel | None:
     return None if metadata.domain is None else DomainModel.from_dict(metadata.domain)
 
 
-def features(image: np.ndarray, result: Segmentation) -> np.ndarray:
-    """Return what a domain is fitted on: appearance, mean confidence and signature, (D,)."""
+def features(image: np.ndarray, result: Segmentation,
+             ignored: np.ndarray | None = None) -> np.ndarray:
+    """
+    Return what a domain is fitted on: appearance, mean confidence and signature, (D,).
+
+    :param ignored: (H, W) bool, pixels of the robot itself. The network has seen them; on the
+        robot's own drives they are the same in all pictures.
+    """
     signature = np.zeros(0, np.float32) if result.signature is None else result.signature
-    sure = result.confidence[::_STEP, ::_STEP].mean() / 255
-    return np.concatenate((appearance(image), [sure], signature))
+    confidence = result.confidence[::_STEP, ::_STEP]
+    if ignored is not None and not ignored.all():
+        confidence = confidence[~ignored[::_STEP, ::_STEP]]
+    return np.concatenate((appearance(image, ignored), [confidence.mean() / 255], signature))
 
 
 class DomainMonitor:
@@ -106,24 +110,28 @@ class DomainMonitor:
         self._first: list[np.ndarray] = []  # class histograms that later ones are compared with
         self._checksum: int | None = None
         self._frozen = 0
-        self._sum = 0.0  # of the evidence, 0 up to a little more than the alarm
-        self._alarmed = False
+        self._change = self._detector()
         self._lock = threading.Lock()
 
-    def look(self, image: np.ndarray, result: Segmentation, seconds: float = _NOMINAL_S) -> None:
+    def look(self, image: np.ndarray, result: Segmentation, seconds: float = NOMINAL_S,
+             ignored: np.ndarray | None = None) -> None:
         """
         Take in one picture and what the model made of it, before thresholds.
 
         :param seconds: since the picture before it.
+        :param ignored: (H, W) bool, pixels that show the robot itself.
         """
         labels, confidence = result.labels[::_STEP, ::_STEP], result.confidence[::_STEP, ::_STEP]
         checksum = zlib.adler32(np.ascontiguousarray(image[::_STEP, ::_STEP]).data)
-        seen = features(image, result)
+        seen = features(image, result, ignored)
         figures = dict(zip(NAMES, seen.tolist()))
         evidence = (np.zeros(0) if self._model is None
                     else self._model.evidence(seen[None])[0])
         # The network judged nothing about what a crop cut away, so it was not unsure there.
         judged = labels != IGNORE_INDEX
+        if ignored is not None:
+            robot = ignored[::_STEP, ::_STEP]
+            labels, judged = labels[~robot], judged & ~robot
         sure = np.bincount(confidence[judged] if judged.any() else [0], minlength=256)
         sure = sure / sure.sum()
         counts = np.bincount(labels.ravel(), minlength=256)
@@ -134,7 +142,7 @@ class DomainMonitor:
             blur=float(np.expm1(figures['blur'])),
             mean_confidence=float(sure @ np.arange(256)) / 255,
             entropy=float(sure @ self._entropy),
-            unlabeled_fraction=1 - float(known.sum() / counts.sum()),
+            unlabeled_fraction=1 - float(known.sum() / max(counts.sum(), 1)),
             histogram=known / max(known.sum(), 1), evidence=evidence)
         with self._lock:
             self._frozen = self._frozen + 1 if checksum == self._checksum else 0
@@ -142,11 +150,7 @@ class DomainMonitor:
             self._frames.append(frame)
             if len(self._first) < 30:
                 self._first.append(frame.histogram)
-            if evidence.size:
-                step = float(np.clip(evidence.max(), -_CLIP, _CLIP))
-                step *= min(max(seconds, 0.0) / _NOMINAL_S, 1.0)
-                self._sum = min(max(self._sum + step, 0.0), _ALARM + _CLIP)
-                self._alarmed = self._sum >= _ALARM or (self._alarmed and self._sum > 0)
+            self._change.add(evidence, seconds)
 
     def reset(self) -> None:
         """Forget everything, also what later pictures are compared with."""
@@ -154,7 +158,7 @@ class DomainMonitor:
             self._frames.clear()
             self._first.clear()
             self._checksum, self._frozen = None, 0
-            self._sum, self._alarmed = 0.0, False
+            self._change = self._detector()
 
     def report(self, limits: DomainLimits) -> Verdict:
         """
@@ -165,7 +169,7 @@ class DomainMonitor:
         """
         with self._lock:
             frames = list(self._frames)[-limits.window:]
-            first, frozen, alarmed = list(self._first), self._frozen, self._alarmed
+            first, frozen, alarmed = list(self._first), self._frozen, self._change.changed
         if not frames:
             return Verdict()
         names = ('mean_confidence', 'entropy', 'unlabeled_fraction', 'luma_mean',
@@ -190,6 +194,9 @@ class DomainMonitor:
             score, causes = self._weigh([f.evidence for f in frames[-WINDOW:]], alarmed)
         state: State = 'unusable' if blind else 'shifted' if alarmed else 'familiar'
         return Verdict(1.0 if blind else score, state, (*blind, *causes), values)
+
+    def _detector(self) -> ChangeDetector:
+        return ChangeDetector(len(self._model.channels) if self._model is not None else 0)
 
     def _weigh(self, evidence: list[np.ndarray], alarmed: bool) -> tuple[float, list[str]]:
         """Score (0..1) and, of an alarm, causes: the channels that speak for it, most first."""

@@ -155,6 +155,25 @@ def test_a_flare_is_nothing_at_any_rate_and_a_change_is_seen_within_a_second():
         assert state(monitor, drive(1, change, shift=8), 1 / hertz).state == 'shifted'
 
 
+def test_pixels_of_the_robot_itself_do_not_count():
+    model, robot = fitted(), np.zeros(SIZE, bool)
+    robot[-70:] = True  # reaches into the band in which sharpness is measured
+    pairs, results = drive(3, 10), []
+    for shade in (0, 255):
+        monitor = DomainMonitor(4, model)
+        for image, result in pairs:
+            changed = Segmentation(*(np.where(robot, np.uint8(shade), m) for m in result))
+            changed.signature = result.signature
+            image = np.where(robot[..., None], np.uint8(shade), image)
+            monitor.look(image, changed, ignored=robot)
+        results.append(monitor.report(DomainLimits(window=10)))
+    assert results[0] == results[1] and results[0].values['unlabeled_fraction'] == 0
+    assert set(np.isfinite(list(results[0].values.values()))) == {True}
+    everything = DomainMonitor(4, model)
+    everything.look(*drive(3, 1)[0], ignored=np.ones(SIZE, bool))
+    assert np.isfinite(list(everything.report(DomainLimits()).values.values())).all()
+
+
 def test_few_drives_are_tried_by_stretches_of_time():
     assert fitted(places=(0,)).cross_validated == 'segment'
     with pytest.raises(DomainError, match='12 pictures are too few'):
