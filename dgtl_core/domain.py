@@ -3,8 +3,8 @@
 Tell whether the camera still delivers something that the model can judge.
 
 Each picture gives figures of its own and, where the model file holds the statistics of normal
-drives, evidence for a shift. Evidence is summed over time (:mod:`dgtl_core.domain_change`), so that
-one flare is nothing and a real change is seen within a second.
+drives, evidence for a shift. Evidence is summed over time (:mod:`dgtl_core.domain_change`), so
+that one flare is nothing and a real change is seen within a second.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 """
 Tell a lasting change from a flare, by evidence that comes picture by picture.
 
-Page's cumulative sum (Continuous inspection schemes, 1954), one for each channel. Where a channel's
-evidence is the logarithm of a likelihood ratio and pictures are independent, its false alarms at
-the height h are at least e^h pictures apart in the mean (Lorden, Procedures for reacting to a
-change in distribution, 1971), and those of any of C channels e^h / C.
+Page's cumulative sum (Continuous inspection schemes, 1954), one for each channel. Where the
+evidence of a channel is the logarithm of a likelihood ratio and pictures are independent, its
+false alarms at the height h are at least e^h pictures apart in the mean (Lorden, Procedures for
+reacting to a change in distribution, 1971), and those of any of C channels e^h / C.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ def _input(at: _Seen) -> Status:
         'last_frame_age_s': math.nan if health.last_input is None else now - health.last_input,
         **{name: counts[name] for name in (
             'received', 'waiting', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-            'dropped_inactive', 'lost_middleware', 'not_delivered', 'decode_errors', 'damaged',
-            'header_stamp_zero', 'stamp_in_future', 'out_of_order')}}
+            'dropped_inactive', 'dropped_domain', 'lost_middleware', 'not_delivered',
+            'decode_errors', 'damaged', 'header_stamp_zero', 'stamp_in_future', 'out_of_order')}}
     if seen.stuck is not None:
         return Status('input', ERROR, f'{seen.stuck.text(now)}; on_timeout says what follows',
                       values)
@@ -271,7 +271,7 @@ def _inference(at: _Seen) -> Status:
     if math.isnan(p50):
         waits = health.input_rate.hz(now) > 0
         return Status('inference', WARN if waits else OK, 'nothing inferred yet', values)
-    if _idle(health, now):
+    if _idle(health, now) and not _held_back(seen, settings):
         return Status('inference', WARN, 'pictures come, and none is inferred', values)
     if p50 > settings.latency_warn_ms:
         return Status('inference', WARN, (
@@ -285,6 +285,12 @@ def _idle(health: Health, now: float) -> bool:
     return health.input_rate.hz(now) > 0 and health.output_rate.hz(now) == 0
 
 
+def _held_back(seen: CameraSnapshot, settings: Settings) -> bool:
+    """Whether the verdict on the pictures keeps their labels from being published."""
+    return (settings.domain_enabled and settings.domain_action == 'stop_publishing'
+            and seen.domain.state != 'familiar')
+
+
 def _output(at: _Seen) -> Status:
     snap, seen, now, counts, recent = at
     health, settings = seen.health, snap.settings
@@ -296,14 +302,19 @@ def _output(at: _Seen) -> Status:
         'pipeline_latency_ms_p95': health.pipeline.percentile(95)}
     if not settings.enabled:
         return Status('output', OK, 'disabled (parameter enabled, service ~/enable)', values)
-    if _idle(health, now):
-        return Status('output', ERROR if snap.stuck or seen.stuck else WARN, (
+    held = _held_back(seen, settings)
+    hangs = snap.stuck or seen.stuck
+    if _idle(health, now) and (hangs or not held):
+        return Status('output', ERROR if hangs else WARN, (
             f'no labels, and pictures come at {health.input_rate.hz(now):.1f} Hz; the statuses '
             'input and inference say why'), values)
     if recent['publish_errors']:
         return Status('output', WARN, (
             f'{recent["publish_errors"]} times something could not be published{_LATELY}; see '
             'the log'), values)
+    if held:
+        return Status('output', WARN, f'no labels: the pictures are {seen.domain.state} and '
+                      'domain.action is "stop_publishing"', values)
     if snap.unlabeled:
         return Status('output', WARN, f'unlabeled_id is {settings.unlabeled_id}, the id of '
                       f'{snap.unlabeled}: pixels without a class, or below confidence_threshold, '

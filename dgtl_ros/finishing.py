@@ -72,6 +72,17 @@ class Finishing:
             labels = np.where(labels == IGNORE_INDEX, np.uint8(settings.unlabeled_id), labels)
         return Segmentation(labels, confidence)
 
+    def ignored(self, size: tuple[int, ...]) -> np.ndarray | None:
+        """
+        Return the pixels of an upright picture that show the robot itself; None: there are none.
+
+        :param size: (height, width) of the picture as the camera gives it.
+        """
+        if self._mask is None:
+            return None
+        mask = self._mask_of(size)
+        return self.upright(mask.astype(np.uint8)).astype(bool) if self._rotation else mask
+
     def _mask_of(self, size: tuple[int, ...]) -> np.ndarray:
         """Return the mask at the size of labels that are smaller than the picture."""
         assert self._mask is not None

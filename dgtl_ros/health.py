@@ -13,8 +13,8 @@ from dgtl_ros.printable import described
 
 RECENT_S = 60.0  # what the diagnostics judge; the counters go on
 # How a picture can end; each ends in exactly one of these ways, or is still on its way.
-OUTCOMES = ('published', 'unpublished', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-            'dropped_inactive', 'decode_errors', 'errors_total')
+OUTCOMES = ('published', 'unpublished', 'dropped_domain', 'dropped_disabled', 'dropped_superseded',
+            'dropped_stale', 'dropped_inactive', 'decode_errors', 'errors_total')
 EVENTS = ('received', 'publish_errors', 'lost_middleware', 'not_delivered', 'damaged',
           'header_stamp_zero', 'stamp_in_future', 'out_of_order')
 STAGES = ('wait', 'decode', 'preprocess', 'infer', 'postprocess', 'publish', 'total')

@@ -8,6 +8,7 @@ import os
 import time
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.domain import domain_of
 from dgtl_core.predictor import (
     default_model,
     EngineOptions,
@@ -19,6 +20,7 @@ from dgtl_core.predictor import (
 )
 from dgtl_ros.diagnostics import Model
 from dgtl_ros.settings import Settings
+from dgtl_ros.speed_limit import FULL, SpeedLimit
 import numpy as np
 
 
@@ -50,6 +52,7 @@ def load_model(settings: Settings, rebuild: bool = False,
         _check_size(predict.metadata, settings)
         _check_engine(predict, settings)
         _check_classes(predict, classes)
+        domain_of(predict.metadata)  # a broken one is refused here
         empty = np.zeros((*predict.input_size, 3), np.uint8)
         for _ in range(settings.warmup_iterations):
             predict.many([empty] * batch_of(predict, settings))
@@ -117,6 +120,10 @@ def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
         lines.append(
             f'{model.name} takes {predict.max_batch} picture(s) in one call and max_batch_size '
             f'allows {wanted}: export it with "--dynamic-batch"')
+    if SpeedLimit is None and FULL > min(
+            settings.domain_speed_shifted, settings.domain_speed_unusable):
+        lines.append('nav2_msgs is not installed: domain.speed_shifted and domain.speed_unusable '
+                     'have no effect; install Nav2, or use segmentation/health')
     return lines
 
 

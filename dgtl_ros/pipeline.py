@@ -110,19 +110,24 @@ class Pipeline:
             return
         inferred = time.monotonic()
         self.doing = 'publishing'
-        published = []
+        finished: list[tuple[_Picture, Segmentation | None, Segmentation]] = []
         for frame, result in zip(frames, results):
             frame.stream.health.succeeded()
             with self._publishing(frame):
-                shown = frame.stream.withheld(frame.stream.finish(result, settings), settings)
-                self._publish(frame, shown, timing, inferred, settings)
-                published.append((frame, shown.labels, result))
-        for frame, labels, result in published:  # from here on nobody waits
+                shown = frame.stream.watch.allowed(frame.stream.finish(result, settings))
+                if shown is None:
+                    frame.arrival.end('dropped_domain')
+                else:
+                    self._publish(frame, shown, timing, inferred, settings)
+                finished.append((frame, shown, result))
+        for frame, shown, result in finished:  # from here on nobody waits
             with self._publishing(frame):
-                if settings.domain_enabled:
-                    frame.stream.judge(frame.image, result, inferred)
-                frame.stream.outputs.publish_pictures(
-                    frame.header, frame.mounted, labels, settings)
+                stream = frame.stream
+                stream.watch.judge(frame.image, result, inferred,
+                                   stream.finish.ignored(frame.mounted.shape[:2]))
+                if shown is not None:
+                    stream.outputs.publish_pictures(
+                        frame.header, frame.mounted, shown.labels, settings)
 
     @contextlib.contextmanager
     def _publishing(self, frame: _Picture) -> Iterator[None]:

@@ -23,6 +23,7 @@ from dgtl_ros.printable import printable
 from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshots
+from dgtl_ros.speed_limit import SpeedLimiter
 from dgtl_ros.stream import Stream
 from dgtl_ros.transition import DroppedError, guarded
 from dgtl_ros.watchdog import Watchdog
@@ -68,6 +69,7 @@ class SegmentNode(LifecycleNode):
         self.create_service(Trigger, '~/reset_stats', self._on_reset)
         self.create_service(Trigger, '~/rebuild_engine', self._on_rebuild)
         self.create_service(Trigger, '~/snapshot', self._on_snapshot)
+        self._limiter = SpeedLimiter(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # runs on when simulated time stands
         self._ticker = Ticker(1.0, self._diagnose)
@@ -140,7 +142,7 @@ class SegmentNode(LifecycleNode):
         self._device.close()
         self._device = Device(settings.device)
         self._streams = [Stream(self, name, predict.classes, lambda: self._settings,
-                                domain_of(predict.metadata))
+                                self._limiter, domain_of(predict.metadata))
                          for name in settings.camera_names]
         self._announce()
         self.get_logger().info(
@@ -176,6 +178,7 @@ class SegmentNode(LifecycleNode):
         self._device.close()
         for stream in self._streams:
             stream.close()
+        self._limiter.forget()
         if self._predict is not None:
             self._predict.close()
         self._streams = []
@@ -234,11 +237,17 @@ class SegmentNode(LifecycleNode):
             self._give_up(f'the inference hung {self._restarts} times in a row: deactivating')
             return
         try:
-            self._predict, self._model = load_model(self._settings, classes=self._announced())
+            self._adopt(*load_model(self._settings, classes=self._announced()))
         except (ModelError, OSError, RuntimeError) as error:
             self._give_up(f'the model cannot be loaded again: {printable(error)}')
             return
         self._begin()
+
+    def _adopt(self, predict: Predictor, model: Model) -> None:
+        """Use a model that was loaded again, and judge the pictures by what its file knows."""
+        self._predict, self._model = predict, model
+        for stream in self._streams:
+            stream.watch.adopt(domain_of(predict.metadata))
 
     def _announced(self) -> ClassSet:
         return self._streams[0].finish.model_classes
@@ -320,7 +329,7 @@ class SegmentNode(LifecycleNode):
         if inference is not None and not inference.replace(predict, _INFERENCE_END):
             predict.close()
             raise RuntimeError(f'the running inference did not end within {_INFERENCE_END:g} s')
-        self._predict, self._model = predict, model
+        self._adopt(predict, model)
         old.close()
         return f'{predict.backend_name}; /diagnostics says when it is there'
 

@@ -177,7 +177,15 @@ class Settings:
         name='domain.level_unusable')
     domain_action: str = option(
         'nothing', 'What else happens to pictures that are not familiar', choices=(
-            'nothing', 'zero_confidence', 'ignore_labels'), dynamic=True, name='domain.action')
+            'nothing', 'zero_confidence', 'ignore_labels', 'stop_publishing'), dynamic=True,
+        name='domain.action')
+    domain_speed_shifted: float = option(
+        100.0, 'Percent of the speed that speed_limit allows where pictures are unlike those '
+        'known; 100: no limit; needs nav2_msgs', low=1.0, high=100.0, dynamic=True,
+        name='domain.speed_shifted')
+    domain_speed_unusable: float = option(
+        100.0, 'The same where pictures show nothing', low=1.0, high=100.0, dynamic=True,
+        name='domain.speed_unusable')
     domain_window: int = option(
         DomainLimits.window, 'Pictures over which the domain is judged', low=1, high=600,
         dynamic=True,

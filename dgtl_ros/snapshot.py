@@ -40,7 +40,7 @@ def _write(stream: Stream, last: Result, model: str, settings: Settings) -> Path
         write_json(part / 'statistics.json', {
             'stamp_ns': last.stamp_ns, 'model': model, 'counts': health.counts(),
             'stages_ms_p50': {name: d.percentile(50) for name, d in health.stages.items()},
-            'domain': stream.verdict.values})
+            'domain': stream.watch.verdict.values})
         folder, number = place / part.name, 1
         while folder.exists():  # of pictures without stamps, or twice of one
             folder, number = place / f'{part.name}-{number}', number + 1

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import time
 from typing import NamedTuple, TYPE_CHECKING
 
-from dgtl_core.classes import ClassSet, IGNORE_INDEX
-from dgtl_core.domain import DomainModel, DomainMonitor, Verdict
+from dgtl_core.classes import ClassSet
+from dgtl_core.domain import DomainModel
 from dgtl_core.encodings import ImageError
-from dgtl_core.predictor import Segmentation
-from dgtl_ros.diagnostics import CameraSnapshot, discovered, domain, starvation
+from dgtl_ros.diagnostics import CameraSnapshot, discovered, starvation
+from dgtl_ros.domain_watch import DomainWatch
 from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.image_codec import Picture
@@ -20,7 +20,8 @@ from dgtl_ros.mailbox import Worker
 from dgtl_ros.outputs import Outputs
 from dgtl_ros.printable import printable
 from dgtl_ros.reader import Decoded, Reader
-from dgtl_ros.settings import limits, Settings
+from dgtl_ros.settings import Settings
+from dgtl_ros.speed_limit import SpeedLimiter
 from dgtl_ros.watchdog import overdue, Stuck
 import numpy as np
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _COMPLAINTS = 10.0  # seconds between two log lines of a silence
 _MOST_HUNG = 3  # decoders of one camera that are left to themselves
-_HEALTH_S = 1.0  # between two messages on the health where nothing changes
+
 
 class Result(NamedTuple):
     """A picture that went through, for ~/snapshot."""
@@ -46,20 +47,20 @@ class Stream:
 
     :param name: of the camera, which its topics are below; empty where there is only one.
     :param settings: returns the parameters as they are now.
+    :param limiter: of the node's speed, by what all cameras see.
     :param domain: what the model file knows about normal drives.
     """
 
     def __init__(self, node: Node, name: str, classes: ClassSet,
-                 settings: Callable[[], Settings], domain: DomainModel | None = None) -> None:
+                 settings: Callable[[], Settings], limiter: SpeedLimiter,
+                 domain: DomainModel | None = None) -> None:
         self.name = name
         self.health = Health()
         self.camera = Camera()
-        self._monitor = DomainMonitor(len(classes), domain)
-        self.verdict = Verdict()
-        self._looked = self._told = float('-inf')
         self.finish = Finishing(classes, settings(), name)
         self.outputs = Outputs(
             node, settings(), self.finish.classes, f'{name}/' if name else '')
+        self.watch = DomainWatch(name, len(classes), settings, self.outputs, limiter, domain)
         self.last: Result | None = None
         topic = node.resolve_topic_name(f'{name}/image' if name else 'image')
         self.reader = Reader(topic, self.health, settings, node.get_logger())
@@ -108,8 +109,7 @@ class Stream:
     def reset(self) -> None:
         """Count from zero."""
         self.health.reset()
-        self._monitor.reset()
-        self.verdict = Verdict()
+        self.watch.reset()
 
     def supervise(self) -> None:
         """Look for the camera, and complain where it is silent."""
@@ -146,31 +146,10 @@ class Stream:
         for arrival in left:
             self._hand_on(arrival, self._decoder.mailbox.put)
 
-    def withheld(self, shown: Segmentation, settings: Settings) -> Segmentation:
-        """Apply ``domain.action``, by the verdict on the pictures before this one."""
-        if not settings.domain_enabled or self.verdict.state == 'familiar':
-            return shown
-        if settings.domain_action == 'zero_confidence':
-            return Segmentation(shown.labels, np.zeros_like(shown.confidence))
-        if settings.domain_action == 'ignore_labels':
-            return Segmentation(np.full_like(shown.labels, IGNORE_INDEX), shown.confidence)
-        return shown
-
-    def judge(self, image: np.ndarray, result: Segmentation, now: float) -> None:
-        """Look whether a picture is one that the model can judge, and tell of a change."""
-        settings, before = self._settings(), self.verdict
-        self._monitor.look(image, result, now - self._looked)
-        self._looked = now
-        self.verdict = self._monitor.report(limits(settings))
-        if (before.state, before.causes) != (self.verdict.state, self.verdict.causes) or (
-                now - self._told > _HEALTH_S):
-            self._told = now
-            self.outputs.publish_health(self.verdict, domain(self.verdict, settings))
-
     def snapshot(self, now: float) -> CameraSnapshot:
         """Return what the diagnostics are made from; any thread may ask."""
         return CameraSnapshot(
-            self.name, self.health, self.camera, self.verdict,
+            self.name, self.health, self.camera, self.watch.verdict,
             self.outputs.subscribers(), self._active_since, self.stuck(now),
             self.outputs.faults(now))
 

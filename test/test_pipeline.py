@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.classes import CITYSCAPES
-from dgtl_core.domain import DomainLimits, DomainMonitor
 from dgtl_core.predictor import Predictor
+from dgtl_ros.domain_watch import DomainWatch
 from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Health, STAGES
 from dgtl_ros.image_codec import rgb8
@@ -31,7 +31,8 @@ class Outputs:
     """Remembers what would be published; ``fault`` is raised instead, if there is one."""
 
     def __init__(self):
-        self.labels, self.times, self.pictures, self.fault = [], [], [], None
+        self.labels, self.times, self.pictures, self.verdicts = [], [], [], []
+        self.fault = None
 
     def publish(self, header, labels, confidence):
         if self.fault:
@@ -45,21 +46,20 @@ class Outputs:
     def publish_times(self, milliseconds):
         self.times.append(milliseconds)
 
+    def publish_health(self, verdict, status):
+        self.verdicts.append(verdict)
+
 
 class Source:
     """Stands for a stream: what the pipeline needs of one, without a node."""
 
     def __init__(self, settings, logger):
         self.name, self.outputs, self.health = '', Outputs(), Health()
-        self.monitor, self.last = DomainMonitor(19), None
+        self.last = None
+        self.watch = DomainWatch(
+            '', 19, settings, self.outputs, SimpleNamespace(ask=lambda *_: None), None)
         self.finish = Finishing(CITYSCAPES, settings())
         self.reader = Reader('/image', self.health, settings, logger)
-
-    def judge(self, image, result, now):
-        self.monitor.look(image, result)
-
-    def withheld(self, shown, settings):
-        return shown
 
     def arrival(self, message):
         return Arrival(self, message, 0.0, self.health.image('rgb8', 1, 0.0))
@@ -72,7 +72,7 @@ class Line:
         self.said = []
         logger = SimpleNamespace(error=self.say, warning=self.say)
         self.a, self.b = (Source(lambda: Settings(**settings), logger) for _ in range(2))
-        self.outputs, self.health, self.monitor = self.a.outputs, self.a.health, self.a.monitor
+        self.outputs, self.health, self.watch = self.a.outputs, self.a.health, self.a.watch
         self.pipeline = Pipeline(
             predict, lambda: Settings(**settings),
             SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=NOW * 10**9)),
@@ -111,7 +111,7 @@ def test_labels_go_out_with_header_stages_and_times(predict):
     assert all(line.health.stages[name].percentile(50) >= 0 for name in STAGES)
     assert line.outputs.times[0]['pipeline_latency'] == pytest.approx(100, abs=1)
     assert line.outputs.times[0]['cyclic_time'] is None
-    assert line.monitor.report(DomainLimits()).values['unlabeled_fraction'] == 0
+    assert line.watch.verdict.values['unlabeled_fraction'] == 0
     assert line.a.last.stamp_ns == round((NOW - 0.1) * 1e9)
 
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_published_is_counted(predict):
     assert line.health.counts()['published'] == 1
 
 
-@pytest.mark.parametrize('stage', ['publish_pictures', 'publish_times', 'look'])
+@pytest.mark.parametrize('stage', ['publish_pictures', 'publish_times', 'judge'])
 @pytest.mark.parametrize('fault', [RuntimeError('no middleware'), ValueError('odd \ud800 shape')])
 def test_what_fails_after_the_inference_is_a_publish_error_of_that_camera_alone(
         predict, monkeypatch, stage, fault):
@@ -164,7 +164,7 @@ def test_what_fails_after_the_inference_is_a_publish_error_of_that_camera_alone(
     def fail(*_):
         raise fault
 
-    monkeypatch.setattr(line.a.monitor if stage == 'look' else line.a.outputs, stage, fail)
+    monkeypatch.setattr(line.a.watch if stage == 'judge' else line.a.outputs, stage, fail)
     line.send_both(line.message(picture()), line.message(picture()))
     counts, others = line.a.health.counts(), line.b.health.counts()
     assert counts['publish_errors'] == 1 and counts['errors_total'] == 0
@@ -217,7 +217,7 @@ def test_pictures_of_two_cameras_are_one_call_and_keep_their_own_headers(predict
         assert header == message.header and labels.shape == shape and labels[0, 0] == label
         assert source.outputs.pictures[0] is labels and source.last.image.shape[:2] == shape
         assert source.health.counts()['published'] == 1
-        assert source.monitor.report(DomainLimits()).values['unlabeled_fraction'] == 0
+        assert source.watch.verdict.values['unlabeled_fraction'] == 0
 
 
 def test_a_bad_picture_of_one_camera_does_not_touch_the_other(predict):

@@ -26,7 +26,7 @@ class Source:
 
     def __init__(self, name, stamp):
         self.name, self.health = name, Health()
-        self.verdict = Verdict()
+        self.watch = SimpleNamespace(verdict=Verdict())
         self.outputs = SimpleNamespace(classes=CITYSCAPES)
         self.last = stamp if stamp is None else Result(np.zeros((4, 6, 3), np.uint8), PLANE, PLANE,
                                                        stamp)

@@ -9,9 +9,9 @@ import tempfile
 from dgtl_ros.show.soak import judge, main, page, read_process, Reading
 import pytest
 
-COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_disabled': 10,
-          'dropped_superseded': 20, 'dropped_stale': 3, 'dropped_inactive': 2, 'decode_errors': 4,
-          'errors_total': 0, 'waiting': 1}
+COUNTS = {'received': 100, 'published': 60, 'unpublished': 0, 'dropped_domain': 0,
+          'dropped_disabled': 10, 'dropped_superseded': 20, 'dropped_stale': 3,
+          'dropped_inactive': 2, 'decode_errors': 4, 'errors_total': 0, 'waiting': 1}
 
 
 def readings(minutes=5, **last):

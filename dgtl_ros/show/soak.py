@@ -18,6 +18,7 @@ import tempfile
 from typing import Any, NamedTuple
 
 from dgtl_core.engine.child import tied
+from dgtl_ros.health import OUTCOMES
 from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
 from dgtl_ros.show.plots import line_plot, STYLE
 import numpy as np
@@ -29,8 +30,7 @@ _FIRST_MIB = 16.0   # what those may take: a dozen pictures of the size that is 
 _SPARE = 3          # threads and descriptors, which DDS takes for participants that come and go
 _SLOWER = 2.0       # p99 of the last third beside that of the first
 _ARRIVED = 0.99     # of the labels that the node says it published
-_OUTCOMES = ('published', 'unpublished', 'dropped_disabled', 'dropped_superseded', 'dropped_stale',
-             'dropped_inactive', 'decode_errors', 'errors_total', 'waiting')
+_OUTCOMES = (*OUTCOMES, 'waiting')
 
 
 class Reading(NamedTuple):
