@@ -38,9 +38,10 @@ def appearance(image: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarr
     chroma, colours = most - least, small.reshape(-1, 3)
     if ignored is not None:
         share = ignored.astype(np.float32)  # 1 where a pixel does not count
-        counts = cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA) == 0
+        counts = np.equal(cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA), 0)
         whole = _blocks(counts).all(axis=1)
-        edges = _kept(edges, cv2.dilate(share[top:top + _BAND], np.ones((3, 3))) == 0)
+        near = cv2.dilate(share[top:top + _BAND], np.ones((3, 3)))
+        edges = _kept(edges, np.equal(near, 0))
         blocks, dark = _kept(blocks, whole), _kept(dark, whole)
         luma, chroma = _kept(luma, counts), _kept(chroma, counts)
         colours = _kept(colours, counts.reshape(-1))

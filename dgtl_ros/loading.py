@@ -20,7 +20,7 @@ from dgtl_core.predictor import (
 )
 from dgtl_ros.diagnostics import Model
 from dgtl_ros.settings import Settings
-from dgtl_ros.speed_limit import FULL, SpeedLimit
+from dgtl_ros.speed_limit import FULL, SpeedLimiter
 import numpy as np
 
 
@@ -120,7 +120,7 @@ def advice(predict: Predictor, model: Model, settings: Settings) -> list[str]:
         lines.append(
             f'{model.name} takes {predict.max_batch} picture(s) in one call and max_batch_size '
             f'allows {wanted}: export it with "--dynamic-batch"')
-    if SpeedLimit is None and FULL > min(
+    if SpeedLimiter.message is None and FULL > min(
             settings.domain_speed_shifted, settings.domain_speed_unusable):
         lines.append('nav2_msgs is not installed: domain.speed_shifted and domain.speed_unusable '
                      'have no effect; install Nav2, or use segmentation/health')

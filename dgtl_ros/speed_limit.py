@@ -25,14 +25,16 @@ _NO_LIMIT = 0.0  # nav2_costmap_2d's NO_SPEED_LIMIT
 class SpeedLimiter:
     """The topic ``speed_limit`` of a node: the least of what its cameras ask for."""
 
+    message: type | None = SpeedLimit  # None: nav2_msgs is not installed
+
     def __init__(self, node: Node) -> None:
         self._node = node
         self._asked: dict[str, float] = {}
         self._told, self._told_at = FULL, -math.inf
         self._publisher = None
-        if SpeedLimit is not None:
+        if self.message is not None:
             self._publisher = node.create_publisher(
-                SpeedLimit, 'speed_limit', QoSProfile(depth=10),
+                self.message, 'speed_limit', QoSProfile(depth=10),
                 qos_overriding_options=publisher_overrides(node, 'speed_limit'))
 
     def forget(self) -> None:
@@ -50,10 +52,10 @@ class SpeedLimiter:
         self._asked[camera] = percent
         least = min(self._asked.values())
         again = least < FULL and now - self._told_at >= _AGAIN_S
-        if self._publisher is None or not (again or least != self._told):
+        if self.message is None or self._publisher is None or not (again or least != self._told):
             return
         self._told, self._told_at = least, now
-        message = SpeedLimit(
+        message = self.message(
             percentage=True, speed_limit=least if least < FULL else _NO_LIMIT)
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)

@@ -12,7 +12,6 @@ from dgtl_core.classes import CITYSCAPES
 from dgtl_core.domain import features
 from dgtl_core.domain_fit import Copies, fit
 from dgtl_core.predictor import Segmentation
-from dgtl_ros import speed_limit as module
 from dgtl_ros.domain_watch import DomainWatch
 from dgtl_ros.loading import advice
 from dgtl_ros.settings import Settings
@@ -84,7 +83,7 @@ class Camera:
 
 @pytest.fixture
 def node(monkeypatch):
-    monkeypatch.setattr(module, 'SpeedLimit', SpeedLimit)
+    monkeypatch.setattr(SpeedLimiter, 'message', SpeedLimit)
     return Node()
 
 
@@ -153,7 +152,7 @@ def test_switching_the_verdict_off_takes_everything_back(node):
 
 
 def test_without_nav2_msgs_it_is_said_and_nothing_is_published(monkeypatch):
-    monkeypatch.setattr(module, 'SpeedLimit', None)
+    monkeypatch.setattr(SpeedLimiter, 'message', None)
     limiter = SpeedLimiter(None)
     limiter.ask('', 50.0, 0.0)
     predict, model = SimpleNamespace(max_batch=1), SimpleNamespace(embedded=False, name='m')
