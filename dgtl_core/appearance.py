@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -54,7 +56,7 @@ def appearance(image: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarr
         blocks.mean(axis=1).max()], np.float32)
 
 
-def _kept(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _kept(values: np.ndarray, wanted: Any) -> np.ndarray:
     """Return what is wanted, or all where nothing is."""
     return values[wanted] if wanted.any() else values
 

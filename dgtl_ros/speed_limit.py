@@ -16,6 +16,7 @@ except ImportError:  # it comes with Nav2
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+    from rclpy.publisher import Publisher
 
 _AGAIN_S = 1.0  # between two messages while slow: a controller that starts late hears them
 FULL = 100.0    # percent
@@ -31,7 +32,7 @@ class SpeedLimiter:
         self._node = node
         self._asked: dict[str, float] = {}
         self._told, self._told_at = FULL, -math.inf
-        self._publisher = None
+        self._publisher: Publisher | None = None
         if self.message is not None:
             self._publisher = node.create_publisher(
                 self.message, 'speed_limit', QoSProfile(depth=10),
