@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / 'docs' / 'design.md'
 BEGIN, END = '<!-- architecture: begin -->\n', '<!-- architecture: end -->\n'
 PACKAGES = ('dgtl_core', 'dgtl_ros', 'training')
+COLORS = dict(zip(PACKAGES, ('#3f77d0', '#2f9e5b', '#c77c1d')))
 
 
 def room_of(module: str) -> str:
@@ -71,7 +72,8 @@ def reduced(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
     below = {room: reach(room, set()) for room in graph}
     return {room: {t for t in targets
-                   if not any(t in below[other] for other in targets - {t})}
+                   if not any(t in below[other] and other not in below[t]  # no circle with either
+                              and room not in below[other] for other in targets - {t})}
             for room, targets in graph.items()}
 
 
@@ -87,6 +89,16 @@ def mermaid() -> str:
     lines += [f'  {room.replace(".", "_")} --> {target.replace(".", "_")}'
               for room in sorted(graph) for target in sorted(graph[room])]
     return '\n'.join([*lines, '```', ''])
+
+
+def svg() -> str:
+    """Return the graph as a drawing for the site, which loads nothing from elsewhere."""
+    from layered import draw  # beside this file
+
+    graph = reduced(arrows())
+    short = {room: room.removeprefix('dgtl_core.') for room in graph}
+    return draw({short[room]: {short[t] for t in targets} for room, targets in graph.items()},
+                {short[room]: COLORS[room.split('.')[0]] for room in graph})
 
 
 def current() -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Pages that MkDocs makes from the code: parameters of the node, and the help of every command.
+What MkDocs makes from the code: the parameters of the node, the help of every command, a drawing.
 
 mkdocs.yml names this file as a hook. ``parameters()`` and ``commands()`` return Markdown.
 """
@@ -26,6 +26,24 @@ def on_files(files: Any, config: Any) -> Any:
     for name, text in (('parameters', parameters()), ('commands', commands())):
         files.append(File.generated(config, f'reference/{name}.md', content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """
+    Put a drawing in the place of the Mermaid graph (MkDocs calls this).
+
+    A page with Mermaid would load it from the network.
+    """
+    if '<!-- architecture: begin -->' not in markdown:
+        return markdown
+    sys.path.insert(0, str(ROOT / 'docs'))
+    try:
+        from architecture import BEGIN, END, svg
+
+        head, _, rest = markdown.partition(BEGIN)
+        return f'{head}{svg()}\n{rest.partition(END)[2]}'
+    finally:
+        sys.path.pop(0)
 
 
 def parameters() -> str:
