@@ -10,7 +10,7 @@ is reported here are its own medians.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import importlib.util
 import json
 from pathlib import Path
@@ -85,6 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help='how many are measured (%(default)s)')
     parser.add_argument('--points', action='store_true',
                         help='measure label_points instead: one core, beside a plain loop')
+    parser.add_argument('--view', action='store_true',
+                        help='measure the rate of the node alone, and while "dgtl view --ros" '
+                             'shows it')
     parser.add_argument('--json', action='store_true', help='print JSON alone')
     options = parser.parse_args(arguments)
     if importlib.util.find_spec('rclpy') is None:
@@ -98,16 +101,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), options.height, options.width)
+        text: Callable[[Mapping[str, Any]], str] = stage_table
         try:
-            options.rate = options.rate or unhurried(options)
-            result = measure_node(options, folder)
+            if options.view:
+                from dgtl_ros.show.view_benchmark import measure_view, view_text
+                result, text = measure_view(options, folder), view_text
+            else:
+                options.rate = options.rate or unhurried(options)
+                result = measure_node(options, folder)
         except (ChildError, ModelError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print('benchmark: stopped', file=sys.stderr)
             return 130
-    print(json.dumps(result) if options.json else stage_table(result))
+    print(json.dumps(result) if options.json else text(result))
     return 0
 
 

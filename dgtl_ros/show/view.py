@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 import json
 import os
+import sys
 import threading
 from typing import Any
 
@@ -190,3 +191,7 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         feed.close()
     return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
