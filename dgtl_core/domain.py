@@ -32,7 +32,7 @@ _STEP = 4    # every fourth pixel of every fourth row is looked at
 _WORDS = {
     'contrast': 'low contrast', 'defocus_blur': 'blurred', 'fog': 'fog-like contrast',
     'gaussian_noise': 'noisy', 'night': 'dark', 'snowfall': 'snow or rain in the air',
-    'unfamiliar': 'unfamiliar scene'}
+    'unfamiliar': 'unfamiliar scene', 'unsure': 'the model is unsure'}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,20 +14,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from dgtl_core.domain_model import Axes, DomainError, DomainModel, Drive, UNFAMILIAR
+from dgtl_core.appearance import NAMES
+from dgtl_core.domain_change import ChangeDetector
+from dgtl_core.domain_model import (
+    Axes,
+    DomainError,
+    DomainModel,
+    Drive,
+    UNFAMILIAR,
+    UNSURE,
+)
 import numpy as np
 
 LEAST_PICTURES = 20
 WINDOW = 10       # pictures over which false alarms are counted
-_RANK = 24        # directions of normal variation that are kept
+_SURE = len(NAMES)  # where the mean confidence stands in a signature
+_RANK = 60        # directions of variation that a discriminant avoids
+_STORED = 24      # directions of normal variation that are stored, for the distance
 _SHRINKAGE = 0.1  # share of a unit matrix in the covariances (Ledoit and Wolf's form)
-LEAST_DRIVES = 3  # from which on a whole drive is left out in turn, below it stretches of time
+LEAST_DRIVES = 2  # from which on a whole drive is left out in turn, below it stretches of time
 _SEGMENTS = 4     # of each drive
 _WEAK = 0.25      # quantile of the corrupted copies that counts as shifted
 _FAR = 2.0        # times the distance of drives that were left out: unfamiliar
-_LEAST_SPREAD = 1e-3
+_LESS_SURE = 7.0  # deviations from drives that were left out: unsure
+_LEAST_SPREAD = 0.05
 _LEAST_GAP = 1.0  # deviations between normal and shifted; below it a channel is left out
-_LEAST_SCALE = 1e-6
+_LEAST_SCALE = 1e-4
 
 
 class Copies(NamedTuple):
@@ -76,28 +88,35 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> Domai
     means = np.stack([positions.mean(0) for positions in left_out])
     normal = means.mean(0) + means.std(0)  # of a drive that is rather unlike the others
     within = np.sqrt(np.mean([p.var(0) for p in left_out], axis=0))
-    shifted = np.array([np.quantile(p, _WEAK) for p in shifted_positions]
-                       + [_FAR * normal[-1]])
     spread = np.maximum(within, _LEAST_SPREAD)
+    shifted = np.array([np.quantile(p, _WEAK) for p in shifted_positions]
+                       + [normal[-2] + _LESS_SURE * spread[-2], _FAR * normal[-1]])
     # A channel that separates nothing would only raise alarms.
     keep = shifted > normal + _LEAST_GAP * spread
     keep[-1] = True
     axes = _axes(parts, copies)
     model = DomainModel(
         drives=tuple(Drive(name=n, pictures=len(d)) for n, d in drives.items()),
-        channels=tuple(name for name, kept in zip((*names, UNFAMILIAR), keep) if kept),
+        channels=tuple(name for name, kept in zip((*names, UNSURE, UNFAMILIAR), keep) if kept),
         axes=replace(axes, directions=axes.directions[keep[:-1]]),
         normal=normal[keep], shifted=shifted[keep], spread=spread[keep],
         false_alarms=0.0, cross_validated='drive' if by_drive else 'segment')
-    evidence = [model.weigh(positions[:, keep]).max(1) for positions in left_out]
-    windows = [window for part in evidence
-               for window in np.array_split(part, -(-len(part) // WINDOW))]
-    return replace(model, false_alarms=float(np.mean([w.mean() > 0 for w in windows])))
+    alarms = [alarm for positions in left_out for alarm in _alarms(model.weigh(positions[:, keep]))]
+    return replace(model, false_alarms=float(np.mean(alarms)))
+
+
+def _alarms(evidence: np.ndarray) -> list[bool]:
+    """Whether there is an alarm after each window of a drive. Shape: (T, C)."""
+    detector, states = ChangeDetector(evidence.shape[1]), []
+    for step in evidence:
+        detector.add(step)
+        states.append(detector.changed)
+    return states[WINDOW - 1::WINDOW] or states[-1:]
 
 
 def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies]) -> Axes:
     """
-    Fit the axes: what is normal, and Fisher's discriminant towards each corruption.
+    Fit the axes: what is normal, Fisher's discriminant towards each corruption, and confidence.
 
     Fisher's direction is (within)^-1 shift, with the scatter around the drives' own means, that of
     these means, and that of the shifts from picture to picture.
@@ -110,20 +129,23 @@ def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies]) -> Axes:
     centred = [(drive - drive.mean(0)) / scale for drive in drives]
     means = (np.stack([drive.mean(0) for drive in drives]) - mean) / scale
     normal = [part / np.sqrt(len(pictures)) for part in centred]
-    basis, variances, rest = _low_rank([*normal, means / np.sqrt(len(means))])
+    basis, variances, rest = _low_rank([*normal, means / np.sqrt(len(means))], _STORED)
     shifts = [(pair.corrupted - pair.clean) / scale for pair in copies.values()]
     own = [(s - s.mean(0)) / np.sqrt(len(s) * len(shifts)) for s in shifts]
-    inner = _low_rank([*normal, means / np.sqrt(len(means)), *own])
+    inner = _low_rank([*normal, means / np.sqrt(len(means)), *own], _RANK)
     rows = []
     for shift in shifts:
-        along = inner[0] @ shift.mean(0)
-        row = inner[0].T @ (along / inner[1]) + (shift.mean(0) - inner[0].T @ along) / inner[2]
-        rows.append(row / np.sqrt(((np.concatenate(centred) @ row) ** 2).mean()))
-    return Axes(mean=mean, scale=scale, directions=np.stack(rows), basis=basis,
-                variances=variances, rest=rest)
+        inside = inner[0] @ shift.mean(0)
+        row = inner[0].T @ (inside / inner[1]) + (shift.mean(0) - inner[0].T @ inside) / inner[2]
+        rows.append(row)
+    directions = np.stack([*rows, -np.eye(len(mean))[_SURE]])
+    along = np.sqrt(((np.concatenate(centred) @ directions.T) ** 2).mean(0))
+    return Axes(mean=mean, scale=scale, basis=basis, variances=variances, rest=rest,
+                directions=directions / np.where(along > _LEAST_SPREAD, along, 1)[:, None])
 
 
-def _low_rank(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+def _low_rank(parts: Sequence[np.ndarray],
+              rank: int) -> tuple[np.ndarray, np.ndarray, float]:
     """
     Return basis (R, D), variances (R,) and the variance of all else of a scatter matrix.
 
@@ -132,7 +154,7 @@ def _low_rank(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, floa
     rows = np.concatenate(parts)
     _, values, basis = np.linalg.svd(rows, full_matrices=False)
     variances, length = values ** 2, rows.shape[1]
-    kept = min(_RANK, len(variances))
+    kept = min(rank, len(variances))
     average = variances.sum() / length
     rest = (1 - _SHRINKAGE) * variances[kept:].sum() / max(length - kept, 1)
     return (basis[:kept], (1 - _SHRINKAGE) * variances[:kept] + _SHRINKAGE * average,

@@ -3,8 +3,9 @@
 What a verdict on the domain is fitted on, as it lies in a model file.
 
 A channel is one way in which pictures leave the domain: towards fog, night, blur and so on, as
-corrupted copies of normal pictures showed it, or anywhere (``unfamiliar``). It gives the logarithm
-of how much better the shift explains a signature than the normal drives do.
+corrupted copies of normal pictures showed it, towards less confidence (``unsure``), or anywhere
+(``unfamiliar``). It gives the logarithm of how much better the shift explains a signature than the
+normal drives do.
 Shape legend: N pictures, D length of a signature, C channels, R directions of normal variation.
 """
 
@@ -18,6 +19,7 @@ from dgtl_core.model_file import ModelError
 import numpy as np
 
 FORMAT = 1
+UNSURE = 'unsure'          # the last channel but one
 UNFAMILIAR = 'unfamiliar'  # the last channel
 CALIBRATE = 'run "dgtl calibrate" on this model file'
 
