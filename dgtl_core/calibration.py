@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+import time
 
 import cv2
 from dgtl_core.data.corruptions import corrupt
@@ -26,28 +27,64 @@ _COPIED = 36  # pictures at most that are corrupted
 _SIDE = 480   # pixels of the shorter side of a copied picture
 
 
-def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]]) -> DomainModel:
+class Looks:
+    """
+    Pictures as the features that a domain is fitted on, and what they cost beyond the network.
+
+    :param advance: called after each picture.
+    :param ignored: (H, W) bool, pixels that show the robot itself.
+    """
+
+    def __init__(self, predict: Predictor, advance: Callable[[], None] = lambda: None,
+                 ignored: np.ndarray | None = None) -> None:
+        self._predict, self._advance, self._ignored = predict, advance, ignored
+        self.pictures, self.seconds = 0, 0.0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Shape: (H, W, 3) uint8 RGB -> (D,)."""
+        result = self._predict(image)
+        start = time.perf_counter()
+        ignored = self._ignored
+        if ignored is not None and ignored.shape != image.shape[:2]:
+            ignored = _resized(ignored.astype(np.uint8), image.shape[:2]).astype(bool)
+        found = features(image, result, ignored)
+        self.seconds += time.perf_counter() - start
+        self.pictures += 1
+        self._advance()
+        return found
+
+
+def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]],
+              look: Looks | None = None) -> DomainModel:
     """
     Label the pictures of normal drives, and corrupted copies of some, and fit the domain.
 
     :param drives: by name, the pictures (H, W, 3) uint8 RGB of each in the order of time.
+    :param look: counts the pictures and the time of everything but reading and the network.
     :raises DomainError: too few pictures.
     """
+    look = look or Looks(predict)
     seen: dict[str, np.ndarray] = {}
     chosen: list[np.ndarray] = []
     share = max(_COPIED // max(len(drives), 1), 8)
     for name, pictures in drives.items():
         spread = _Spread(share)
-        found = [features(image, predict(image)) for image in spread.passed(pictures)]
+        found = [look(image) for image in spread.passed(pictures)]
         if found:
             seen[name] = np.stack(found)
         chosen += spread.kept
-    clean = [features(image, predict(image)) for image in chosen]
-    copies = {kind: Copies(np.array(clean), np.array([
-        features(copy, predict(copy)) for copy in (
-            corrupt(image, kind, _SEVERITY, seed) for seed, image in enumerate(chosen))]))
-        for kind in CORRUPTIONS}
-    return fit(seen, copies)
+    clean = np.array([look(image) for image in chosen])
+    corrupted: dict[str, list[np.ndarray]] = {kind: [] for kind in CORRUPTIONS}
+    for kind, rows in corrupted.items():
+        for seed, image in enumerate(chosen):
+            start = time.perf_counter()
+            copy = corrupt(image, kind, _SEVERITY, seed)
+            look.seconds += time.perf_counter() - start
+            rows.append(look(copy))
+    start = time.perf_counter()
+    model = fit(seen, {kind: Copies(clean, np.array(rows)) for kind, rows in corrupted.items()})
+    look.seconds += time.perf_counter() - start
+    return model
 
 
 class _Spread:
@@ -72,25 +109,35 @@ class _Spread:
 def _small(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     factor = min(_SIDE / min(height, width), 1)
-    size = round(width * factor), round(height * factor)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image.copy()
+    return _resized(image, (round(height * factor), round(width * factor)))
 
 
-def windows(predict: Predictor, model: DomainModel | None,
-            pictures: Iterable[np.ndarray]) -> Iterator[Verdict]:
-    """Give the verdict after each ten pictures, and after the rest if that is half of it."""
+def _resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    if size == image.shape[:2]:
+        return image.copy()
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+
+
+def window_verdicts(
+        predict: Predictor, model: DomainModel | None, pictures: Iterable[np.ndarray],
+        ignored: np.ndarray | None = None) -> Iterator[Verdict]:
+    """
+    Give the verdict after each ten pictures, and after the rest if that is half of it.
+
+    :param ignored: (H, W) bool, pixels that show the robot itself.
+    """
     monitor = DomainMonitor(len(predict.classes), model)
     limits = DomainLimits(window=WINDOW)
     number = 0
     for number, image in enumerate(pictures, 1):
-        monitor.look(image, predict(image))
+        monitor.look(image, predict(image), ignored=ignored)
         if number % WINDOW == 0:
             yield monitor.report(limits)
     if number % WINDOW >= WINDOW / 2:
         yield monitor.report(limits)
 
 
-def shares(verdicts: Iterable[Verdict]) -> dict[str, float]:
+def state_shares(verdicts: Iterable[Verdict]) -> dict[str, float]:
     """Return how many windows there are and which share of them has which state."""
     states = Counter(verdict.state for verdict in verdicts)
     total = sum(states.values())

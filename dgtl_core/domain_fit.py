@@ -101,7 +101,8 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> Domai
         axes=replace(axes, directions=axes.directions[keep[:-1]]),
         normal=normal[keep], shifted=shifted[keep], spread=spread[keep],
         false_alarms=0.0, cross_validated='drive' if by_drive else 'segment')
-    alarms = [alarm for positions in left_out for alarm in _alarms(model.weigh(positions[:, keep]))]
+    alarms = [alarm for positions in left_out
+              for alarm in _alarms(model.weigh(positions[:, keep]))]
     return replace(model, false_alarms=float(np.mean(alarms)))
 
 

@@ -43,9 +43,9 @@ def calibrated(tmp_path_factory):
     return model, out
 
 
-def check(out, folder, capsys):
+def check(out, folder, capsys, *more):
     capsys.readouterr()
-    assert main(['--check', folder, '--model', str(out), '--json', '--device', 'cpu']) == 0
+    assert main(['--check', folder, '--model', str(out), '--json', '--device', 'cpu', *more]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -70,6 +70,46 @@ def test_the_file_keeps_what_it_was_and_holds_little_more(calibrated):
     image = street(0, 99)
     before, after = (Predictor.load(path, device='cpu')(image) for path in (model, out))
     np.testing.assert_array_equal(before.labels, after.labels)
+
+
+def test_what_to_expect_and_what_it_cost_are_said(tmp_path, capsys):
+    model = write_tiny_onnx(tmp_path / 'in.onnx', signature=True)
+    drives = [write(tmp_path / f'{p}', [street(p, n) for n in range(20)]) for p in (0, 2, 5)]
+    arguments = ['--model', str(model), '--out', str(tmp_path / 'o.onnx'), '--device', 'cpu']
+    assert main([*drives, *arguments]) == 0
+    text = capsys.readouterr().out
+    assert '0.0% of the windows of a drive that was left out' in text
+    assert '3 drives without one show that at most 63% of new places raise one' in text
+    assert '29 would show 10 %' in text
+    assert main([drives[0], *arguments, '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['cross_validated'] == 'segment' and 0 < told['seconds_per_thousand_pictures'] < 60
+    assert main([drives[0], *arguments]) == 0
+    assert 'one more drive, best in another place' in capsys.readouterr().out
+
+
+def test_the_robot_itself_and_the_mounting_are_as_in_the_node(tmp_path, capsys):
+    """Pictures upside down, half of them the robot, which is bright on the days of the check."""
+    model, mask = write_tiny_onnx(tmp_path / 'in.onnx', divisor=14), np.zeros((96, 160), np.uint8)
+    mask[:48] = 255
+    assert cv2.imwrite(str(tmp_path / 'mask.png'), mask)
+    own = ['--rotation', '180', '--ego-mask', str(tmp_path / 'mask.png')]
+
+    def mounted(place, shade, count=20):
+        images = [street(place, n)[::-1, ::-1].copy() for n in range(count)]
+        for image in images:
+            image[:48] = shade
+        return images
+
+    drives = [write(tmp_path / f'{p}', mounted(p, 90)) for p in (0, 2, 5)]
+    out = tmp_path / 'own.onnx'
+    assert main([*drives, '--model', str(model), '--out', str(out), '--device', 'cpu', *own]) == 0
+    day = write(tmp_path / 'day', mounted(3, 250))
+    assert check(out, day, capsys, *own)['familiar'] == 1
+    assert check(out, day, capsys, '--rotation', '180')['familiar'] < 1
+    small = write(tmp_path / 'small', [image[:40] for image in mounted(3, 0, 10)])
+    assert main(['--check', small, '--model', str(out), '--device', 'cpu', *own]) == 1
+    assert '--ego-mask has 160x96 pixels' in capsys.readouterr().err
 
 
 def test_wrong_use_is_said(calibrated, tmp_path, capsys):
