@@ -13,6 +13,7 @@ from dgtl_core.classes import ClassSet
 from dgtl_core.domain import domain_of
 from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.board import Device
+from dgtl_ros.bond import ManagerBond
 from dgtl_ros.dds_profile import add_argument
 from dgtl_ros.diagnostics import Model, Snapshot, statuses, to_message
 from dgtl_ros.inference import Inference
@@ -49,6 +50,7 @@ class SegmentNode(LifecycleNode):
     def __init__(self, leave: Callable[[int], None]) -> None:
         super().__init__('segmenter')
         self._leave = leave
+        self._bond = ManagerBond(self)
         self._settings = declare(self, Settings)
         for line in unknown_parameters(self, getattr(self, '_parameter_overrides', {})):
             self.get_logger().warning(line)
@@ -99,11 +101,14 @@ class SegmentNode(LifecycleNode):
         for stream in self._streams:
             self.get_logger().info(f'labels of {stream.camera.topic} go to '
                                    f'{self.resolve_topic_name(stream.outputs.topic)}')
+        if not self._settings.autostart:
+            self._bond.form()
         self._state = 'active'
 
     @guarded
     def on_deactivate(self) -> None:
         """Unsubscribe and stop to infer."""
+        self._bond.end()
         if not self._pause(_INFERENCE_END):
             raise DroppedError(
                 f'the running inference did not end within {_INFERENCE_END:g} s; its engine is '
@@ -134,6 +139,11 @@ class SegmentNode(LifecycleNode):
         inference = self._inference
         ended = inference is None or inference.stop(timeout / 2)
         return ended and all(hung.stop(0.0) for hung in self._hung)
+
+    def destroy_node(self) -> None:
+        """Leave the graph; nothing of ours publishes any more."""
+        self._bond.end()
+        super().destroy_node()
 
     def _load(self) -> None:
         settings = self._settings
@@ -174,6 +184,7 @@ class SegmentNode(LifecycleNode):
         return ended
 
     def _release(self) -> None:
+        self._bond.end()
         self._pause(_INFERENCE_END)
         self._device.close()
         for stream in self._streams:

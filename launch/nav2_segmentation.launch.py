@@ -7,6 +7,7 @@ your own, with ``segmenter`` and ``label_points`` among its ``node_names``. The 
 layer are in config/nav2_semantic_layer.yaml.
 """
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 MANAGER = 'nav2_lifecycle_manager'
+LOADING = 120.0  # seconds that a transition may take: loading a model takes more than Nav2's 5 s
 ARGUMENTS = {
     'image_topic': ('/camera/color/image_raw', 'Picture of the RGB-D camera'),
     'depth_topic': ('/camera/aligned_depth_to_color/image_raw',
@@ -69,7 +71,9 @@ def start(context):
             package=MANAGER, executable='lifecycle_manager', name='lifecycle_manager_segmentation',
             namespace=given['namespace'], output='screen',
             parameters=[{'node_names': ['segmenter', 'label_points'], 'autostart': True,
-                         'bond_timeout': 0.0,  # the nodes are watched by their diagnostics
+                         # Without bondpy the nodes are watched by their diagnostics alone.
+                         'bond_timeout': 4.0 if importable('bondpy') else 0.0,
+                         'service_timeout': LOADING,
                          'use_sim_time': given['use_sim_time'].lower() == 'true'}]))
     return actions
 
@@ -79,6 +83,11 @@ def included(name, values):
     path = str(Path(__file__).resolve().parent / name)
     return GroupAction([IncludeLaunchDescription(PythonLaunchDescriptionSource(path))],
                        forwarding=False, launch_configurations=values)
+
+
+def importable(module):
+    """Whether there is a Python module, without importing it."""
+    return importlib.util.find_spec(module) is not None
 
 
 def installed(package):

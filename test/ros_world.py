@@ -182,12 +182,12 @@ class World:
         service = f'/{space}/segmenter/set_parameters_atomically'
         return self.call(SetParametersAtomically, service, request).result
 
-    def change_state(self, space, *labels):
-        """Go through transitions; return whether all of them succeeded."""
+    def change_state(self, space, *labels, node='segmenter'):
+        """Go through transitions of a node; return whether all of them succeeded."""
         request = ChangeState.Request()
         for label in labels:
             request.transition.label = label
-            if not self.call(ChangeState, f'/{space}/segmenter/change_state', request).success:
+            if not self.call(ChangeState, f'/{space}/{node}/change_state', request).success:
                 return False
         return True
 

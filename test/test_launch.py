@@ -455,7 +455,9 @@ def test_the_manager_of_nav2_is_told_both_names(launched, tmp_path):
     code, said, seen = launched(NAV2)
     assert code == 0, said
     text = seen['camera_player'][2]
-    assert 'segmenter' in text and 'label_points' in text and 'bond_timeout: 0.0' in text
+    assert 'segmenter' in text and 'label_points' in text and 'service_timeout: 120.0' in text
+    bond = importlib.util.find_spec('bondpy')
+    assert f'bond_timeout: {4.0 if bond else 0.0}' in text
 
 
 def test_the_layer_of_nav2_knows_every_class_and_our_topics():

@@ -45,7 +45,7 @@ def test_what_the_node_asks_for_is_what_the_policy_allows(world, tiny_model):
             assert time.monotonic() < limit, found
             time.sleep(0.1)
     # What is only there with other parameters, messages or distributions.
-    rare = {'/clock', '/safe/image/compressed', '/parameter_events',
+    rare = {'/clock', '/safe/bond', '/safe/image/compressed', '/parameter_events',
             '/safe/segmentation/label_info', '/safe/speed_limit',
             f'/safe/{NODE}/get_type_description'}
     for right, names in found.items():

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Any
 
+from dgtl_ros.bond import ManagerBond
 from dgtl_ros.diagnostics import ERROR, OK, Status, to_message, WARN
 from dgtl_ros.mailbox import Worker
 from dgtl_ros.measures import Durations, Rate
@@ -46,6 +47,7 @@ class LabelPoints(LifecycleNode):
     def __init__(self, leave: Callable[[int], None]) -> None:
         super().__init__('label_points')
         self._leave = leave
+        self._bond = ManagerBond(self)
         self._settings = declare(self, PointsSettings)
         for line in unknown_parameters(self, getattr(self, '_parameter_overrides', {})):
             self.get_logger().warning(line)
@@ -97,6 +99,8 @@ class LabelPoints(LifecycleNode):
         if settings.source != 'cloud':
             self._inputs.append(self.create_subscription(
                 CameraInfo, 'camera_info', self._on_info, qos))
+        if not self._settings.autostart:
+            self._bond.form()
         self._state = 'active'
 
     @guarded
@@ -126,7 +130,13 @@ class LabelPoints(LifecycleNode):
         worker = self._worker
         return worker is None or worker.stop(timeout / 2)
 
+    def destroy_node(self) -> None:
+        """Leave the graph; nothing of ours publishes any more."""
+        self._bond.end()
+        super().destroy_node()
+
     def _pause(self) -> None:
+        self._bond.end()
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []

@@ -7,15 +7,19 @@ from typing import Protocol, TYPE_CHECKING
 
 from dgtl_core.points import transform_of
 import numpy as np
+from rclpy.duration import Duration
+from rclpy.time import Time
 
 try:
-    from rclpy.time import Time
     import tf2_ros
 except ImportError:  # not among the wheels for machines without ROS
     tf2_ros = None
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+
+
+_PATIENCE = 0.1  # seconds that a transform may come later than the points
 
 
 class TransformError(RuntimeError):
@@ -52,15 +56,16 @@ class TfTransforms:
             raise TransformError(
                 'tf2_ros is not installed: install it (sudo apt install ros-$ROS_DISTRO-tf2-ros), '
                 'or set the parameter extrinsic')
-        self._buffer = tf2_ros.Buffer()
+        self._buffer = tf2_ros.Buffer(node=node)  # by its clock: forgets when a bag begins again
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def __call__(self, target: str, source: str, stamp: object) -> np.ndarray:
-        """Look the transform up at the time of the points."""
+        """Look the transform up at the time of the points; not in the executor's thread."""
         if target == source:
             return np.eye(4)
         try:
-            found = self._buffer.lookup_transform(target, source, Time.from_msg(stamp)).transform
+            found = self._buffer.lookup_transform(
+                target, source, Time.from_msg(stamp), Duration(seconds=_PATIENCE)).transform
         except tf2_ros.TransformException as error:
             raise TransformError(
                 f'tf knows no way from {source!r} to {target!r} at the time of the points '
