@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Any, TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
 try:
     from bondpy.bondpy import Bond
 except ImportError:  # not among the wheels for machines without ROS
     Bond = None
-
-if TYPE_CHECKING:
-    from rclpy.node import Node
 
 _TOPIC = 'bond'      # what nav2_lifecycle_manager listens to
 _PERIOD = 0.25       # seconds between two signs of life, as Nav2's own nodes give them

@@ -7,24 +7,23 @@ from collections.abc import Callable, Mapping
 import time
 from typing import Any, TYPE_CHECKING
 
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
-
 from dgtl_core.encodings import ImageError
 from dgtl_ros.cdr_image import read_image
 from dgtl_ros.health import Camera
 from dgtl_ros.image_codec import Picture
 from dgtl_ros.qos import subscription_overrides
 from dgtl_ros.settings import Settings
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
 
 if TYPE_CHECKING:
     from rclpy.node import Node
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 _MOST_SENDERS = 100  # that are remembered; drivers may come and go for weeks
 _INFORMED = hasattr(Subscription, 'CallbackType')  # Humble tells nothing about a message

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from dgtl_core.predictor import Predictor
 from dgtl_ros.loading import batch_of
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.pipeline import Pipeline
 from dgtl_ros.settings import Settings
 from dgtl_ros.stream import Arrival
 from dgtl_ros.watchdog import overdue, Stuck
+from dgtl_ros.worker import Worker
 
 if TYPE_CHECKING:
     from rclpy.clock import Clock

@@ -59,7 +59,7 @@ class Durations:
             self._values.append(milliseconds)
 
     def percentile(self, percent: float) -> float:
-        """Return a percentile (0..100) of what is noted; nan where there is nothing."""
+        """Return the value that so many percent, 0..100, lie below; nan where there is none."""
         with self._lock:
             values = list(self._values)
         return float(np.percentile(values, percent)) if values else float('nan')

@@ -28,6 +28,12 @@ from rclpy.qos import (
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, String
 
+if TYPE_CHECKING:
+    from rclpy.event_handler import QoSOfferedIncompatibleQoSInfo
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+    from std_msgs.msg import Header
+
 try:
     from rclpy.event_handler import PublisherEventCallbacks
 except ImportError:  # Humble
@@ -37,12 +43,6 @@ try:
     from vision_msgs.msg import LabelInfo, VisionClass
 except ImportError:  # not among the wheels for machines without ROS
     LabelInfo = VisionClass = None
-
-if TYPE_CHECKING:
-    from rclpy.event_handler import QoSOfferedIncompatibleQoSInfo
-    from rclpy.node import Node
-    from rclpy.publisher import Publisher
-    from std_msgs.msg import Header
 
 _ACKNOWLEDGED = 3.0  # seconds that subscribers get
 

@@ -208,7 +208,7 @@ class SegmentNode(LifecycleNode):
         self._inference = inference = Inference(
             self._predict, lambda: self._settings, self.get_clock(), self.get_logger())
         for stream in self._streams:
-            stream.open(inference.put, inference.interval)
+            stream.subscribe(inference.put, inference.interval)
 
     def _supervise(self) -> None:
         self._namesakes.look()

@@ -63,7 +63,7 @@ class Settings:
     autostart: bool = option(
         True, 'Configure and activate without being told; false: wait for a lifecycle manager')
     cameras: tuple[str, ...] = option(
-        ('',), "Names of several cameras, each with its topics NAME/image and NAME/segmentation; "
+        ('',), 'Names of several cameras, each with its topics NAME/image and NAME/segmentation; '
         "['']: one camera, on image")
     image_transport: str = option(
         'raw', 'raw: subscribe to image; compressed: subscribe to image/compressed',
@@ -94,7 +94,7 @@ class Settings:
     confidence_threshold: float = option(
         0.0, 'Pixels below this probability become unlabeled_id', low=0.0, high=1.0, dynamic=True)
     class_thresholds: tuple[str, ...] = option(
-        ('',), "Thresholds of single classes, above confidence_threshold or below it, such as "
+        ('',), 'Thresholds of single classes, above confidence_threshold or below it, such as '
         "['person:0.3', 'road:0.8']")
     class_groups: str = option(
         '', 'File with own groups of classes, "drivable: [road, parking]"; they are published in '

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from dgtl_ros.qos import publisher_overrides
 from rclpy.qos import QoSProfile
 
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.publisher import Publisher
+
 try:
     from nav2_msgs.msg import SpeedLimit
 except ImportError:  # it comes with Nav2
     SpeedLimit = None
-
-if TYPE_CHECKING:
-    from rclpy.node import Node
-    from rclpy.publisher import Publisher
 
 _AGAIN_S = 1.0  # between two messages while slow: a controller that starts late hears them
 FULL = 100.0    # percent

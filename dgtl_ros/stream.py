@@ -16,13 +16,13 @@ from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.image_codec import Picture
 from dgtl_ros.image_input import ImageInput
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.outputs import Outputs
 from dgtl_ros.printable import printable
 from dgtl_ros.reader import Decoded, Reader
 from dgtl_ros.settings import Settings
 from dgtl_ros.speed_limit import SpeedLimiter
 from dgtl_ros.watchdog import overdue, Stuck
+from dgtl_ros.worker import Worker
 import numpy as np
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Stream:
         self._interval: Callable[[], float]
         self._active_since, self._complained = 0.0, float('-inf')
 
-    def open(self, put: Callable[[Arrival], Arrival | None],
-             interval: Callable[[], float]) -> None:
+    def subscribe(self, put: Callable[[Arrival], Arrival | None],
+                  interval: Callable[[], float]) -> None:
         """
         Subscribe.
 

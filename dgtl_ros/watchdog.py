@@ -7,7 +7,7 @@ from datetime import datetime
 import time
 from typing import Any, NamedTuple
 
-from dgtl_ros.mailbox import Worker
+from dgtl_ros.worker import Worker
 
 
 class Stuck(NamedTuple):

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN = ('dgtl_core', 'dgtl_ros', 'training')
 ROS = {
     'ament_index_python', 'builtin_interfaces', 'cv_bridge', 'diagnostic_msgs', 'launch',
-    'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy', 'sensor_msgs', 'std_msgs',
-    'std_srvs', 'tf2_ros', 'vision_msgs'}
+    'launch_ros', 'lifecycle_msgs', 'rcl_interfaces', 'rclpy', 'rosgraph_msgs', 'sensor_msgs',
+    'std_msgs', 'std_srvs', 'tf2_ros', 'vision_msgs'}
 TENSORRT = {'cuda', 'tensorrt', 'tensorrt_rtx'}
 ENGINES = TENSORRT | {'onnxruntime', 'torch'}
 LEARNING = {'matplotlib', 'open_clip', 'scipy', 'timm', 'torch', 'torchvision', 'transformers'}

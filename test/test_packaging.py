@@ -31,8 +31,8 @@ DISTRIBUTIONS = {
 # Parts of rclpy's own requirements; what only a ROS 2 brings; what only a Jetson or CUDA brings;
 # a fuzzer that has no wheel for every Python, and which is used where it is installed.
 ELSEWHERE = {'ament_index_python', 'builtin_interfaces', 'lifecycle_msgs', 'rcl_interfaces',
-             'cv_bridge', 'launch', 'launch_ros', 'tf2_ros', 'vision_msgs', 'cuda', 'tensorrt',
-             'atheris'}
+             'rosgraph_msgs', 'bondpy', 'cv_bridge', 'launch', 'launch_ros', 'nav2_msgs',
+             'tf2_ros', 'vision_msgs', 'cuda', 'tensorrt', 'atheris'}
 WHERE = """
 import json, dgtl_core, dgtl_ros
 from dgtl_core.predictor import default_model
@@ -210,8 +210,9 @@ def test_package_xml():
     assert declared == used
     optional = {d.name for d in package.exec_depends if d.condition}
     launch = ''.join(p.read_text() for p in (ROOT / 'launch').glob('*.launch.py'))
-    assert len(optional) == 4 and all(f"'{name}'" in launch for name in optional)
-    declared = {d.name for d in package.test_depends if not d.name.startswith('python3-')}
+    assert len(optional) == 5 and all(f"'{name}'" in launch for name in optional)
+    declared = {d.name for d in package.test_depends
+                if not d.name.startswith(('python3-', 'ament_'))}
     assert declared == ros_packages('test') - used
 
 

@@ -4,8 +4,8 @@
 import threading
 import time
 
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.printable import complain, described, printable
+from dgtl_ros.worker import Worker
 import pytest
 
 

@@ -11,7 +11,6 @@ from builtin_interfaces.msg import Time as Stamp
 from dgtl_core.points import transform_of
 from dgtl_ros.points import transforms
 from dgtl_ros.points.transforms import TfTransforms, TransformError
-from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from rclpy.duration import Duration
 from rclpy.time import Time
 
@@ -38,10 +37,9 @@ class Buffer:
         self.asked.append((target_frame, source_frame, time.nanoseconds, timeout.nanoseconds))
         if time.nanoseconds < 5_000_000_000:
             raise ExtrapolationException('requires extrapolation into the past')
-        found = TransformStamped()
-        found.transform.translation = Vector3(x=1.0, y=2.0, z=3.0)
-        found.transform.rotation = Quaternion(x=0.5, y=-0.5, z=0.5, w=0.5)
-        return found
+        return SimpleNamespace(transform=SimpleNamespace(  # geometry_msgs/TransformStamped
+            translation=SimpleNamespace(x=1.0, y=2.0, z=3.0),
+            rotation=SimpleNamespace(x=0.5, y=-0.5, z=0.5, w=0.5)))
 
 
 class TransformListener:

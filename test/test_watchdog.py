@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
 
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.watchdog import overdue, Stuck, Watchdog
+from dgtl_ros.worker import Worker
 
 
 def test_a_worker_is_overdue_while_it_is_busy_for_too_long():

@@ -14,7 +14,6 @@ from typing import Any
 
 from dgtl_ros.bond import ManagerBond
 from dgtl_ros.diagnostics import ERROR, OK, Status, to_message, WARN
-from dgtl_ros.mailbox import Worker
 from dgtl_ros.measures import Durations, Rate
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
 from dgtl_ros.points.labelling import Labelling
@@ -23,6 +22,7 @@ from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.points.transforms import StaticTransform, TfTransforms, TransformError, Transforms
 from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.transition import guarded
+from dgtl_ros.worker import Worker
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # Humble has no other

@@ -10,13 +10,13 @@ import numpy as np
 from rclpy.duration import Duration
 from rclpy.time import Time
 
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
 try:
     import tf2_ros
 except ImportError:  # not among the wheels for machines without ROS
     tf2_ros = None
-
-if TYPE_CHECKING:
-    from rclpy.node import Node
 
 
 _PATIENCE = 0.1  # seconds that a transform may come later than the points

@@ -76,9 +76,10 @@ def _read(process: subprocess.Popen[bytes], pipe: IO[bytes],
             image = pipe.read(3 * height * width)
             labels = pipe.read(height * width)
             if len(labels) == height * width:
-                yield PlayedPicture(np.frombuffer(image, np.uint8).reshape(height, width, 3),
-                            np.frombuffer(labels, np.uint8).reshape(height, width),
-                            drawing.conditions[number[0]])
+                yield PlayedPicture(
+                    np.frombuffer(image, np.uint8).reshape(height, width, 3),
+                    np.frombuffer(labels, np.uint8).reshape(height, width),
+                    drawing.conditions[number[0]])
         if process.wait():
             raise ParameterError(
                 f'the process that draws the street ended with exit code {process.returncode}')

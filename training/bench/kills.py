@@ -57,8 +57,9 @@ def kills(count: int, seed: int, folder: Path, steps: int = 60) -> dict[str, obj
     """
     Kill runs ``count`` times in all, then let the last one end; return what happened.
 
-    :param steps: of a run, each of which ends with a checkpoint. A kill comes within the time
-        that the first half of them takes, so most runs are killed several times on their way.
+    :param steps: of a run, each of which ends with a checkpoint. One kill in five comes at any
+        moment from the start on, the others once there is a new checkpoint: so most runs are
+        killed several times on their way, and most kills are of a run that was resumed.
     :raises ValueError: a run failed, or ended with other weights.
     """
     torch.set_num_threads(1)  # threads do not survive a fork
@@ -74,8 +75,8 @@ def kills(count: int, seed: int, folder: Path, steps: int = 60) -> dict[str, obj
     killed = resumed = ended = 0
     while killed < count or (out / LAST).exists():
         before = (out / LAST).exists()
-        limit = chance.uniform(0.02, 0.5) * takes if killed < count else None
-        if not _attempt(recipe, out, limit):
+        limit = chance.uniform(0.0, 0.3) * takes if killed < count else None
+        if not _attempt(recipe, out, limit, at_once=chance.random() < 0.2):
             killed += 1
             resumed += before
             continue
@@ -93,10 +94,18 @@ def kills(count: int, seed: int, folder: Path, steps: int = 60) -> dict[str, obj
             'steps': recipe.steps, 'seconds': round(time.monotonic() - start, 1)}
 
 
-def _attempt(recipe: Recipe, out: Path, limit: float | None) -> bool:
-    """Train in a process of its own, killed after ``limit`` seconds; return whether it ended."""
+def _attempt(recipe: Recipe, out: Path, limit: float | None, at_once: bool = True) -> bool:
+    """
+    Train in a process of its own; return whether it ended.
+
+    :param limit: seconds until it is killed; None: it is not.
+    :param at_once: count them from the start, and not from the first checkpoint that it writes.
+    """
+    before = _written(out)
     process = multiprocessing.get_context('fork').Process(target=_train, args=(recipe, out))
     process.start()
+    while not at_once and process.is_alive() and _written(out) == before:
+        time.sleep(0.01)
     process.join(limit)
     if process.is_alive():
         process.kill()
@@ -105,6 +114,14 @@ def _attempt(recipe: Recipe, out: Path, limit: float | None) -> bool:
     if process.exitcode:
         raise ValueError((out.parent / 'log').read_text(encoding='utf-8')[-2000:])
     return True
+
+
+def _written(out: Path) -> int:
+    """Return when a run wrote its last checkpoint, in nanoseconds; 0: it has none."""
+    try:
+        return (out / LAST).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _train(recipe: Recipe, out: Path) -> None:

@@ -3,7 +3,7 @@ import random
 import threading
 import time
 
-from dgtl_ros.mailbox import Mailbox, Worker
+from dgtl_ros.worker import Mailbox, Worker
 import pytest
 
 
