@@ -92,6 +92,7 @@ setup(
         'dev': [
             'pytest>=7.4',
             'pytest-timeout>=2.2',
+            'pytest-xdist>=3.2',
             'hypothesis>=6.80',
             # Guides "make fuzz", which mutates at random where there is no wheel of it.
             'atheris>=2.3; platform_system == "Linux" and platform_machine == "x86_64"',
@@ -104,6 +105,7 @@ setup(
             'psutil>=5.9',
             'av>=12',
             'fsspec>=2023.1',
+            'ray>=2.9',
             'rosbags>=0.10.5',
             'rerun-sdk[catalog]>=0.26',  # the catalog reads back what was written
             'starlette>=0.37',
