@@ -263,7 +263,7 @@ def _users(folder: Path) -> Finding:
         return Finding(
             'users', MEND, 'Fast DDS of another user (uid '
             f'{", ".join(map(str, sorted(others)))}) has shared memory that this one cannot read',
-            'run camera driver and node as the same user')
+            'run camera driver and node as the same user, or both with config/fastdds_udp.xml')
     return Finding('users', GOOD, 'no shared memory of another user')
 
 

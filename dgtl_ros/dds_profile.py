@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Room for camera pictures in the shared memory of Fast DDS, chosen before ROS starts.
+How Fast DDS hands camera pictures over, chosen before ROS starts.
 
 What counts is the setting of the process that publishes, and our nodes publish large pictures.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import sys
 
 PROFILE = 'fastdds_large_images.xml'
+UDP = 'fastdds_udp.xml'
 # Variables with which a user has chosen already how Fast DDS sends.
 CHOICES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE',
            'FASTDDS_BUILTIN_TRANSPORTS')
@@ -27,9 +28,10 @@ _SHARED_MEMORY = '/dev/shm'
 def add_argument(parser: ArgumentParser) -> None:
     """Add ``--dds-profile`` to the command line of a node."""
     parser.add_argument(
-        '--dds-profile', default='large_images', metavar='large_images|none|FILE',
-        help='shared memory of Fast DDS: enough for camera pictures (the default, unless an '
-        'environment variable of Fast DDS says something else), as Fast DDS has it, or as a '
+        '--dds-profile', default='large_images', metavar='large_images|udp|none|FILE',
+        help='how Fast DDS hands pictures over: in enough shared memory (the default, unless an '
+        'environment variable of Fast DDS says something else), by UDP alone (for a camera of '
+        'another user or in another container, which needs the same), as Fast DDS comes, or as a '
         'profile file of yours says')
 
 
@@ -37,12 +39,17 @@ def choose(profile: str) -> str:
     """
     Set the environment for a profile, before ``rclpy.init``.
 
-    :param profile: ``large_images``, ``none`` or a file.
+    :param profile: ``large_images``, ``udp``, ``none`` or a file.
     :returns: what was done and why, for the log.
     :raises FileNotFoundError: there is no such file.
     """
     if profile == 'none':
         return 'the shared memory of Fast DDS is as it comes (--dds-profile none)'
+    if profile == 'udp':
+        os.environ[profile_variable()] = str(config_file(UDP))
+        return 'Fast DDS uses UDP alone (--dds-profile udp)' + (
+            '; but ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST adds shared memory: unset it'
+            if os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE') == 'LOCALHOST' else '')
     if profile != 'large_images':
         path = Path(profile).expanduser().resolve()
         if not path.is_file():

@@ -235,8 +235,10 @@ def starvation(camera: Camera, seconds: float, size: tuple[int, int] = (0, 0),
             'config/fastdds_large_images.xml')
     if size == (0, 0):
         ways.append('camera and node share no memory, as another user or in another container: '
-                    'run both as one user, containers with --ipc=host, or Fast DDS over UDP alone '
-                    '(FASTDDS_BUILTIN_TRANSPORTS=UDPv4)')
+                    'run both as one user, containers with --ipc=host, or both over UDP alone: '
+                    'the node with --dds-profile udp, the camera with '
+                    'FASTDDS_DEFAULT_PROFILES_FILE (Humble, Jazzy: FASTRTPS_...) set to '
+                    'config/fastdds_udp.xml')
     return f'{start}{there}; ' + ', or '.join(ways)
 
 

@@ -58,7 +58,7 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
     :param make_node: makes the node; is given a function that ends the process with an exit code.
         A ParameterError raised here ends the process with code 2.
     :param args: command line with ``--ros-args``.
-    :param dds_profile: ``large_images``, ``none`` or a file; see :mod:`dgtl_ros.dds_profile`.
+    :param dds_profile: what :func:`dgtl_ros.dds_profile.choose` takes.
     """
     requests: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
     for number in (signal.SIGINT, signal.SIGTERM):

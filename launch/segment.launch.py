@@ -88,9 +88,10 @@ OTHERS = {
     'respawn': ('false', 'true or false: start the node again when it dies', None),
     'respawn_delay': ('2.0', 'Seconds to wait before the node is started again', None),
     'required': ('false', 'true or false: end the whole launch when the node ends', None),
-    'dds_profile': ('large_images', 'Shared memory of Fast DDS, here and for all that this launch '
-                    'starts later; a camera driver started elsewhere needs it too',
-                    ['large_images', 'none']),
+    'dds_profile': ('large_images', 'Profile of Fast DDS, here and for all that this launch '
+                    'starts later; a camera driver started elsewhere needs it too. udp: no '
+                    'shared memory, for a camera of another user or container',
+                    ['large_images', 'udp', 'none']),
     'play': ('', 'Play a video file, a folder of pictures or "streetworld" as the camera, or a '
              'bag with its own clock', None),
     'rviz': ('false', 'true or false: show camera and labels in RViz', None),
@@ -285,10 +286,10 @@ def is_bag(name):
 
 
 def dds_profile(name):
-    """Give Fast DDS room for pictures, unless somebody chose a profile already."""
+    """Let Fast DDS use a profile of ours, unless somebody chose one already."""
     if name == 'none' or any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return []
     # Fast DDS 3 warns about the variable that Fast DDS 2 needs.
     old = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
     return [SetEnvironmentVariable(
-        PROFILE_VARIABLES[0 if old else 1], str(SHARE / 'config' / 'fastdds_large_images.xml'))]
+        PROFILE_VARIABLES[0 if old else 1], str(SHARE / 'config' / f'fastdds_{name}.xml'))]

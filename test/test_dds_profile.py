@@ -3,7 +3,7 @@ import argparse
 import os
 
 from dgtl_ros import dds_profile
-from dgtl_ros.dds_profile import add_argument, CHOICES, choose, config_file, PROFILE
+from dgtl_ros.dds_profile import add_argument, CHOICES, choose, config_file, PROFILE, UDP
 import pytest
 
 VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
@@ -44,6 +44,15 @@ def test_none_and_too_little_memory_change_nothing(monkeypatch):
     choose('none')
     monkeypatch.setattr(dds_profile, '_free_shared_memory', lambda: 64 << 20)
     assert 'has 64 MiB left' in choose('large_images') and not os.environ[VARIABLE]
+
+
+def test_udp_alone_is_a_wish_that_no_variable_overrides(monkeypatch):
+    monkeypatch.setenv('FASTDDS_BUILTIN_TRANSPORTS', 'SHM')
+    monkeypatch.delenv('ROS_AUTOMATIC_DISCOVERY_RANGE', raising=False)
+    assert choose('udp') == 'Fast DDS uses UDP alone (--dds-profile udp)'
+    assert os.environ[VARIABLE] == str(config_file(UDP))
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    assert 'LOCALHOST adds shared memory' in choose('udp')
 
 
 def test_a_file_of_the_user(tmp_path):

@@ -172,6 +172,7 @@ def test_skipping_on_purpose_is_no_warning():
     (Camera('/image', 1, 'best_effort', 'reliable'), 'qos.image.reliability to auto'),
     (Camera('/image', 2, 'mixed', 'reliable'), 'qos.image.reliability to auto'),
     (CAMERA, 'fastdds_large_images.xml'),
+    (CAMERA, 'as another user or in another container'), (CAMERA, 'fastdds_udp.xml'),
 ])
 def test_silence_is_an_error_that_says_what_to_do(camera, words):
     status = look('input', now=12.5, camera=camera)

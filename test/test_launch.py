@@ -228,6 +228,8 @@ def test_large_image_profile(stand_in, monkeypatch):
     for distribution, variable in (('humble', old), ('jazzy', old), ('lyrical', new)):
         monkeypatch.setenv('ROS_DISTRO', distribution)
         assert actions()['SetEnvironmentVariable'].args == (variable, profile)
+    assert actions(dds_profile='udp')['SetEnvironmentVariable'].args == (
+        new, str(ROOT / 'config' / 'fastdds_udp.xml'))
     assert 'SetEnvironmentVariable' not in actions(dds_profile='none')
     monkeypatch.setenv(old, 'mine.xml')
     assert 'SetEnvironmentVariable' not in actions(), "the user's own profile stays"
