@@ -28,7 +28,6 @@ import numpy as np
 
 LEAST_PICTURES = 20
 WINDOW = 10       # pictures over which false alarms are counted
-_SURE = len(NAMES)  # where the mean confidence stands in a signature
 _RANK = 60        # directions of variation that a discriminant avoids
 _STORED = 24      # directions of normal variation that are stored, for the distance
 _SHRINKAGE = 0.1  # share of a unit matrix in the covariances (Ledoit and Wolf's form)
@@ -49,12 +48,14 @@ class Copies(NamedTuple):
     corrupted: np.ndarray
 
 
-def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> DomainModel:
+def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies],
+        confidence: int | None = len(NAMES)) -> DomainModel:
     """
     Fit the domain.
 
     :param drives: by name, the signatures (T, D) of each in the order of time.
     :param copies: by the name of the corruption.
+    :param confidence: where the mean confidence stands in a signature; None: nowhere.
     :raises DomainError: too few pictures; the message says how many are needed.
     """
     total = sum(map(len, drives.values()))
@@ -75,12 +76,12 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> Domai
         else:
             out = [cut[fold] for cut in cuts]
             rest = [np.concatenate([*cut[:fold], *cut[fold + 1:]]) for cut in cuts]
-        axes = _axes(rest, copies)
+        axes = _axes(rest, copies, confidence)
         left_out += [axes.positions(part) for part in out]
     # Directions that were learned from one half of the copies are tried on the other.
     halves = [{n: Copies(c.clean[i::2], c.corrupted[i::2]) for n, c in copies.items()}
               for i in (0, 1)]
-    models = [_axes(parts, half) for half in halves]
+    models = [_axes(parts, half, confidence) for half in halves]
     shifted_positions = [
         np.concatenate([model.positions(half[name].corrupted)[:, column]
                         for model, half in zip(models, halves[::-1])])
@@ -90,14 +91,16 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies]) -> Domai
     within = np.sqrt(np.mean([p.var(0) for p in left_out], axis=0))
     spread = np.maximum(within, _LEAST_SPREAD)
     shifted = np.array([np.quantile(p, _WEAK) for p in shifted_positions]
-                       + [normal[-2] + _LESS_SURE * spread[-2], _FAR * normal[-1]])
+                       + [normal[-2] + _LESS_SURE * spread[-2]] * (confidence is not None)
+                       + [_FAR * normal[-1]])
     # A channel that separates nothing would only raise alarms.
     keep = shifted > normal + _LEAST_GAP * spread
     keep[-1] = True
-    axes = _axes(parts, copies)
+    axes = _axes(parts, copies, confidence)
+    names += [UNSURE] * (confidence is not None) + [UNFAMILIAR]
     model = DomainModel(
         drives=tuple(Drive(name=n, pictures=len(d)) for n, d in drives.items()),
-        channels=tuple(name for name, kept in zip((*names, UNSURE, UNFAMILIAR), keep) if kept),
+        channels=tuple(name for name, kept in zip(names, keep) if kept),
         axes=replace(axes, directions=axes.directions[keep[:-1]]),
         normal=normal[keep], shifted=shifted[keep], spread=spread[keep],
         false_alarms=0.0, cross_validated='drive' if by_drive else 'segment')
@@ -115,7 +118,8 @@ def _alarms(evidence: np.ndarray) -> list[bool]:
     return states[WINDOW - 1::WINDOW] or states[-1:]
 
 
-def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies]) -> Axes:
+def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies],
+          confidence: int | None) -> Axes:
     """
     Fit the axes: what is normal, Fisher's discriminant towards each corruption, and confidence.
 
@@ -139,7 +143,9 @@ def _axes(drives: Sequence[np.ndarray], copies: Mapping[str, Copies]) -> Axes:
         inside = inner[0] @ shift.mean(0)
         row = inner[0].T @ (inside / inner[1]) + (shift.mean(0) - inner[0].T @ inside) / inner[2]
         rows.append(row)
-    directions = np.stack([*rows, -np.eye(len(mean))[_SURE]])
+    if confidence is not None:
+        rows.append(-np.eye(len(mean))[confidence])
+    directions = np.stack(rows)
     along = np.sqrt(((np.concatenate(centred) @ directions.T) ** 2).mean(0))
     return Axes(mean=mean, scale=scale, basis=basis, variances=variances, rest=rest,
                 directions=directions / np.where(along > _LEAST_SPREAD, along, 1)[:, None])

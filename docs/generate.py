@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ('train', 'evaluate', 'export', 'import_weights', 'embed_classes', 'pretrain',
-            'mini', 'benchmark', 'describe', 'experiment')
+            'mini', 'benchmark', 'describe', 'experiment', 'shift_report')
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Measure the verdict on the domain: python -m training.shift_report OUT
+
+It writes OUT/shift.json, shift.md and shift.html. StreetWorld is drawn; with --camvid, a folder
+with {train,val,test}/images, the verdict is fitted on photographs of one place and tried on
+another: fitted on train, looked at on val and test, and on corrupted test pictures. What the model
+makes of pictures is remembered in --cache, so a second run takes a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from dgtl_core.cli.progress import Progress
+from dgtl_core.domain import DomainLimits, DomainMonitor
+from dgtl_core.domain_fit import Copies
+from dgtl_core.domain_model import DomainModel
+from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.predictor import default_model, Predictor
+from dgtl_core.streetworld import StreetWorld
+import numpy as np
+from training.bench import shift_figures as figures
+from training.bench.shift_figures import Experiment
+from training.bench.shift_page import markdown, page
+from training.bench.shift_sets import KINDS, photographs, Signals, Streets
+
+CONDITIONS = ('fog', 'night', 'rain', 'snow', 'low_sun')
+CORRUPTED = ('fog', 'night', 'snow', 'glare')
+_FIT, _UNSEEN, _DRIVES = 100, 400, 500  # seeds of streets
+_FPS = 10.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    print_any_text()
+    parser = argparse.ArgumentParser(
+        prog='python -m training.shift_report', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', type=Path, metavar='OUT', help='the folder for the results')
+    parser.add_argument('--model', type=Path, metavar='FILE',
+                        help='a model file with a signature; the embedded one if left out')
+    parser.add_argument('--camvid', type=Path, metavar='FOLDER',
+                        help='photographs of two places, see above')
+    parser.add_argument('--cache', type=Path, default=Path('~/.cache/dgtl/shift'), metavar='DIR',
+                        help='where signals of pictures are remembered (%(default)s)')
+    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    parser.add_argument('--quick', action='store_true',
+                        help='few small pictures: shows that it works, and nothing else')
+    options = parser.parse_args(arguments)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        predict = Predictor.load(options.model or default_model(), device=options.device)
+        progress = Progress(None, 'picture')
+        try:
+            results = measure(predict, options, progress)
+        finally:
+            progress.close()
+            predict.close()
+        write_atomically(options.out / 'shift.json', json.dumps(results, indent=1) + '\n')
+        write_atomically(options.out / 'shift.md', markdown(results))
+        write_atomically(options.out / 'shift.html', page(results))
+    except (OSError, ValueError) as error:
+        print(f'shift_report: {error}', file=sys.stderr)
+        return 1
+    print(markdown(results))
+    return 0
+
+
+def measure(predict: Predictor, options: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Return all figures, ready for JSON."""
+    signals = Signals(predict, options.cache.expanduser(), progress.advance)
+    size = (64, 128) if options.quick else predict.input_size
+    severities = (3,) if options.quick else (1, 2, 3, 4, 5)
+    streets = Streets(size=size)
+    experiments = [_drawn(signals, streets, severities, options.quick)]
+    if options.camvid is not None:
+        experiments.append(_photographed(signals, options.camvid, severities, options.quick))
+    models = [experiment.fitted() for experiment in experiments]
+    classes = len(predict.classes)
+    return {
+        'model': predict.metadata.name, 'sha256': predict.sha256[:12], 'quick': options.quick,
+        'runs_on': predict.backend_name,
+        'experiments': [{
+            'name': experiment.name, 'drives': {n: len(d) for n, d in experiment.drives.items()},
+            'channels': list(model.channels), 'expected_false_windows': model.false_alarms,
+            'separation': figures.separation(experiment, model),
+            'false_alarms': figures.false_alarms(experiment, model),
+            'by_drives': figures.by_drives(experiment),
+            'signals': figures.ablation(experiment, classes, 3),
+        } for experiment, model in zip(experiments, models)],
+        'streams': _streams(signals, streets, models[0], options.quick),
+        'cost': _cost(predict, models[0])}
+
+
+def _drawn(signals: Signals, streets: Streets, severities: Sequence[int],
+           quick: bool) -> Experiment:
+    count, copied, clear, shifted = (40, 8, 20, 10) if quick else (120, 24, 80, 40)
+    fitted = signals(streets.pictures(_FIT, count))
+    parts = np.array_split(fitted, 2 if quick else 6)
+    return Experiment(
+        name='StreetWorld, fitted on clear streets, tried on other streets',
+        drives={f'streets {number}': part for number, part in enumerate(parts)},
+        copies={kind: Copies(fitted[:copied], signals(streets.pictures(
+            _FIT, copied, corruption=kind))) for kind in KINDS},
+        normal={'clear streets': signals(streets.pictures(_UNSEEN, clear))},
+        shifted={(condition, severity): signals(streets.pictures(
+            _UNSEEN, shifted if severity == 3 else shifted // 2, condition, severity))
+            for severity in severities for condition in CONDITIONS})
+
+
+def _photographed(signals: Signals, folder: Path, severities: Sequence[int],
+                  quick: bool) -> Experiment:
+    train, val, test = (folder / part / 'images' for part in ('train', 'val', 'test'))
+    step = 4 if quick else 1
+    names = sorted({file.name.partition('_')[0] for file in train.iterdir()})
+    return Experiment(
+        name='CamVid, fitted on train by day, tried on test, another place',
+        drives={name: signals(photographs(train, f'{name}_', step)) for name in names},
+        copies={kind: Copies(signals(photographs(train, step=8 * step)), signals(photographs(
+            train, step=8 * step, corruption=kind))) for kind in KINDS},
+        normal={'test by day': signals(photographs(test, step=step)),
+                'val by day': signals(photographs(val, step=step))},
+        shifted={(kind, severity): signals(photographs(
+            test, step=step if severity == 3 else 6 * step, corruption=kind, severity=severity))
+            for severity in severities for kind in CORRUPTED})
+
+
+def _streams(signals: Signals, streets: Streets, model: DomainModel,
+             quick: bool) -> dict[str, Any]:
+    seconds, drives, changes, length = (2, 1, 1, 12) if quick else (4, 3, 2, 40)
+    quiet = [signals(streets.drive(_DRIVES + number, length, 2.0, ('clear',)))
+             for number in range(drives)]
+    return {
+        'onset_s': {condition: [figures.onset(model, signals(streets.drive(
+            _DRIVES + number, round(seconds * _FPS), _FPS, ('clear', condition))), _FPS)
+            for number in range(changes)] for condition in CONDITIONS},
+        'false_alarms': figures.per_hour(model, quiet, 2.0)}
+
+
+def _cost(predict: Predictor, model: DomainModel) -> dict[str, float]:
+    """Time the verdict beside the inference, on one picture; the best of some calls."""
+    image = StreetWorld(seed=1, size=predict.input_size).picture(0).image
+    monitor, result = DomainMonitor(len(predict.classes), model), predict(image)
+    infer, verdict = [], []
+    for _ in range(10):
+        start = time.perf_counter()
+        predict(image)
+        between = time.perf_counter()
+        monitor.look(image, result)
+        monitor.report(DomainLimits())
+        infer.append(between - start)
+        verdict.append(time.perf_counter() - between)
+    return {'inference_ms': 1e3 * min(infer), 'verdict_ms': 1e3 * min(verdict),
+            'allowed_ms': 1 + 10 * min(infer),  # 1 ms and 1 %
+            'statistics_kib': len(json.dumps(model.to_dict())) / 1024}
+
+
+if __name__ == '__main__':
+    sys.exit(main())
