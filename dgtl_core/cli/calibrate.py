@@ -21,26 +21,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog='dgtl calibrate', formatter_class=argparse.RawDescriptionHelpFormatter,
-        description='Fit the verdict on the domain of a model file on normal drives.\n\n'
+        description='Teach a model file what the normal drives of your robot look like, so '
+        'that it can tell when\nthe pictures become other ones.\n\n'
         'Each SOURCE is one drive: a folder of pictures, a video or a bag, in the order of time. '
         'Two or\nmore drives in different places tell how often a new place would be a false '
         'alarm.',
-        epilog='dgtl calibrate monday.mcap tuesday.mcap friday.mcap --model m.onnx --out own.onnx'
-        '\ndgtl calibrate --check foggy.mp4 --model own.onnx')
-    parser.add_argument('sources', nargs='*', metavar='SOURCE', help='a normal drive')
-    parser.add_argument('--model', metavar='IN.onnx', type=Path, help='the model file to start '
-                        'from, or to check; the embedded demonstration model if left out')
-    parser.add_argument('--out', metavar='OUT.onnx', type=Path, help='the model file to write')
+        epilog='examples:\n  dgtl calibrate monday.mcap tuesday.mcap friday.mcap --model m.onnx '
+        '--out own.onnx\n  dgtl calibrate --check foggy.mp4 --model own.onnx')
+    parser.add_argument('sources', nargs='*', metavar='SOURCE',
+                        help='a recording of a normal drive')
+    parser.add_argument('--model', metavar='FILE|NAME',
+                        help='start from this .onnx file, or from the weights that were fetched '
+                             'under this name; with --check, check it (default: the embedded '
+                             'model)')
+    parser.add_argument('--out', metavar='OUT.onnx', type=Path,
+                        help='write the new model file here')
     parser.add_argument('--check', metavar='SOURCE', action='append', default=[],
-                        help='report the verdicts on a recording instead; can be repeated')
-    parser.add_argument('--stride', type=int, default=1, help='take each N-th frame', metavar='N')
+                        help='print the verdicts on this recording instead; can be repeated')
+    parser.add_argument('--stride', type=int, default=1, metavar='N',
+                        help='take every Nth frame (default: %(default)s)')
     parser.add_argument('--limit', type=int, default=0, metavar='N',
-                        help='the most frames of each source; 0: all')
+                        help='take at most N frames of each source (default: all)')
     parser.add_argument('--rotation', type=int, choices=(0, 90, 180, 270), default=0,
-                        help='degrees clockwise that turn the pictures upright, as for the node')
-    parser.add_argument('--ego-mask', type=Path, metavar='PNG', help='a picture that is not black '
-                        'where the camera sees the robot itself, which is not judged')
-    parser.add_argument('--device', default=RunOptions.device, help='where the model runs')
+                        help='turn the pictures clockwise by so many degrees, as the node does '
+                        '(default: %(default)s)')
+    parser.add_argument('--ego-mask', type=Path, metavar='PNG', help='judge nothing where '
+                        'this picture is not black, such as the robot itself')
+    parser.add_argument('--device', default=RunOptions.device,
+                        help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     options = parser.parse_args(arguments)
     if bool(options.check) == bool(options.sources):
@@ -51,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error('--check writes no file; omit --out')
     from dgtl_core.domain_model import DomainError
     from dgtl_core.model_file import ModelError
-    from dgtl_core.predictor import default_model
+    from dgtl_core.predictor import default_model, find_model
 
     try:
-        model = options.model or default_model()
+        model = find_model(options.model) if options.model else default_model()
         return _check(options, model) if options.check else _fit(options, model)
     except (DomainError, ModelError, OSError, ValueError) as error:
         print(f'dgtl calibrate: {error}', file=sys.stderr)

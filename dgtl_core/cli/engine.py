@@ -33,36 +33,44 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('model', metavar='MODEL',
                         help='an .onnx file, or the name of fetched weights')
     parser.add_argument('out', type=Path, nargs='?', metavar='OUT',
-                        help='the engine; a .json with its description joins it (MODEL.engine)')
+                        help='write the engine here, and its description to OUT.json (default: '
+                             'MODEL.engine)')
     check = parser.add_mutually_exclusive_group()
     check.add_argument('--pictures', type=Path, nargs='+', metavar='PATH', default=[],
-                       help='your pictures (files or folders) to compare with ONNX Runtime; '
-                            'drawn streets otherwise')
-    check.add_argument('--unverified', action='store_true', help='do not compare')
+                       help='compare with ONNX Runtime on your pictures, files or folders '
+                            '(default: drawn streets)')
+    check.add_argument('--unverified', action='store_true',
+                       help='do not compare with ONNX Runtime')
     parser.add_argument('--most', type=int, default=20, metavar='N',
-                        help='pictures to take, evenly spread (%(default)s)')
+                        help='take at most N of the pictures, evenly spread (default: '
+                             '%(default)s)')
     parser.add_argument('--min-agreement', type=float, default=MIN_AGREEMENT, metavar='SHARE',
-                        help='of the pixels that must get the same label (%(default)s)')
+                        help='refuse an engine that labels a smaller share of the pixels alike '
+                             '(default: %(default)s)')
     parser.add_argument('--reference', type=Path, metavar='FILE',
-                        help='another ONNX file of the same model to compare with; needed for '
-                             'bf16, which ONNX Runtime cannot run on a CPU')
+                        help='compare with this ONNX file of the same model; bf16 needs one, '
+                             'because ONNX Runtime cannot run it on a CPU')
     parser.add_argument('--workspace-mib', type=int, default=options.workspace_mib, metavar='N',
-                        help='most memory of one layer while it runs; 0: no limit (%(default)s)')
+                        help='let one layer use at most so much memory while it runs; 0 sets no '
+                             'limit (default: %(default)s)')
     parser.add_argument('--optimization-level', type=int, default=options.optimization_level,
                         metavar='N',
-                        help='0, quick to build, to 5, tries everything (%(default)s)')
+                        help='from 0, which builds quickly, to 5, which tries everything '
+                             '(default: %(default)s)')
     parser.add_argument('--hardware', choices=HARDWARE, default=options.hardware,
-                        help='GPUs that can run it (%(default)s); others may be slower')
+                        help='build for this GPU alone, or for others too, which may be slower '
+                             '(default: %(default)s)')
     parser.add_argument('--version-compatible', action='store_true',
-                        help='newer versions of TensorRT can run it; may be slower')
+                        help='let newer versions of TensorRT run it too; it may be slower')
     parser.add_argument('--max-batch', type=int, default=options.max_batch, metavar='N',
-                        help='largest batch, for a model with a dynamic one (%(default)s)')
+                        help='allow batches of up to N, for a model with a dynamic one (default: '
+                             '%(default)s)')
     parser.add_argument('--timing-cache', type=Path, metavar='FILE',
-                        help='measured kernel times, which make the next build quicker')
+                        help='keep measured times here, which make the next build quicker')
     parser.add_argument('--module', choices=MODULES, default='',
-                        help='(the first that is installed)')
+                        help='build with this module (default: the first that is installed)')
     parser.add_argument('--device', default=RunOptions.device,
-                        help='auto, cuda or cuda:N (%(default)s)')
+                        help='build on auto, cuda or cuda:N (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
     args = parser.parse_args(arguments)
     if args.most < 1:

@@ -62,16 +62,15 @@ def main(arguments: Sequence[str]) -> int:
         'on --model takes the name. Everything lies below $XDG_CACHE_HOME/dgtl_ros/weights '
         '(~/.cache/dgtl_ros/weights); a download that was cut goes on when the command is '
         'repeated.')
-    parser.add_argument('name', nargs='?', metavar='NAME', help='of the weights, as in the list')
+    parser.add_argument('name', nargs='?', metavar='NAME', help='the weights to bring here')
     parser.add_argument('--accept-license', action='store_true', help=(
-        'you have read the licence and accept it; needed for a licence that is not free'))
+        'say that you have read the licence and accept it; licences that are not free need this'))
     parser.add_argument('--from', dest='files', nargs='+', type=Path, default=[], metavar='FILE',
-                        help='published files on this disk, in place of downloads')
+                        help='use published files of this disk, and download nothing')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help=(
-        'height and width in pixels that the model file sees (those of the training)'))
+        'make a model file for this height and width in pixels (default: those of the training)'))
     parser.add_argument('--classes', type=Path, metavar='FILE', help=(
-        'class set (.yaml) whose texts are to be embedded, where the weights are a CLIP '
-        '(Cityscapes)'))
+        'of a CLIP: embed the texts of this class set, a .yaml file (default: Cityscapes)'))
     args = parser.parse_args(arguments)
     if args.name is None:
         if args.files or args.size or args.accept_license or args.classes:

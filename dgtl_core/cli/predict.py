@@ -26,7 +26,6 @@ from dgtl_core.recorded.journal import Journal, ResultsExistError
 from dgtl_core.recorded.labels import only, Rules
 from dgtl_core.recorded.run import Job, KINDS, label
 from dgtl_core.recorded.sink import SinkError
-from dgtl_core.recorded.sources import KINDS as SOURCE_KINDS
 from dgtl_core.recorded.sources import open_sources
 from dgtl_core.recorded.storage import Storage
 from dgtl_core.recorded.summary import summarize, summary_text
@@ -34,10 +33,11 @@ from dgtl_core.runtime.contract import RunOptions
 from dgtl_core.strict import read_yaml
 from dgtl_core.zoo.cache import find_model
 
-_DESCRIPTION = f"""Label every frame of the sources and write what you ask for.
+_DESCRIPTION = """Label every frame of the sources and write what you ask for.
 
-A SOURCE is {SOURCE_KINDS}.
-Several can be given. A run that was stopped goes on where it was when the command is repeated."""
+A SOURCE is a picture, a folder of pictures, a glob, a video, a camera (camera:0), a bag (.mcap,
+.db3, .bag, or the folder that rosbag2 makes), or streetworld. You can give several. A run that was
+stopped goes on where it was when you repeat the command."""
 _EPILOG = """What --save can write, any of these, separated by commas:
   labels        8-bit PNG of class ids, 255 = unlabelled
   color         PNG, each class in its colour
@@ -187,57 +187,64 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='dgtl predict', description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('sources', nargs='+', metavar='SOURCE', help='what to label')
+    parser.add_argument('sources', nargs='+', metavar='SOURCE',
+                        help='pictures, folders, videos, bags or cameras to label')
     parser.add_argument('--out', type=_place, required=True, metavar='DIR',
-                        help='a folder for the results, new or empty; also an address that fsspec '
-                             'can write to, such as s3://bucket/run')
+                        help='write the results into this folder, which must be new or empty. An '
+                             'address that fsspec can write to works too: s3://bucket/run')
     model = parser.add_argument_group('model')
     model.add_argument('--model', metavar='FILE|NAME',
-                       help='.onnx, .engine or .safetensors, or the name of fetched weights '
-                            '(the embedded model)')
+                       help='use this .onnx, .engine or .safetensors file, or the weights that '
+                            '"dgtl fetch" brought under this name (default: the embedded '
+                            'model)')
     model.add_argument('--size', type=_positive, nargs=2, metavar=('H', 'W'),
-                       help='insist that the network has this input size')
+                       help='stop if the input size of the network is another one')
     model.add_argument('--batch', type=_positive, default=1, metavar='N',
-                       help='frames in one call of the network (%(default)s)')
+                       help='give the network N frames at once (default: %(default)s)')
     model.add_argument('--device', default=RunOptions.device,
-                       help='auto, cpu, cuda or cuda:N (%(default)s)')
+                       help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
     model.add_argument('--backend', default=RunOptions.backend,
-                       help='auto, onnxruntime, tensorrt or torch (%(default)s)')
+                       help='run with auto, onnxruntime, tensorrt or torch (default: '
+                            '%(default)s)')
     model.add_argument('--precision', default=RunOptions.precision,
-                       help='auto, fp32, fp16, bf16 or int8 (%(default)s)')
+                       help='calculate in auto, fp32, fp16, bf16 or int8 (default: %(default)s)')
     model.add_argument('--ray', nargs='?', const='', metavar='ADDRESS',
-                       help='run on a Ray cluster whose nodes all see the sources and DIR (the '
-                            'one in RAY_ADDRESS, or the cores of this machine); write it last. '
-                            'For the GPUs of its nodes add --device cuda')
+                       help='run on the Ray cluster at this address; without one, on that of '
+                            'RAY_ADDRESS or the cores of this machine. All its nodes must see the '
+                            'sources and DIR. Write this option last, and add --device cuda where '
+                            'the nodes have GPUs')
     frames = parser.add_argument_group('frames')
     frames.add_argument('--topic', action='append', default=[], metavar='NAME',
-                        help='of a bag; can be given several times (the only one with pictures)')
+                        help='take the pictures of this topic of a bag; repeat it for several '
+                             'topics (default: the only topic with pictures)')
     frames.add_argument('--stride', type=_positive, default=1, metavar='N',
-                        help='label every Nth frame (%(default)s)')
+                        help='label every Nth frame (default: %(default)s)')
     frames.add_argument('--limit', type=_positive, default=0, metavar='N',
-                        help='label at most N frames of each source and topic (all)')
+                        help='label at most N frames of each source and topic (default: all)')
     frames.add_argument('--rotation', type=int, choices=(0, 90, 180, 270), default=0,
-                        help='degrees clockwise that turn the pictures upright for the network; '
-                             'results come as the camera sees (%(default)s)')
+                        help='turn the pictures clockwise by so many degrees before the network '
+                             'sees them; the results fit the pictures as they came (default: '
+                             '%(default)s)')
     frames.add_argument('--ego-mask', type=Path, metavar='PNG',
-                        help='where it is 255 (the own vehicle) nothing is labelled')
+                        help='label nothing where this picture is 255, such as your own vehicle')
     results = parser.add_argument_group('results')
     results.add_argument('--save', type=_kinds, default=('labels',), metavar='KINDS',
-                         help='what to write, see below (labels)')
+                         help='write these, see below (default: labels)')
     results.add_argument('--classes', type=_words, default=(), metavar='NAMES',
-                         help='keep only these, separated by commas; all others become 255')
+                         help='keep only these classes, separated by commas; all others become '
+                              '255')
     results.add_argument('--group', type=Path, metavar='FILE',
-                         help='YAML that makes own classes of the model\'s: "name: [class, ...]"; '
-                              'their confidence is that of the winning class')
+                         help='join classes of the model to classes of your own; the YAML file '
+                              'has lines such as "name: [class, class]"')
     results.add_argument('--threshold', type=_threshold, default=(0.0, {}), metavar='P',
-                         help='least confidence of a label, 0..1, others become 255; for single '
-                              'classes: 0.5,car=0.8')
+                         help='make 255 of labels with less confidence than this, 0..1; single '
+                              'classes can have their own: 0.5,car=0.8')
     results.add_argument('--palette', type=Path, metavar='FILE',
-                         help='YAML with colours: "class: [r, g, b]"')
+                         help='take the colours from this YAML file: "class: [r, g, b]"')
     results.add_argument('--alpha', type=_share, default=0.5, metavar='A',
-                         help='how strongly overlays are coloured, 0..1 (%(default)s)')
+                         help='colour overlays this strongly, 0..1 (default: %(default)s)')
     results.add_argument('--force', action='store_true',
-                         help='write into a folder that is not empty, over what is there')
+                         help='write into a folder that is not empty, and replace what is there')
     results.add_argument('--json', action='store_true',
                          help='print the summary as one JSON object')
     results.add_argument('--quiet', action='store_true', help='print only faults')

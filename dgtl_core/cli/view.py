@@ -29,18 +29,21 @@ def main(arguments: Sequence[str]) -> int:
         'and latency. Recordings can be paused, stepped and moved through. Nothing is loaded from '
         'the network. With --ros it shows the topics of a running node instead.')
     parser.add_argument('source', nargs='+', metavar='SOURCE', help=(
-        'a picture, a folder, a glob, a video, a bag, camera:0, or streetworld'))
+        'a picture, a folder, a glob, a video, a bag, camera:0, or streetworld to show'))
     parser.add_argument('--model', metavar='FILE|NAME', help=(
-        'model file, or the name of fetched weights (the embedded model)'))
+        'use this model file, or the weights that were fetched under this name (default: the '
+        'embedded model)'))
     parser.add_argument('--ros', action='store_true', help=(
         'show the topics of a running node; no SOURCE then ("dgtl view --ros --help")'))
-    parser.add_argument('--topic', action='append', default=[], help='of a bag; can be repeated')
+    parser.add_argument('--topic', action='append', default=[], metavar='NAME',
+                        help='show this topic of a bag; can be repeated')
     parser.add_argument('--stride', type=int, default=1, metavar='N',
-                        help='label each N-th frame (%(default)s)')
+                        help='label every Nth frame (default: %(default)s)')
     parser.add_argument('--picture-rate', type=float, default=2.0, metavar='HZ', help=(
-        'of pictures, which have no time of their own (%(default)s a second)'))
+        'show so many pictures a second where they have no time of their own (default: '
+        '%(default)s)'))
     parser.add_argument('--device', default=RunOptions.device,
-                        help='auto, cpu, cuda or cuda:N (%(default)s)')
+                        help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
     add_page_options(parser)
     args = parser.parse_args(arguments)
     from dgtl_core.predictor import Predictor
@@ -75,12 +78,13 @@ def check_able() -> None:
 def add_page_options(parser: argparse.ArgumentParser) -> None:
     """Add what every page has."""
     parser.add_argument('--host', default='127.0.0.1', help=(
-        'address to listen on (%(default)s, this machine alone); any other needs the token in '
-        'the address that is printed'))
+        'listen on this address (default: %(default)s, which only this machine can reach); on any '
+        'other, visitors need the token in the address that is printed'))
     parser.add_argument('--port', type=int, default=8765,
-                        help='to listen on; 0: any free one (%(default)s)')
+                        help='listen on this port; 0 takes a free one (default: %(default)s)')
     parser.add_argument('--rate', type=float, default=15.0, metavar='HZ',
-                        help='most frames a second that the page gets (%(default)s)')
+                        help='send the page at most so many frames a second (default: '
+                             '%(default)s)')
     parser.add_argument('--no-browser', action='store_true', help='do not open a browser')
 
 
