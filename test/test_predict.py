@@ -288,6 +288,10 @@ def test_a_broken_picture_is_named_counted_and_passed_over(predict, folder, tmp_
     assert len(files(tmp_path / 'out/labels')) == 3
 
 
+def test_the_size_that_the_model_has_is_accepted(predict, folder):
+    assert predict(folder / 'a/one.png', '--size', *SIZE) == 0
+
+
 @pytest.mark.parametrize('arguments, said', [
     (['--save', 'label'], 'knows labels, color'),
     (['--alpha', '2'], 'must be a number in 0..1'),
@@ -493,15 +497,19 @@ def test_a_rerun_recording_has_labels_with_names(predict, folder, tmp_path):
     made = tmp_path / 'out/rrd/in.rrd'
     with server.Server(datasets={'run': [str(made)]}) as running:
         client = running.client()
-        reader = client.get_dataset('run').reader(index='frame')
-        table = reader.to_arrow_table()
+        data = client.get_dataset('run')
+        table, still = (data.reader(index=index).to_arrow_table() for index in ('frame', None))
     assert table.num_rows == 4
     labels = table['/camera/labels:SegmentationImage:buffer'][0].as_py()[0]
     np.testing.assert_array_equal(
         np.array(labels, np.uint8).reshape(SIZE), picture(0)[:, :, 0] // 8)
-    context = table['/:AnnotationContext:context'][0].as_py()[0] \
-        if '/:AnnotationContext:context' in table.column_names else None
-    assert context is None or len(context) == 20
+    told = still['/:AnnotationContext:context'][0].as_py()[0]
+    shown = {entry['class_description']['info']['id']: (
+        entry['class_description']['info']['label'],
+        entry['class_description']['info']['color']) for entry in told}
+    assert shown.pop(255)[0] == 'unlabelled'
+    assert shown == {entry.id: (entry.name, int('%02x%02x%02xff' % entry.color, 16))
+                     for entry in CITYSCAPES}
 
 
 def test_quiet_says_nothing_and_a_pipe_gets_lines(predict, folder, capsys, monkeypatch):
