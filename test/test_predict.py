@@ -508,7 +508,7 @@ def test_a_rerun_recording_has_labels_with_names(predict, folder, tmp_path):
         entry['class_description']['info']['label'],
         entry['class_description']['info']['color']) for entry in told}
     assert shown.pop(255)[0] == 'unlabelled'
-    assert shown == {entry.id: (entry.name, int('%02x%02x%02xff' % entry.color, 16))
+    assert shown == {entry.id: (entry.name, int(bytes((*entry.color, 255)).hex(), 16))
                      for entry in CITYSCAPES}
 
 
