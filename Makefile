@@ -30,13 +30,13 @@ ifdef ROS_DISTRO
 VENV = .venv-$(ROS_DISTRO)
 VENV_FLAGS = --system-site-packages
 CANDIDATES = python3
-RUNTIME_EXTRAS =
+RUNTIME_EXTRAS = [recorded]
 DEVELOPMENT_EXTRAS = [train,export,dev$(EXTRAS:%=,%)]
 else
 VENV = .venv
 VENV_FLAGS =
 CANDIDATES = python3.13 python3.12 python3.11 python3.10 python3
-RUNTIME_EXTRAS = [ros]
+RUNTIME_EXTRAS = [ros,recorded]
 DEVELOPMENT_EXTRAS = [ros,train,export,dev$(EXTRAS:%=,%)]
 endif
 

@@ -1,71 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write videos that every browser plays, with nothing but OpenCV: VP8 in WebM."""
+"""Write videos that every browser plays: H.264 in MP4, 4:2:0, the index in front."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-import itertools
-import os
+from fractions import Fraction
 from pathlib import Path
-import sys
+from typing import Any
 
 import cv2
-from dgtl_core.files import placing
 import numpy as np
 
-
-def write_web_video(path: Path, frames: Iterable[np.ndarray], rate: float) -> int:
-    """
-    Write pictures to a ``.webm`` file, which appears as a whole or not at all.
-
-    A picture that differs from the first in size is brought to the first one's. Odd sides lose
-    their last pixel: VP8 stores colours for two by two.
-
-    :param frames: (H, W, 3) uint8 RGB each, at least 16 x 16 pixels.
-    :param rate: pictures per second.
-    :returns: how many pictures there were.
-    :raises ValueError: the name does not end in ``.webm``; there is no picture, or too small ones.
-    :raises OSError: this OpenCV was built without a VP8 encoder, or the place cannot be written.
-    """
-    if path.suffix != '.webm':
-        raise ValueError(f'the video must be a file that ends in .webm, got {path}')
-    pictures = iter(frames)
-    first = next(pictures, None)
-    if first is None:
-        raise ValueError(f'there are no pictures for {path}')
-    height, width = (side // 2 * 2 for side in first.shape[:2])
-    if min(height, width) < 16:
-        raise ValueError(f'a video needs at least 16 x 16 pixels, got {height} x {width}')
-    with placing(path) as part:
-        with _quiet():  # OpenCV 4 and 5 print a warning for every WebM file
-            writer = cv2.VideoWriter(
-                str(part), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*'VP80'), rate, (width, height))
-        if not writer.isOpened():
-            raise OSError(
-                f'OpenCV {cv2.__version__} here has no VP8 encoder, so it cannot write {path}; '
-                'the wheels opencv-python and opencv-python-headless have one')
-        count = 0
-        try:
-            for picture in itertools.chain([first], pictures):
-                if picture.shape != first.shape:
-                    picture = cv2.resize(picture, first.shape[1::-1])
-                writer.write(cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR))
-                count += 1
-        finally:
-            writer.release()
-    return count
+_TICK = Fraction(1, 90_000)  # of a second, the clock of MPEG
+_RATE = 10  # of frames without a stamp, per second
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what a C library prints to the standard error out of sight."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def encoder() -> Any:
+    """Return PyAV; :raises ImportError: it is not installed."""
     try:
-        with open(os.devnull, 'wb') as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        import av
+    except ImportError:
+        raise ImportError('writing videos needs PyAV: pip install av') from None
+    return av
+
+
+class WebVideo:
+    """
+    A video that is in its place when it is finished.
+
+    Frames keep their times; where there are none, ten go to a second. The size is made even, as
+    4:2:0 wants it: the last row or column is doubled where it is odd. Other sizes are fitted in.
+
+    :param path: of the file, .mp4.
+    :param size: (height, width) of its frames, pixels.
+    :raises ImportError: PyAV is not installed.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, ...]) -> None:
+        self._av, self._path = encoder(), path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.with_name(f'.{path.name}.part')
+        self._size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        self._container = self._av.open(
+            str(self._part), 'w', format='mp4', options={'movflags': 'faststart'})
+        self._stream = self._container.add_stream(
+            'libx264', rate=30, options={'preset': 'veryfast', 'crf': '20'})
+        self._stream.height, self._stream.width = self._size
+        self._stream.pix_fmt = 'yuv420p'
+        self._stream.codec_context.time_base = _TICK
+        self._first: int | None = None
+        self._last, self._count = -1, 0
+
+    def add(self, picture: np.ndarray, stamp: int | None) -> None:
+        """
+        Take the next frame, (H, W, 3) uint8 RGB.
+
+        :param stamp: its time, nanoseconds; the first one is the start of the video.
+        """
+        frame = self._av.VideoFrame.from_ndarray(_fit(picture, self._size), format='rgb24')
+        if stamp is None:
+            seconds = Fraction(self._count, _RATE)
+        else:
+            self._first = stamp if self._first is None else self._first
+            seconds = Fraction(stamp - self._first, 1_000_000_000)
+        self._last = max(round(seconds / _TICK), self._last + 1)  # a clock can jump back
+        frame.pts, frame.time_base = self._last, _TICK
+        self._count += 1
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> Path:
+        """Put the video in its place."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        self._part.replace(self._path)
+        return self._path
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        self._container.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a picture to a size: doubled by a row and a column at most, else with black bars."""
+    (height, width), (h, w) = size, picture.shape[:2]
+    if 0 <= height - h <= 1 and 0 <= width - w <= 1:
+        return cv2.copyMakeBorder(
+            picture, 0, height - h, 0, width - w, cv2.BORDER_REPLICATE)
+    scale = min(height / h, width / w)
+    h, w = min(max(round(h * scale), 1), height), min(max(round(w * scale), 1), width)
+    picture = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA)
+    top, left = (height - h) // 2, (width - w) // 2
+    return cv2.copyMakeBorder(
+        picture, top, height - h - top, left, width - w - left, cv2.BORDER_CONSTANT)

@@ -237,7 +237,7 @@ def requirements(metadata, *extras):
           'dgtl_core.metrics', 'dgtl_core.predictor', 'dgtl_core.processing',
           'dgtl_core.runtime.backend', 'dgtl_core.engine.cache',
           'dgtl_core.model_file', 'dgtl_core.runtime.onnx', 'dgtl_core.visualize']),
-    (['ros'], ['dgtl_ros']),
+    (['ros', 'view'], ['dgtl_ros']),
     (['train', 'export', 'recorded', 'rerun', 'view', 'ray', 'jpeg'], ['dgtl_core', 'training']),
     (['ros', 'train', 'export', 'dev', 'tensorrt-check', 'ray'], ['test']),
 ], ids=['run', 'ros', 'learn', 'test'])

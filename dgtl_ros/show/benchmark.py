@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 options.rate = options.rate or unhurried(options)
                 result = measure_node(options, folder)
-        except (ChildError, ModelError) as error:
+        except (ChildError, ImportError, ModelError) as error:
             print(f'benchmark: {error}', file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -99,7 +99,7 @@ def page(recorder: Recorder, classes: ClassSet, clips: Iterable[Clip], sheet: Pa
 
 
 def _data(path: Path) -> str:
-    kind = 'video/webm' if path.suffix == '.webm' else 'image/jpeg'
+    kind = 'video/mp4' if path.suffix == '.mp4' else 'image/jpeg'
     return f'data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}'
 
 

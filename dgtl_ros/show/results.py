@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.pictures import write_image
 from dgtl_core.visualize import legend, overlay, sheet
-from dgtl_core.web_video import write_web_video
+from dgtl_core.web_video import WebVideo
 from dgtl_ros.show.page import Clip, page
 from dgtl_ros.show.recorder import Condition, Recorder
 from dgtl_ros.snapshot import write_json
@@ -37,7 +36,7 @@ def write_results(recorder: Recorder, folder: Path) -> list[Path]:
             image, labels = condition.samples[len(condition.samples) // 2]
             rows.append([image, overlay(image, labels, classes, _ALPHA)])
             titles.append(name + (f' mIoU {100 * iou:.1f} %' if iou else ''))
-        video = _write_clip(condition, classes, folder / f'{name}.webm')
+        video = _write_clip(condition, classes, folder / f'{name}.mp4')
         files += [video] if video else []
         clips.append(Clip(name, video, files[-1] if not video and condition.samples else None))
     grid = None
@@ -53,18 +52,16 @@ def write_results(recorder: Recorder, folder: Path) -> list[Path]:
 
 
 def _write_clip(condition: Condition, classes: ClassSet, path: Path) -> Path | None:
-    """Write camera and overlay side by side; nothing where OpenCV cannot or too little came."""
+    """Write camera and overlay side by side; nothing without PyAV, or where too little came."""
     times = condition.clip_times
     if len(times) < 2 or times[-1] <= times[0]:
         return None
-
-    def frames() -> Iterator[np.ndarray]:
-        for image, labels in condition.clip:
-            yield np.hstack([image, overlay(image, labels, classes, _ALPHA)])
-
+    height, width = condition.clip[0][0].shape[:2]
     try:
-        write_web_video(path, frames(), (len(times) - 1) / (times[-1] - times[0]))
-    except (OSError, ValueError) as error:  # no encoder here, or very flat pictures
+        video = WebVideo(path, (height, 2 * width))
+    except ImportError as error:
         print(f'demo: no video: {error}')
         return None
-    return path
+    for time, (image, labels) in zip(times, condition.clip):
+        video.add(np.hstack([image, overlay(image, labels, classes, _ALPHA)]), round(time * 1e9))
+    return video.finish()

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any
 
+from dgtl_core.cli.view import check_able
 from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -92,7 +93,9 @@ def measure_view(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     Run a camera, a node and a page and return their rates.
 
     :raises ChildError: one of them ended, or no labels came.
+    :raises ImportError: the page cannot be served here.
     """
+    check_able()
     environment = isolated_environment()
     node = ['--ros-args', '--log-level', 'error', '-p', f'threads:={options.threads}']
     if options.model:
