@@ -192,6 +192,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
         'dgtl_ros.show.results': {'dgtl_core.web_video'},
         'dgtl_ros.show.soak': {'dgtl_core.engine.child'},
         'dgtl_ros.show.view': {'dgtl_core.cli.view', 'dgtl_core.view.feed'},
+        'dgtl_ros.show.view_benchmark': {'dgtl_core.cli.view'},
     }
     wrong = [f'{name}:{i.line} imports {i.module}'
              for name in tree.below('dgtl_ros') for i in tree.imports[name]
