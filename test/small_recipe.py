@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe of which a step takes a moment: a tiny model on pictures of coloured rectangles."""
 
+from contextlib import contextmanager
 from pathlib import Path
 import sys
 
@@ -49,6 +50,20 @@ def write_recipe(folder: Path, **changes: object) -> Path:
     path = folder / 'boxes.yaml'
     path.write_text(yaml.safe_dump(recipe))
     return path
+
+
+@contextmanager
+def power_failure_after_saving(monkeypatch):
+    """Let a training fail as soon as it has saved a checkpoint."""
+    from dgtl_core.learning.run import Run
+
+    def stop(self, path, commit, *, resumable, save=Run.save):
+        save(self, path, commit, resumable=resumable)
+        raise OSError('the power fails')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, 'save', stop)
+        yield
 
 
 def command(recipe: Path, out: Path, *extra: str) -> list[str]:

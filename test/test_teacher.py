@@ -9,14 +9,14 @@ from dgtl_core.data.transforms import TransformConfig, views
 from dgtl_core.learning.losses import log_shares, LossConfig
 from dgtl_core.learning.objective import Objective
 from dgtl_core.learning.points import RandomPoints
-from dgtl_core.learning.run import FINAL, LAST, Run
+from dgtl_core.learning.run import FINAL, LAST
 from dgtl_core.learning.teacher import distillation_loss, Teacher
 from dgtl_core.model.checkpoint import load_segmenter, save_checkpoint
 from dgtl_core.model.segmenter import Segmenter
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_recipe import write_recipe
+from small_recipe import power_failure_after_saving, write_recipe
 from test_train_light import light_recipe, run
 import torch
 
@@ -104,13 +104,7 @@ def test_a_run_with_a_teacher_resumes_bit_by_bit(teachers, tmp_path, monkeypatch
     recipe = light_recipe(tmp_path, 'classes', steps=4, save_every=2,
                           teacher=str(teachers['matched']))
     assert run(recipe, tmp_path / 'whole') == 0
-
-    def stop(self, path, commit, *, resumable, save=Run.save):
-        save(self, path, commit, resumable=resumable)
-        raise OSError('the power fails')
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, 'save', stop)
+    with power_failure_after_saving(monkeypatch):
         assert run(recipe, tmp_path / 'part') == 1
     assert run(recipe, tmp_path / 'part', resume=True) == 0
     straight, resumed = (load_file(tmp_path / name / LAST) for name in ('whole', 'part'))

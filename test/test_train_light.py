@@ -10,7 +10,7 @@ import sys
 import cv2
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.objective import Objective
-from dgtl_core.learning.run import FINAL, Run
+from dgtl_core.learning.run import FINAL
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import ClassTexts, save_texts
@@ -18,7 +18,7 @@ from dgtl_core.predictor import Predictor
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from small_recipe import COLORS, command, MODEL, write_recipe
+from small_recipe import COLORS, command, MODEL, power_failure_after_saving, write_recipe
 from test_light_head import config
 import torch
 from training import evaluate, export, train
@@ -64,13 +64,7 @@ def test_it_learns_resumes_is_measured_and_runs_from_a_file(
     log = [json.loads(x) for x in (tmp_path / 'whole' / 'log.jsonl').read_text().splitlines()]
     assert log[-1]['loss'] == pytest.approx(log[-1]['cross_entropy'] + log[-1]['dice'])
     assert log[-1]['loss'] < 0.7 * log[0]['loss']
-
-    def stop(self, path, commit, *, resumable, save=Run.save):
-        save(self, path, commit, resumable=resumable)
-        raise OSError('the power fails')
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, 'save', stop)
+    with power_failure_after_saving(monkeypatch):
         assert run(recipe, tmp_path / 'part') == 1
     assert run(recipe, tmp_path / 'part', resume=True) == 0
     straight, resumed = (load_file(tmp_path / name / FINAL) for name in ('whole', 'part'))

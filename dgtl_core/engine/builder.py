@@ -22,7 +22,7 @@ from dgtl_core.engine.progress import monitor, Progress
 from dgtl_core.files import write_atomically
 from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.contract import INPUT
-from dgtl_core.runtime.tensorrt_module import started
+from dgtl_core.runtime.tensorrt_module import make_logger, started
 
 USE_GATHER = (
     'export the model again with "--sampling gather" (several versions of TensorRT compute '
@@ -57,8 +57,9 @@ def build(trt: Any, onnx: Path, options: EngineOptions, progress: Progress,
     :raises ModelError: the parser or the builder refuses the model, or the GPU the builder.
     :raises KeyboardInterrupt: Ctrl-C; the builder has stopped.
     """
-    log = _Log()
-    builder = started(trt, trt.Builder, _logger(trt, log))
+    attentions: set[str] = set()
+    log = make_logger(trt, lambda message: attentions.update(_ATTENTION.findall(message)))
+    builder = started(trt, trt.Builder, log)
     start = time.monotonic()
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, builder.logger)
@@ -106,7 +107,7 @@ def build(trt: Any, onnx: Path, options: EngineOptions, progress: Progress,
     return engine, BuildReport(
         tensorrt=f'{trt.__name__} {trt.__version__}', precision=_precision(trt, network),
         layers=network.num_layers, grid_samples=dict(modes),
-        softmax_layers=kinds[trt.LayerType.SOFTMAX], fused_attentions=len(log.attentions),
+        softmax_layers=kinds[trt.LayerType.SOFTMAX], fused_attentions=len(attentions),
         parse_s=round(parse_s, 1), build_s=round(build_s, 1),
         engine_mib=round(engine.nbytes / 2**20, 1))
 
@@ -119,36 +120,6 @@ def network_flags(trt: Any) -> int:
         if member is not None:
             flags |= 1 << int(member)
     return flags
-
-
-class _Log:
-    """What a builder says: the errors, and how many attentions it has fused."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.attentions: set[str] = set()
-
-    def add(self, severity: str, message: str) -> None:
-        if severity in ('ERROR', 'INTERNAL_ERROR'):
-            self.errors.append(message.strip())
-        elif severity == 'WARNING':
-            _LOG.warning('TensorRT: %s', message.strip())
-        self.attentions.update(_ATTENTION.findall(message))
-
-
-def _logger(trt: Any, log: _Log) -> Any:
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            log.add(severity.name, message)
-
-        @property
-        def last_error(self) -> str:
-            return log.errors[-1] if log.errors else 'no reason given'
-
-    return Logger()
 
 
 def _layers(network: Any) -> Sequence[Any]:

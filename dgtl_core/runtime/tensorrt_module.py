@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 import importlib
 import importlib.util
 import logging
@@ -48,19 +50,28 @@ def tensorrt_fault(device: str) -> str:
     return cuda_fault(device) or ('' if installed_module() else 'TensorRT is not installed')
 
 
-def make_logger(trt: Any) -> Any:
-    """Return a logger that passes TensorRT's warnings on and keeps the last error."""
+def make_logger(trt: Any, hear: Callable[[str], object] = lambda message: None) -> Any:
+    """
+    Return a logger that passes TensorRT's warnings and errors on and keeps the last errors.
+
+    :param hear: is called with every message, also with those that are not passed on.
+    """
     class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.last_error = 'no reason given'
+            self.errors: deque[str] = deque(maxlen=20)
 
         def log(self, severity: Any, message: str) -> None:
+            hear(message)
             if severity.name in ('ERROR', 'INTERNAL_ERROR'):
-                self.last_error = message.strip()
-                _LOG.error('TensorRT: %s', self.last_error)
+                self.errors.append(message.strip())
+                _LOG.error('TensorRT: %s', message.strip())
             elif severity.name == 'WARNING':
                 _LOG.warning('TensorRT: %s', message.strip())
+
+        @property
+        def last_error(self) -> str:
+            return self.errors[-1] if self.errors else 'no reason given'
 
     return Logger()
 
