@@ -19,7 +19,7 @@ FORMS = {
 
 def test_every_form_is_timed_against_the_same(monkeypatch):
     monkeypatch.setattr(sizes, 'FORMS', FORMS)
-    lines = sizes.compare('mini', (64, 128), 1, {'head-light-texts': 20.0})
+    lines = sizes.compare('mini', (64, 128), 1, 'fp32', {'head-light-texts': 20.0})
     assert [line.form for line in lines] == [*FORMS, NAME]
     first, released, light, other = lines
     assert first.to_mask2former == 1 and other.to_segformer == 1
@@ -52,7 +52,7 @@ def test_scores_come_from_the_experiment_and_nothing_else(tmp_path, capsys, monk
     monkeypatch.setattr(sizes, 'compare', lambda *given: seen.append(given) or [])
     assert sizes.main(['--sizes', 's', '--experiment', str(file), '--out',
                        str(tmp_path / 'sizes.json')]) == 0
-    assert seen == [('s', (512, 1024), 3, {'head-mask2former': pytest.approx(40)})]
+    assert seen == [('s', (512, 1024), 3, 'fp32', {'head-mask2former': pytest.approx(40)})]
     assert json.loads((tmp_path / 'sizes.json').read_text()) == []
     file.write_text('[]')
     assert sizes.main(['--experiment', str(file)]) == 1

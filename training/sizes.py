@@ -19,6 +19,7 @@ from pathlib import Path
 import sys
 
 from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.folding.precision import Precision, PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.contract import MAX_THREADS
 import torch
@@ -50,13 +51,17 @@ class Line:
     miou: float | None  # percent, mean over the unseen domains of the experiment
 
 
-def compare(letter: str, size: tuple[int, int], runs: int,
+def compare(letter: str, size: tuple[int, int], runs: int, precision: Precision,
             scores: dict[str, float]) -> list[Line]:
-    """Time the forms of one backbone on pictures of ``size``, and SegFormer where it is there."""
+    """
+    Time the forms of one backbone on pictures of ``size``, and SegFormer where it is there.
+
+    :param precision: of the folded ones; the others run in float32.
+    """
     contenders: list[Contender] = []
     parameters = []
     for model, _ in FORMS.values():
-        spec = parse(model.format(letter), Spec(model=''))
+        spec = parse(model.format(letter), Spec(model='', precision=precision))
         cache: dict[str, Segmenter] = {}
         contenders.append(open_contender(spec, size, 'cpu', 0, 'auto', cache))
         parameters.append(sum(p.numel() for p in cache[spec.model].parameters()) / 1e6)
@@ -117,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--picture', type=int, nargs=2, metavar=('H', 'W'), default=(512, 1024),
         help='(512 1024)')
     add('--runs', type=int, default=3, help='timed calls of each (%(default)s)')
+    add('--precision', choices=PRECISIONS, default='fp32',
+        help='of the folded forms (%(default)s)')
     add('--threads', type=int, default=1, help='(%(default)s)')
     add('--experiment', type=Path, metavar='FILE', help='results.json of training.experiment')
     add('--out', type=Path, metavar='FILE', help='the numbers as JSON')
@@ -129,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         lines: list[Line] = []
         for letter in options.sizes:
-            lines += compare(letter, tuple(options.picture), options.runs, scores)
+            lines += compare(letter, tuple(options.picture), options.runs, options.precision,
+                             scores)
             if options.out:
                 write_atomically(options.out, json.dumps([asdict(x) for x in lines], indent=1))
     except (OSError, ValueError) as error:
