@@ -49,6 +49,7 @@ class ModelMetadata:
     source: str = ''
     precision: str = 'fp32'  # of the products; an engine computes in the types of the file
     domain: dict[str, Any] | None = None  # what dgtl_core.domain_model reads
+    temperature: dict[str, Any] | None = None  # in the graph: dgtl_core.folding.temperature
 
     def to_json(self) -> str:
         """Return the JSON text that is stored in the file."""
@@ -60,6 +61,8 @@ class ModelMetadata:
             data['precision'] = self.precision
         if self.domain is not None:
             data['domain'] = self.domain
+        if self.temperature is not None:
+            data['temperature'] = self.temperature
         if self.classes.mapping:  # of the label pictures that were learned from
             data['label_mapping'] = self.classes.mapping.to_dict(self.classes.names)
         return json.dumps(data)
@@ -94,7 +97,7 @@ class ModelMetadata:
                 input_size=(height, width), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
                 source=str(data.get('source', '')), precision=precision,
-                domain=data.get('domain'))
+                domain=data.get('domain'), temperature=data.get('temperature'))
         except ModelError:
             raise
         except (KeyError, RecursionError, TypeError, ValueError) as error:

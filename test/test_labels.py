@@ -3,7 +3,8 @@ import math
 
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.prediction import Prediction
-from dgtl_core.folding.signature import signature
+from dgtl_core.folding.signature import ENTROPY, signature
+from dgtl_core.folding.temperature import Temperature
 import pytest
 import torch
 from torch import nn
@@ -94,3 +95,54 @@ def test_signature_of_windows_is_their_mean_and_pictures_keep_theirs():
     for row, (left, right) in enumerate(((10, 200), (90, 250))):
         expected = signature(network(pictures(left, right))).mean(dim=0)
         torch.testing.assert_close(both[row], expected)
+
+
+@pytest.mark.parametrize('with_classes', [True, False])
+@pytest.mark.parametrize('seed', range(3))
+def test_temperature_changes_the_confidence_alone_and_as_its_formula_says(with_classes, seed):
+    network = LabelNetwork(Found(with_classes, seed), SIZE)
+    shown = pictures(0, 255)
+    labels, plain, seen = network(shown)
+    scores = network.scores(shown)
+    network.temperature = Temperature(1.0, 4.0)
+    after, confidence, same = network(shown)
+    assert torch.equal(labels, after) and torch.equal(seen, same)
+    logits = scores.clamp_min(1e-12).log() if with_classes else scores
+    temperature = 1 + 3 * seen[:, ENTROPY]
+    assert 1.2 < float(temperature.min()) and float(temperature.max()) < 4
+    expected = (logits / temperature[:, None, None, None]).softmax(dim=1).amax(dim=1)
+    # inside of regions; on borders the coarse grid differs
+    off = (expected * 255 - confidence).abs()
+    assert off.median() < 4 and off.mean() < 10
+    assert confidence.float().mean() < plain.float().mean() - 10
+
+
+@pytest.mark.parametrize('with_classes', [True, False])
+def test_temperature_of_one_is_none(with_classes):
+    network = LabelNetwork(Found(with_classes), SIZE)
+    _, plain, _ = network(pictures(0))
+    network.temperature = Temperature(1.0, 1.0)
+    _, confidence, _ = network(pictures(0))
+    assert (plain.int() - confidence.int()).abs().float().median() <= 3
+
+
+def test_windows_have_temperatures_of_their_own():
+    wide = torch.cat((pictures(10), pictures(250)), dim=2)
+    whole = LabelNetwork(Found(False), (SIZE[0], 2 * SIZE[1]), stride=SIZE)
+    alone = LabelNetwork(Found(False), SIZE)
+    whole.temperature = alone.temperature = Temperature(0.5, 5.0)
+    _, confidence, _ = whole(wide)
+    for part, picture in zip(confidence.split(SIZE[1], dim=2), (pictures(10), pictures(250))):
+        assert torch.equal(part, alone(picture)[1])
+
+
+def test_the_graph_with_a_temperature_has_no_exponential_at_full_size():
+    for with_classes in (True, False):
+        network = LabelNetwork(Found(with_classes), SIZE)
+        network.temperature = Temperature(1.0, 4.0)
+        program = torch.export.export(network, (pictures(0),))
+        large = {str(node.target) for node in program.graph.nodes
+                 if node.op == 'call_function' and 'val' in node.meta
+                 and getattr(node.meta['val'], 'shape', ())[1:] in (
+                     (CLASSES, *SIZE), (CLASSES + 1, *SIZE))}
+        assert large and not [n for n in large if any(w in n for w in ('softmax', 'exp.', 'log'))]

@@ -296,6 +296,18 @@ def test_command_line_writes_previews(tmp_path):
     np.testing.assert_array_equal(labels, sample.labels)
 
 
+def test_command_line_writes_a_drive(tmp_path):
+    command = [sys.executable, '-m', 'dgtl_core.streetworld', '--drive', '--out', str(tmp_path),
+               '--count', '3', '--seed', '5', '--size', '64', '96']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        '000000.png', '000001.png', '000002.png']
+    image = cv2.cvtColor(cv2.imread(str(tmp_path / '000002.png')), cv2.COLOR_BGR2RGB)
+    shots = list(StreetWorld(5, (64, 96)).stream(2.0, ('clear',), 1.5))
+    np.testing.assert_array_equal(image, shots[2].image)
+
+
 def test_command_line_benchmark():
     command = [sys.executable, '-m', 'dgtl_core.streetworld', '--benchmark', '--count', '1',
                '--size', '64', '128']

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import math
 from pathlib import Path
 import sys
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.data.checks import check
+from dgtl_core.data.datasets import LabelledPicture
 from dgtl_core.engine.agreement import Output
 from dgtl_core.export.onnx import ExportError
 from dgtl_core.folding.labels import LabelNetwork
@@ -22,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 Size = tuple[int, int]
+_LEAST = 1e-12  # of a share
 
 
 def _spread(total: int, count: int) -> list[int]:
@@ -41,9 +44,12 @@ def pictures_of(folder: Path | None, count: int, size: Size) -> list[np.ndarray]
     return [to_input(image, place(image.shape[:2], size, 'stretch')) for image in images]
 
 
-def labelled_pictures(spec: str, count: int, size: Size, classes: ClassSet) -> tuple[
-        list[np.ndarray], list[np.ndarray]]:
-    """Pictures of a data set, evenly spread over it, at ``size``; their truth at its own size."""
+def chosen_pictures(spec: str, count: int, classes: ClassSet) -> Iterator[LabelledPicture]:
+    """
+    Open a data set; give pictures of it, evenly spread over it.
+
+    :raises ExportError: it has other classes than the model.
+    """
     data = open_pictures(spec)
     for line in check(data):
         print(f'export: {line}', file=sys.stderr)
@@ -51,7 +57,13 @@ def labelled_pictures(spec: str, count: int, size: Size, classes: ClassSet) -> t
         raise ExportError(
             f'{data.name} has the classes {list(data.classes.names)}, the model '
             f'{list(classes.names)}; they must be equal')
-    chosen = [data[i] for i in _spread(len(data), count)]
+    return (data[i] for i in _spread(len(data), count))
+
+
+def labelled_pictures(spec: str, count: int, size: Size, classes: ClassSet) -> tuple[
+        list[np.ndarray], list[np.ndarray]]:
+    """Pictures of a data set, evenly spread over it, at ``size``; their truth at its own size."""
+    chosen = list(chosen_pictures(spec, count, classes))
     images = [np.ascontiguousarray(to_input(c.image, place(c.labels.shape, size, 'stretch')))
               for c in chosen]
     return images, [c.labels for c in chosen]
@@ -71,7 +83,11 @@ def as_trained(segmenter: Segmenter, network: LabelNetwork, stride: Size,
         if network.output_size != network.picture_size:
             scores = F.interpolate(
                 scores, network.output_size, mode='bilinear', align_corners=False)
-        best, labels = scores[0].max(dim=0)
-        confidence = (best / scores[0].sum(dim=0) * 255).round()
+        labels, shares = scores[0].argmax(dim=0), scores[0] / scores[0].sum(dim=0)
+        if network.temperature is not None:
+            logs = shares.clamp_min(_LEAST).log()
+            entropy = -(shares * logs).sum(dim=0).mean() / math.log(max(len(shares), 2))
+            shares = (logs / network.temperature.of(entropy)).softmax(dim=0)
+        confidence = (shares.amax(dim=0) * 255).round()
         results.append((labels.to(torch.uint8).numpy(), confidence.to(torch.uint8).numpy()))
     return results

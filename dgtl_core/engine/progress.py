@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import sys
 import threading
+import time
 from typing import Any, TextIO
 
-from dgtl_core.progress import Progress
+_WIDTH = 30
 
 
 @dataclass
@@ -18,17 +20,27 @@ class _Phase:
     done: int = 0
 
 
-class BuildProgress:
+class Progress:
     """
-    Adds up the phases of a build and shows how far it is.
+    A bar on a terminal, a line now and then elsewhere.
 
     TensorRT calls it from any of its threads, and an exception would end the process there: so
     none leaves. Where the output is a pipe and its reader is gone, the build is cancelled.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, every_s: float = 10.0,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Start with nothing done.
+
+        :param every_s: seconds between two lines where the output is not a terminal.
+        """
         self.cancelled = False
-        self._shown = Progress(100, '%', stream=stream, title='building the engine')
+        self._stream = sys.stderr if stream is None else stream
+        self._bar = self._stream.isatty()
+        self._every = 0.1 if self._bar else every_s
+        self._clock = clock
+        self._shown_at = float('-inf')
         self._phases: dict[str, _Phase] = {}
         self._lock = threading.Lock()
 
@@ -52,8 +64,9 @@ class BuildProgress:
             self._phases.pop(name, None)
 
     def close(self) -> None:
-        """Take the bar away."""
-        self._tell(self._shown.close)
+        """End the line of the bar."""
+        if self._bar and self._shown_at > float('-inf'):
+            self._write('\r\x1b[K')
 
     def fraction(self, name: str) -> float:
         """Return which part of a phase is done (0..1), the phases inside it included."""
@@ -62,21 +75,32 @@ class BuildProgress:
         return min((phase.done + max(inner, default=0.0)) / phase.steps, 1.0)
 
     def _show(self) -> None:
+        now = self._clock()
+        if now - self._shown_at < self._every:
+            return
         outer = next((n for n, p in self._phases.items() if p.parent not in self._phases), None)
-        if outer is not None:
-            done, part = round(100 * self.fraction(outer)), next(reversed(self._phases))
-            self._tell(lambda: self._shown.reach(done, part[:40]))
+        if outer is None:
+            return
+        self._shown_at = now
+        part = self.fraction(outer)
+        text = f'{part:4.0%} {next(reversed(self._phases))}'
+        if self._bar:
+            bar = '#' * round(part * _WIDTH)
+            self._write(f'\r[{bar:.<{_WIDTH}}] {text:.60}\x1b[K')
+        else:
+            self._write(f'building the engine: {text}\n')
 
-    def _tell(self, show: Callable[[], None]) -> None:
+    def _write(self, text: str) -> None:
         try:
-            show()
+            self._stream.write(text)
+            self._stream.flush()
         except BrokenPipeError:  # nobody waits for the engine any more
             self.cancelled = True
         except (OSError, ValueError):  # no room to write, or the stream was closed
-            pass
+            self._every = float('inf')
 
 
-def monitor(trt: Any, progress: BuildProgress) -> Any:
+def monitor(trt: Any, progress: Progress) -> Any:
     """Return TensorRT's own kind of monitor that reports to ``progress``."""
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from dgtl_core.classes import ClassSet
 from dgtl_core.evaluation.score import FIGURES, Worst
 from dgtl_core.files import write_atomically
+from dgtl_core.reliability import BINS
 from dgtl_core.visualize import overlay, sheet
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
@@ -112,13 +113,14 @@ def _diagrams(results: dict[str, Any]) -> Figure:
     for axes, domain in zip(panels, domains):
         found = domain['confidence']
         bins = [b for b in found['bins'] if b['pixels']]
-        most = max((b['pixels'] for b in bins), default=1)
-        axes.bar([b['confidence'] for b in bins], [b['pixels'] / most for b in bins],
-                 width=1 / 15, color='0.85', label='pixels')
+        pixels = [b['pixels'] for b in found['bins']]
+        axes.bar([(i + 0.5) / BINS for i in range(BINS)],
+                 [count / max(*pixels, 1) for count in pixels], width=1 / BINS, color='0.85')
         axes.plot([0, 1], [0, 1], color='0.5', linestyle=':')
         axes.plot([b['confidence'] for b in bins], [b['right'] for b in bins], marker='o')
         ece = '-' if found['ece'] is None else f'{100 * found["ece"]:.1f} %'
-        axes.set(title=f'{_verbatim(domain["name"])}, ECE {ece}', xlim=(0, 1), ylim=(0, 1.05),
+        axes.set_title(f'{_verbatim(domain["name"])}, ECE {ece}', fontsize=9)
+        axes.set(xlim=(0, 1), ylim=(0, 1.05),
                  xlabel='confidence (grey: pixels)', ylabel='share of right pixels')
     axes = panels[len(domains)]
     for domain in domains:

@@ -246,5 +246,5 @@ def export_onnx(
         if min(kept.labels, same.labels) < min_agreement:
             raise ExportError(
                 f'ONNX Runtime against torch: {same}; against what was trained: {kept}; at least '
-                f'{min_agreement:.2%} must be equal, so {path} was not written')
+                f'{min_agreement:.2%} must be equal, so nothing was written')
     return same, kept

@@ -5,7 +5,8 @@ From a uint8 picture to uint8 labels, confidence and a signature: what a model f
 There is no softmax over the classes at full size, where it costs more than a light network. Scores
 of a mask classifier carry their sum through the upsampling as one more row: exact. Of logits of
 classes the labels are exact, and the confidence is 1 / sum exp(logit - largest) on a grid twice as
-fine as the masks', brought up.
+fine as the masks', brought up. With a temperature that is what a mask classifier does too, with
+the logarithms of its scores, on a grid half as fine as the picture.
 Shape legend: B pictures, V windows, H x W the picture, h x w a window, Q queries, K classes.
 """
 
@@ -15,7 +16,8 @@ from typing import Literal
 
 from dgtl_core.folding.fold import FoldedSegmenter
 from dgtl_core.folding.prediction import Prediction
-from dgtl_core.folding.signature import signature
+from dgtl_core.folding.signature import ENTROPY, signature
+from dgtl_core.folding.temperature import Temperature
 from dgtl_core.processing import windows
 import torch
 from torch import nn, Tensor
@@ -72,6 +74,7 @@ class LabelNetwork(nn.Module):
             cover[y0:y1, x0:x1] += 1
         self.register_buffer('weight', 1 / cover if len(self.windows) > 1 else None)
         self.score_dtype = torch.float32  # of masks and scores from the upsampling on
+        self.temperature: Temperature | None = None  # None: the confidence is as it comes
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -81,16 +84,19 @@ class LabelNetwork(nn.Module):
         (B, D) float32.
         """
         found = self._found(pictures)
-        scores = self._whole(self._window_scores(found))
-        if found.classes is None:
+        seen = signature(found)
+        parts = self._window_scores(found)
+        scores = self._whole(parts)
+        if found.classes is None or self.temperature is not None:
             labels = scores.argmax(dim=1)
-            confidence = self._whole(self._window_confidence(found.masks))[:, 0]
+            logits = self._window_logits(found, parts, seen[:, ENTROPY])
+            confidence = self._whole(self._window_confidence(logits))[:, 0]
         else:  # Decision 2: a probability, although the scores themselves may exceed 1.
             best, labels = scores.max(dim=1)
             confidence = best / (-scores[:, -1]).clamp_min(_LEAST)
         # By way of float: TensorRT documents no conversion from its integers to uint8.
         return (labels.float().to(torch.uint8), (confidence * 255).round().to(torch.uint8),
-                self._per_picture(signature(found)).mean(dim=1))
+                self._per_picture(seen).mean(dim=1))
 
     def scores(self, pictures: Tensor) -> Tensor:
         """
@@ -101,6 +107,17 @@ class LabelNetwork(nn.Module):
         found = self._found(pictures)
         scores = self._whole(self._window_scores(found))
         return scores if found.classes is None else scores[:, :-1]
+
+    def distributions(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Return what a temperature is fitted on, for each window.
+
+        Shape: (B, H, W, 3) uint8 -> logits (B * V, K, h', w') whose softmax is the distribution of
+        a pixel; entropy of the windows (B * V,), 0..1.
+        """
+        found = self._found(pictures)
+        entropy = signature(found)[:, ENTROPY]
+        return self._window_logits(found, self._window_scores(found), entropy), entropy
 
     def _found(self, pictures: Tensor) -> Prediction:
         """Predictions of all windows, those of one picture side by side (B * V, ...)."""
@@ -126,12 +143,20 @@ class LabelNetwork(nn.Module):
         return whole
 
     def _window_confidence(self, logits: Tensor) -> Tensor:
-        """Shape: logits on the mask grid (B * V, K, h', w') -> (B * V, 1, h, w)."""
-        fine = F.interpolate(
-            logits.float(), scale_factor=2, mode='bilinear', align_corners=False)
-        largest = fine.amax(dim=1, keepdim=True)
-        sure = 1 / (fine - largest).exp().sum(dim=1, keepdim=True)
+        """Shape: (B * V, K, h', w') -> (B * V, 1, h, w)."""
+        largest = logits.amax(dim=1, keepdim=True)
+        sure = 1 / (logits - largest).exp().sum(dim=1, keepdim=True)
         return F.interpolate(sure, size=self.network.size, mode='bilinear', align_corners=False)
+
+    def _window_logits(self, found: Prediction, scores: Tensor, entropy: Tensor) -> Tensor:
+        """Logits over the temperature, on a coarser grid than the scores, (B * V, K, h', w')."""
+        masks = found.classes is None
+        logits = (found.masks.float() if masks
+                  else F.avg_pool2d(scores[:, :-1], 2).clamp_min(_LEAST).log())
+        if self.temperature is not None:
+            logits = logits / self.temperature.of(entropy)[:, None, None, None]
+        return logits if not masks else F.interpolate(
+            logits, scale_factor=2, mode='bilinear', align_corners=False)
 
     def _window_scores(self, found: Prediction) -> Tensor:
         """Logits; or scores, and after the last minus their sum: never the largest."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+ENTROPY = 0  # where it stands in the signature
 _POOL = 4  # mask pixels a side: what is averaged needs no finer grid
 _LEAST = 1e-6
 

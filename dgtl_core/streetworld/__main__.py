@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write preview pictures with labels, or measure how fast pictures are drawn on one core."""
+"""
+Write pictures of many streets with labels, or those of one drive, or measure how fast pictures are
+drawn on one core.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,13 @@ def _previews(world: StreetWorld, folder: Path, count: int) -> None:
     print(f'{count} pictures and their labels (train ids) are in {folder}')
 
 
+def _drive(world: StreetWorld, folder: Path, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for shot in world.stream(2.0, (world.condition,), count / 2.0):
+        _write(folder / f'{shot.index:06d}.png', cv2.cvtColor(shot.image, cv2.COLOR_RGB2BGR))
+    print(f'{count} pictures of a drive are in {folder}')
+
+
 def _benchmark(seed: int, size: tuple[int, int], severity: int, count: int) -> None:
     cv2.setNumThreads(1)
     print(f'{size[0]}x{size[1]}, one thread; pictures/s by the clock and by processor time')
@@ -55,7 +65,9 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog='python -m dgtl_core.streetworld',
                                      description=__doc__)
-    parser.add_argument('--out', type=Path, help='write pictures and labels as PNG to this folder')
+    parser.add_argument('--out', type=Path, help='write PNG files to this folder')
+    parser.add_argument('--drive', action='store_true',
+                        help='of one drive, two a second, without labels')
     parser.add_argument('--benchmark', action='store_true', help='measure pictures per second')
     parser.add_argument('--condition', choices=CONDITIONS, default='clear')
     parser.add_argument('--severity', type=int, choices=range(1, 6), default=3)
@@ -71,7 +83,7 @@ def main() -> int:
     size = (options.size[0], options.size[1])
     if options.out is not None:
         world = StreetWorld(options.seed, size, options.condition, options.severity)
-        _previews(world, options.out, options.count)
+        (_drive if options.drive else _previews)(world, options.out, options.count)
     if options.benchmark:
         _benchmark(options.seed, size, options.severity, options.count)
     return 0
