@@ -14,14 +14,21 @@ from dgtl_core.files import file_sha256, shipped
 from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
 from dgtl_core.runtime.backend import open_backend
-from dgtl_core.runtime.contract import Backend, EngineStatus, MAX_THREADS, RunOptions
+from dgtl_core.runtime.contract import (
+    Backend,
+    BACKENDS,
+    EngineStatus,
+    MAX_THREADS,
+    PRECISIONS,
+    RunOptions,
+)
 from dgtl_core.zoo.cache import find_model
 import numpy as np
 
 __all__ = [
-    'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'find_model',
-    'LabelledFrame', 'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'Predictor',
-    'RunOptions', 'Segmentation', 'Timing']
+    'BACKENDS', 'default_model', 'EngineOptions', 'EngineStatus', 'file_sha256', 'find_model',
+    'LabelledFrame', 'MAX_THREADS', 'ModelError', 'ModelMetadata', 'onnx_metadata', 'PRECISIONS',
+    'Predictor', 'RunOptions', 'Segmentation', 'Timing']
 
 _DEFAULT = 'dgtl_mini.onnx'
 

@@ -9,7 +9,7 @@ import re
 from dgtl_core.domain import DomainLimits
 from dgtl_core.encodings import ENCODINGS
 from dgtl_core.picture_header import MAX_PIXELS
-from dgtl_core.predictor import EngineOptions, MAX_THREADS, RunOptions
+from dgtl_core.predictor import BACKENDS, EngineOptions, MAX_THREADS, PRECISIONS, RunOptions
 from dgtl_ros.parameters import expanded, option, ParameterError
 
 _CAMERA = re.compile(r'/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*')
@@ -24,13 +24,13 @@ class Settings:
         '', 'Model file (.onnx, .engine or .safetensors); empty: the embedded demonstration model')
     backend: str = option(
         RunOptions.backend, 'What runs the model',
-        choices=('auto', 'tensorrt', 'torch', 'onnxruntime'))
+        choices=BACKENDS)
     device: str = option(
         RunOptions.device, 'Where the model runs: auto, cpu, cuda or cuda:N')
     precision: str = option(
         RunOptions.precision, 'Numbers the network computes with; auto: those of the model file. '
         'Only a checkpoint can be run in others, an .onnx or engine is exported with them',
-        choices=('auto', 'fp32', 'fp16', 'bf16', 'int8'))
+        choices=PRECISIONS)
     engine_cache_dir: str = option(
         EngineOptions.cache_dir, 'Folder of the TensorRT engines that were built here')
     engine_build: str = option(

@@ -3,14 +3,14 @@
 
 from dataclasses import replace
 
-from dgtl_core.config import BackboneConfig
+from dgtl_core.config import BackboneConfig, BACKBONES
 from dgtl_core.model.vit import Backbone, timm_name
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 
-FAMILIES = ['vit', 'dinov2', 'dinov2-reg', 'dinov3', 'eva02', 'clip', 'siglip2']
+FAMILIES = [name for name, sizes in BACKBONES.items() if sizes is None]
 
 
 def config(family, **changes):
