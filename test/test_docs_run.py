@@ -33,6 +33,7 @@ NOT_RUN = (
     (r'dgtl view', 'it serves a page until Ctrl-C: test_view_page.py'),
     (r'dgtl engine', 'it needs a GPU: test_tensorrt.py'),
     (r'.*--ray', 'it needs a cluster: test_cluster.py'),
+    (r'dgtl predict BAG', 'the tests of dgtl predict have bags of all kinds'),
     (r'make|python3? -m venv', 'it sets up environments'),
     (r'torchrun|python -m training', 'it learns or measures: see the test of each program'),
     (r'python -m dgtl_ros', 'it needs ROS: test_benchmark_node.py, test_demo.py'),

@@ -2,8 +2,8 @@
 """
 Label all frames of some sources and write what is wanted of them.
 
-Reading, the network and writing go on at once: a thread reads ahead, one writes what has to be in
-order (videos, bags), a few write the files of single frames.
+Reading, the network and writing go on at once: a thread reads ahead, one does what has to be in
+order (verdicts, videos, bags), a few write the files of single frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from dgtl_core.classes import IGNORE_INDEX
-from dgtl_core.predictor import Predictor, Timing
+from dgtl_core.predictor import Predictor, Segmentation, Timing
 from dgtl_core.recorded import frame_files
 from dgtl_core.recorded.ahead import read_ahead
 from dgtl_core.recorded.bag import Bag
@@ -143,21 +143,25 @@ class _Run:
         images = [rules.before(frame.image) for frame, _ in batch]
         results, timing = self._predict.timed_many(images)
         for (frame, read_ms), image, result in zip(batch, images, results):
-            start = time.perf_counter()
-            verdict = self._verdicts.look(frame, image, result)  # in order: it sums up
-            verdict_ms = (time.perf_counter() - start) * 1e3
             try:
                 labelled = rules.after(frame, *result)
             except ValueError as error:
                 self._broken.append({'broken': frame.name, 'fault': str(error)})
                 continue
             record = {'frame': frame.name, 'source': self._source.name, 'stamp': frame.stamp,
-                      'domain': verdict, 'ms': {**_stages(read_ms, timing, len(batch)),
-                                                'verdict': round(verdict_ms, 3)}}
-            writing = [files.submit(self._write, labelled, record)]
+                      'ms': _stages(read_ms, timing, len(batch))}
+            writing = [ordered.submit(self._judge, frame, image, result, record),
+                       files.submit(self._write, labelled, record)]
             if self._sheet or self._sinks:
                 writing.append(ordered.submit(self._add, labelled))
             self._waiting.append((record, writing))
+
+    def _judge(self, frame: Frame, image: np.ndarray, result: Segmentation,
+               record: Record) -> float:
+        start = time.perf_counter()
+        record['domain'] = self._verdicts.look(frame, image, result)
+        record['ms']['verdict'] = round((time.perf_counter() - start) * 1e3, 3)
+        return 0.0  # it writes nothing
 
     def _write(self, labelled: Labelled, record: Record) -> float:
         start = time.perf_counter()

@@ -32,7 +32,7 @@ def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Ma
     total = max(int(pixels.sum()), 1)
     ms = {stage: round(sum(f['ms'][stage] for f in now) / new, 3)
           for stage in (STAGES if new else ())}
-    alone = sum(ms.get(stage, 0.0) for stage in STAGES[1:-1])
+    alone = sum(ms.get(stage, 0.0) for stage in STAGES[1:4])  # the rest goes on beside it
     means = [frame['confidence'] for frame in frames if frame['confidence'] is not None]
     return {
         'frames': len(frames), 'frames_before': len(frames) - new, 'broken': len(broken),
