@@ -75,7 +75,7 @@ def kills(count: int, seed: int, folder: Path, steps: int = 60) -> dict[str, obj
     killed = resumed = ended = 0
     while killed < count or (out / LAST).exists():
         before = (out / LAST).exists()
-        limit = chance.uniform(0.0, 0.3) * takes if killed < count else None
+        limit = chance.uniform(0.0, 0.1) * takes if killed < count else None
         if not _attempt(recipe, out, limit, at_once=chance.random() < 0.2):
             killed += 1
             resumed += before
