@@ -11,9 +11,9 @@ import traceback
 from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.predictor import Predictor, Segmentation, Timing
-from dgtl_ros.diagnostics import old
 from dgtl_ros.printable import described, printable
 from dgtl_ros.settings import Settings
+from dgtl_ros.silence import old
 from dgtl_ros.stream import Arrival, Result, Stream
 import numpy as np
 

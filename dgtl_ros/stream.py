@@ -10,7 +10,7 @@ from typing import NamedTuple, TYPE_CHECKING
 from dgtl_core.classes import ClassSet
 from dgtl_core.domain import DomainModel
 from dgtl_core.encodings import ImageError
-from dgtl_ros.diagnostics import CameraSnapshot, discovered, starvation
+from dgtl_ros.diagnostics import CameraSnapshot
 from dgtl_ros.domain_watch import DomainWatch
 from dgtl_ros.finishing import Finishing
 from dgtl_ros.health import Camera, Health
@@ -20,6 +20,7 @@ from dgtl_ros.outputs import Outputs
 from dgtl_ros.printable import printable
 from dgtl_ros.reader import Decoded, Reader
 from dgtl_ros.settings import Settings
+from dgtl_ros.silence import discovered, starvation
 from dgtl_ros.speed_limit import SpeedLimiter
 from dgtl_ros.watchdog import overdue, Stuck
 from dgtl_ros.worker import Worker

@@ -12,13 +12,13 @@ from dgtl_ros.diagnostics import (
     Model,
     OK,
     Snapshot,
-    starvation,
     statuses,
     to_message,
     WARN,
 )
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.settings import Settings
+from dgtl_ros.silence import starvation
 
 pytestmark = pytest.mark.ros
 MODEL = Model(name='tiny', path='/m/tiny.onnx', sha256='0123456789abcdef', num_classes=19,
