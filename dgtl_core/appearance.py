@@ -10,7 +10,8 @@ import numpy as np
 
 _SIZE = (64, 128)      # what most figures are taken from
 _BLOCK = 16            # pixels a side of it: local contrast, and the dark channel of haze
-_BAND = 128            # rows in the middle of the picture in which sharpness is measured
+_BAND = (128, 768)     # rows and columns in the middle in which sharpness is measured
+_ENOUGH = (200, 400)   # what larger pictures are thinned to first, in both directions alike
 NAMES = (
     'luma_mean', 'luma_std', 'luma_saturated_fraction', 'blur', 'red_blue', 'green_magenta',
     'chroma', 'dark_channel', *(f'luma_{q:02d}' for q in (1, 5, 25, 50, 75, 95, 99)),
@@ -30,30 +31,41 @@ def appearance(image: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarr
     :param ignored: (H, W) bool, pixels that do not count; all of them are as none.
     """
     height, width = _SIZE
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    step = max(min(image.shape[0] // _ENOUGH[0], image.shape[1] // _ENOUGH[1]), 1)
+    thin = np.ascontiguousarray(image[::step, ::step])
+    small = cv2.resize(thin, (width, height), interpolation=cv2.INTER_AREA)
     luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     least, most = small.min(axis=2) / np.float32(255), small.max(axis=2) / np.float32(255)
-    top = max((image.shape[0] - _BAND) // 2, 0)
-    band = cv2.cvtColor(np.ascontiguousarray(image[top:top + _BAND]), cv2.COLOR_RGB2GRAY)
-    edges = cv2.Laplacian(band, cv2.CV_16S).astype(np.float32)
+    top, left = (max((side - part) // 2, 0) for side, part in zip(image.shape, _BAND))
+    middle = slice(top, top + _BAND[0]), slice(left, left + _BAND[1])
+    band = cv2.cvtColor(np.ascontiguousarray(image[middle]), cv2.COLOR_RGB2GRAY)
+    edges, judged = cv2.Laplacian(band, cv2.CV_16S), None
     blocks, dark = _blocks(luma), _blocks(least).min(axis=1)
     chroma, colours = most - least, small.reshape(-1, 3)
     if ignored is not None:
         share = ignored.astype(np.float32)  # 1 where a pixel does not count
         counts = np.equal(cv2.resize(share, (width, height), interpolation=cv2.INTER_AREA), 0)
         whole = _blocks(counts).all(axis=1)
-        near = cv2.dilate(share[top:top + _BAND], np.ones((3, 3)))
-        edges = _kept(edges, np.equal(near, 0))
+        near = cv2.dilate(share[middle], np.ones((3, 3)))
+        judged = (near == 0).astype(np.uint8) if (near == 0).any() else None
         blocks, dark = _kept(blocks, whole), _kept(dark, whole)
         luma, chroma = _kept(luma, counts), _kept(chroma, counts)
         colours = _kept(colours, counts.reshape(-1))
     red, green, blue = colours.mean(axis=0) / 255
+    sharpness = float(cv2.meanStdDev(edges, mask=judged)[1][0, 0]) ** 2
     return np.array([
-        luma.mean(), luma.std(), ((luma < 0.01) | (luma > 0.99)).mean(), np.log(edges.var() + 1),
+        luma.mean(), luma.std(), ((luma < 0.01) | (luma > 0.99)).mean(), np.log(sharpness + 1),
         red - blue, green - (red + blue) / 2, chroma.mean(), dark.mean(),
-        *np.quantile(luma, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)),
-        *np.quantile(blocks.std(axis=1), (0.1, 0.5, 0.9)), *np.quantile(dark, (0.1, 0.5, 0.9)),
+        *_quantiles(luma, (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)),
+        *_quantiles(blocks.std(axis=1), (0.1, 0.5, 0.9)), *_quantiles(dark, (0.1, 0.5, 0.9)),
         blocks.mean(axis=1).max()], np.float32)
+
+
+def _quantiles(values: np.ndarray, shares: tuple[float, ...]) -> np.ndarray:
+    """Return what np.quantile does, in a third of the time."""
+    ordered = np.sort(values, axis=None)
+    last = len(ordered) - 1
+    return np.interp(np.array(shares) * last, np.arange(last + 1), ordered)
 
 
 def _kept(values: np.ndarray, wanted: Any) -> np.ndarray:

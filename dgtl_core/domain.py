@@ -28,7 +28,8 @@ __all__ = [
 
 State = Literal['familiar', 'shifted', 'unusable']
 WINDOW = 10  # pictures whose evidence makes the score and the causes
-_STEP = 4    # every fourth pixel of every fourth row is looked at
+_STEP = 4    # every fourth pixel of every fourth row is looked at, fewer of large pictures
+_ENOUGH = (96, 192)  # rows and columns
 _WORDS = {
     'contrast': 'low contrast', 'defocus_blur': 'blurred', 'fog': 'fog-like contrast',
     'gaussian_noise': 'noisy', 'night': 'dark', 'snowfall': 'snow or rain in the air',
@@ -89,9 +90,9 @@ def features(image: np.ndarray, result: Segmentation,
         robot's own drives they are the same in all pictures.
     """
     signature = np.zeros(0, np.float32) if result.signature is None else result.signature
-    confidence = result.confidence[::_STEP, ::_STEP]
+    confidence = _thin(result.confidence)
     if ignored is not None and not ignored.all():
-        confidence = confidence[~ignored[::_STEP, ::_STEP]]
+        confidence = confidence[~_thin(ignored)]
     return np.concatenate((appearance(image, ignored), [confidence.mean() / 255], signature))
 
 
@@ -121,8 +122,8 @@ class DomainMonitor:
         :param seconds: since the picture before it.
         :param ignored: (H, W) bool, pixels that show the robot itself.
         """
-        labels, confidence = result.labels[::_STEP, ::_STEP], result.confidence[::_STEP, ::_STEP]
-        checksum = zlib.adler32(np.ascontiguousarray(image[::_STEP, ::_STEP]).data)
+        labels, confidence = _thin(result.labels), _thin(result.confidence)
+        checksum = zlib.adler32(_thin(image).data)
         seen = features(image, result, ignored)
         figures = dict(zip(NAMES, seen.tolist()))
         evidence = (np.zeros(0) if self._model is None
@@ -130,7 +131,7 @@ class DomainMonitor:
         # The network judged nothing about what a crop cut away, so it was not unsure there.
         judged = labels != IGNORE_INDEX
         if ignored is not None:
-            robot = ignored[::_STEP, ::_STEP]
+            robot = _thin(ignored)
             labels, judged = labels[~robot], judged & ~robot
         sure = np.bincount(confidence[judged] if judged.any() else [0], minlength=256)
         sure = sure / sure.sum()
@@ -206,6 +207,13 @@ class DomainMonitor:
         order = [i for i in np.argsort(-mean) if mean[i] > 0 or i == mean.argmax()]
         names = [self._model.channels[i] for i in order[:3]] if alarmed else []
         return float(score), [_WORDS.get(name, name) for name in names]
+
+
+def _thin(pixels: np.ndarray) -> np.ndarray:
+    """Return evenly spread pixels, contiguous."""
+    height, width = pixels.shape[:2]
+    step = max(_STEP, min(height // _ENOUGH[0], width // _ENOUGH[1]))
+    return np.ascontiguousarray(pixels[::step, ::step])
 
 
 def _beyond(*limits: tuple[str, float, str, float]) -> list[str]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from dgtl_core.config import BackboneConfig, preset
 from dgtl_core.engine.builder import build, network_flags
 from dgtl_core.engine.options import EngineOptions
-from dgtl_core.engine.progress import Progress
+from dgtl_core.engine.progress import BuildProgress
 from dgtl_core.model_file import ModelError
 from dgtl_core.predictor import default_model
 import numpy as np
@@ -27,7 +27,7 @@ rtx = pytest.mark.skipif(
 
 def built(path, **options):
     import tensorrt_rtx
-    return build(tensorrt_rtx, path, EngineOptions(**options), Progress())
+    return build(tensorrt_rtx, path, EngineOptions(**options), BuildProgress())
 
 
 @rtx
@@ -201,7 +201,7 @@ def test_what_rtx_cannot_do_is_said(tmp_path, options):
 @rtx
 def test_a_cancelled_build_is_no_engine(tmp_path):
     import tensorrt_rtx
-    progress = Progress()
+    progress = BuildProgress()
     progress.cancelled = True
     with pytest.raises(ModelError, match='cannot build .*[Cc]ancel'):
         build(tensorrt_rtx, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), progress)
@@ -218,7 +218,7 @@ def test_the_gpu_is_activated_in_the_thread_that_builds(tmp_path):
             return super().build_serialized_network(*arguments)
 
     trt = SimpleNamespace(**{**vars(tensorrt_rtx), 'Builder': Builder})
-    build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), Progress(),
+    build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), BuildProgress(),
           activate=lambda: threads.append(threading.get_ident()))
     assert threads[0] == threads[1] != threading.get_ident()
 
@@ -259,6 +259,6 @@ def test_times_are_kept_for_the_next_build(tmp_path):
 def test_times_that_cannot_be_kept_cost_no_engine(tmp_path, caplog):
     import tensorrt_rtx
     trt = SimpleNamespace(**{**vars(tensorrt_rtx), '__name__': 'tensorrt'})
-    engine, _ = build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(), Progress(),
-                      tmp_path / 'missing' / 'times')
+    engine, _ = build(trt, write_tiny_segmenter(tmp_path / 'm.onnx'), EngineOptions(),
+                      BuildProgress(), tmp_path / 'missing' / 'times')
     assert engine.nbytes > 1000 and 'the timing cache cannot be written' in caplog.text

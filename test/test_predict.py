@@ -516,7 +516,7 @@ def test_quiet_says_nothing_and_a_pipe_gets_lines(predict, folder, capsys, monke
     assert predict(folder, '--quiet') == 0
     told = capsys.readouterr()
     assert told.out == '' and told.err == ''
-    monkeypatch.setattr('dgtl_core.cli.progress._EVERY', 0.0)
+    monkeypatch.setattr('dgtl_core.progress._EVERY', 0.0)
     assert predict(folder, '--force') == 0
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith('4 of 4 frames, ') and lines[-1].endswith('0 s left')

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import os
-import re
 
-from dgtl_core.engine.progress import Progress
+from dgtl_core.engine.progress import BuildProgress
+from dgtl_core.progress import Progress
 import pytest
 
 
@@ -12,20 +12,14 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return Clock()
+def each(monkeypatch):
+    """A line for every step."""
+    monkeypatch.setattr('dgtl_core.progress._EVERY', 0.0)
 
 
-def test_nested_phases_add_up(clock):
-    progress = Progress(io.StringIO(), clock=clock)
+def test_nested_phases_add_up():
+    progress = BuildProgress(io.StringIO())
     progress.start('build', None, 4)
     progress.step('build', 0)
     progress.start('graph', 'build', 2)
@@ -41,35 +35,41 @@ def test_nested_phases_add_up(clock):
     assert progress.fraction('build') == 1.0
 
 
-def test_lines_now_and_then_where_there_is_no_terminal(clock):
+def test_lines_where_there_is_no_terminal(each):
     out = io.StringIO()
-    progress = Progress(out, every_s=10, clock=clock)
-    progress.start('build', None, 100)
-    for step in range(100):
-        clock.now += 1
-        progress.step('build', step)
+    progress = BuildProgress(out)
+    progress.start('build', None, 4)
+    progress.start('Tuning', 'build', 2)
+    progress.step('Tuning', 0)
+    progress.step('build', 3)
     progress.close()
-    lines = out.getvalue().splitlines()
-    assert lines[:2] == ['building the engine:   0% build', 'building the engine:  10% build']
-    assert len(lines) == 11
+    assert out.getvalue().splitlines() == [
+        'building the engine: 0 % build', 'building the engine: 0 % Tuning',
+        'building the engine: 12 % Tuning', 'building the engine: 100 % Tuning']
 
 
-def test_a_bar_on_a_terminal(clock):
+def test_lines_come_only_now_and_then():
+    out = io.StringIO()
+    progress = Progress(1000, 'frame', stream=out)
+    for _ in range(1000):
+        progress.advance()
+    assert out.getvalue() == '' and progress.line().startswith('1000 of 1000 frames, ')
+
+
+def test_a_bar_on_a_terminal():
     out = Terminal()
-    progress = Progress(out, clock=clock)
+    progress = BuildProgress(out)
     progress.start('build', None, 2)
-    clock.now = 1
     progress.start('Tuning', 'build', 4)
-    clock.now = 2
+    progress._shown._bar.mininterval = 0
     progress.step('Tuning', 1)
     progress.close()
-    shown = re.sub(r'\x1b\[K', '', out.getvalue()).split('\r')
-    assert shown[-2] == f'[{"#" * 8}{"." * 22}]  25% Tuning' and shown[-1] == ''
+    assert 'building the engine:  25%|' in out.getvalue() and 'Tuning' in out.getvalue()
     assert '\n' not in out.getvalue()
 
 
 def test_a_cancelled_build_is_told_at_the_next_step():
-    progress = Progress(io.StringIO())
+    progress = BuildProgress(io.StringIO())
     progress.start('build', None, 3)
     assert progress.step('build', 0) is True
     progress.cancelled = True
@@ -77,18 +77,18 @@ def test_a_cancelled_build_is_told_at_the_next_step():
     assert progress.step('unknown', 0) is False
 
 
-def test_a_closed_output_is_no_exception(clock):
+def test_a_closed_output_is_no_exception(each):
     out = io.StringIO()
-    progress = Progress(out, every_s=0, clock=clock)
+    progress = BuildProgress(out)
     out.close()
     progress.start('build', None, 1)
     assert progress.step('build', 0) is True
 
 
-def test_a_build_whose_reader_is_gone_is_cancelled():
+def test_a_build_whose_reader_is_gone_is_cancelled(each):
     reader, writer = os.pipe()
     with os.fdopen(writer, 'w') as stream:
-        progress = Progress(stream, every_s=0)
+        progress = BuildProgress(stream)
         os.close(reader)
         progress.start('build', None, 2)
         assert progress.step('build', 0) is False

@@ -9,11 +9,15 @@ import dataclasses
 import threading
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.classes import ClassSet
+from dgtl_core.domain import features
+from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.predictor import Segmentation
 from dgtl_ros.image_codec import rgb8
 from dgtl_ros.segment_node import SegmentNode
 from dgtl_ros.show.children import isolated_environment
@@ -175,6 +179,26 @@ def test_a_model_file_with_other_classes_is_refused_until_they_are_announced(rob
     assert running.node._predict is before
     labels = running.labels
     running.until(lambda: running.labels > labels)
+
+
+def test_pictures_are_judged_by_the_drives_that_the_new_file_knows(robot):
+    running = robot()
+    running.until(lambda: running.model.get('engine') == 'built')
+    watch = running.node._streams[0].watch
+    assert 'unfamiliar scene' not in watch.verdict.causes, 'the file knows no drives'
+    noise = [np.random.default_rng(n).integers(0, 255, (32, 64, 3)).astype(np.uint8)
+             for n in range(40)]
+    flat = Segmentation(*np.full((2, 32, 64), 255, np.uint8))
+    seen = np.stack([features(image, flat) for image in noise])
+    domain = fit({'noise': seen}, {'fog': Copies(seen, seen + 1)}).to_dict()
+    broken = dataclasses.replace(METADATA, domain={**domain, 'mean': None})
+    write_tiny_onnx(robot.fake.model, metadata=broken.to_json())
+    answer = running.rebuild()
+    assert not answer.success and 'the "domain" of the model file is broken' in answer.message
+    write_tiny_onnx(robot.fake.model,
+                    metadata=dataclasses.replace(METADATA, domain=domain).to_json())
+    assert running.rebuild().success
+    running.until(lambda: 'unfamiliar scene' in watch.verdict.causes)
 
 
 def test_rebuilding_needs_a_model_and_permission(robot):

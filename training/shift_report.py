@@ -18,12 +18,12 @@ import sys
 import time
 from typing import Any
 
-from dgtl_core.cli.progress import Progress
 from dgtl_core.domain import DomainLimits, DomainMonitor
 from dgtl_core.domain_fit import Copies
 from dgtl_core.domain_model import DomainModel
 from dgtl_core.files import print_any_text, write_atomically
 from dgtl_core.predictor import default_model, Predictor
+from dgtl_core.progress import Progress
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
 from training.bench import shift_figures as figures

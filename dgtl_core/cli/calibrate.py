@@ -95,9 +95,9 @@ def _ego_mask(options: argparse.Namespace) -> np.ndarray | None:
 
 def _fit(options: argparse.Namespace, path: Path) -> int:
     from dgtl_core.calibration import calibrate, Looks, write_domain
-    from dgtl_core.cli.progress import Progress
     from dgtl_core.files import destination
     from dgtl_core.predictor import Predictor
+    from dgtl_core.progress import Progress
 
     destination(options.out, '.onnx')
     ignored = _ego_mask(options)
@@ -148,10 +148,10 @@ def _expected(model: DomainModel) -> list[str]:
 
 def _check(options: argparse.Namespace, path: Path) -> int:
     from dgtl_core.calibration import state_shares, window_verdicts
-    from dgtl_core.cli.progress import Progress
     from dgtl_core.domain import domain_of
     from dgtl_core.domain_model import CALIBRATE, DomainError
     from dgtl_core.predictor import Predictor
+    from dgtl_core.progress import Progress
 
     ignored = _ego_mask(options)
     predict = Predictor.load(path, device=options.device)

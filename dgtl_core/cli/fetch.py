@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 import sys
 
-from dgtl_core.cli.progress import Progress
+from dgtl_core.progress import Progress
 from dgtl_core.zoo.cache import fetched_file, made_file
 from dgtl_core.zoo.entries import Entry, published
 from dgtl_core.zoo.fetch import fetch, LicenceError, Plan

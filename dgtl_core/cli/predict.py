@@ -13,12 +13,12 @@ import sys
 import time
 from typing import Any
 
-from dgtl_core.cli.progress import Progress
 from dgtl_core.files import file_sha256
 from dgtl_core.groups import ClassGroups, least_confidence, recolored
 from dgtl_core.model_file import model_sha256
 from dgtl_core.predictor import default_model, EngineOptions, Predictor
 from dgtl_core.processing import read_mask
+from dgtl_core.progress import Progress
 from dgtl_core.recorded.bag import Bag
 from dgtl_core.recorded.cluster import label_on_cluster
 from dgtl_core.recorded.frame import Source, SourceError

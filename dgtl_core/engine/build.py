@@ -18,7 +18,7 @@ from dgtl_core.engine.agreement import labeled_by, LabeledPicture, MIN_AGREEMENT
 from dgtl_core.engine.builder import build, BuildReport
 from dgtl_core.engine.info import EngineInfo, side_file
 from dgtl_core.engine.options import EngineOptions
-from dgtl_core.engine.progress import Progress
+from dgtl_core.engine.progress import BuildProgress
 from dgtl_core.files import destination, file_sha256, placing_all
 from dgtl_core.model_file import model_sha256, ModelError, ModelMetadata, onnx_metadata
 from dgtl_core.runtime.contract import RunOptions
@@ -34,7 +34,7 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
                  pictures: Sequence[np.ndarray] = (), min_agreement: float = MIN_AGREEMENT,
                  reference: Path | None = None, timing_cache: Path | None = None,
                  module: str = '', device: str = RunOptions.device,
-                 progress: Progress | None = None) -> tuple[BuildReport, EngineInfo]:
+                 progress: BuildProgress | None = None) -> tuple[BuildReport, EngineInfo]:
     """
     Build an engine and its side file; whatever was at ``out`` stays until both are good.
 
@@ -72,7 +72,7 @@ def build_engine(onnx: Path, out: Path, options: EngineOptions | None = None, *,
         try:
             activate = (lambda: None) if gpu is None else gpu.activate
             engine, report = build(
-                trt, onnx, options, progress or Progress(), timing_cache, activate)
+                trt, onnx, options, progress or BuildProgress(), timing_cache, activate)
         finally:
             if gpu is not None:
                 gpu.close()

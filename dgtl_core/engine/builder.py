@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from dgtl_core.engine.options import EngineOptions
-from dgtl_core.engine.progress import monitor, Progress
+from dgtl_core.engine.progress import BuildProgress, monitor
 from dgtl_core.files import write_atomically
 from dgtl_core.model_file import ModelError
 from dgtl_core.runtime.contract import INPUT
@@ -46,7 +46,7 @@ class BuildReport:
     engine_mib: float
 
 
-def build(trt: Any, onnx: Path, options: EngineOptions, progress: Progress,
+def build(trt: Any, onnx: Path, options: EngineOptions, progress: BuildProgress,
           timing_cache: Path | None = None,
           activate: Callable[[], None] = lambda: None) -> tuple[Any, BuildReport]:
     """

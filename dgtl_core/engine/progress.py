@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-import sys
 import threading
-import time
 from typing import Any, TextIO
 
-_WIDTH = 30
+from dgtl_core.progress import Progress
 
 
 @dataclass
@@ -20,27 +18,17 @@ class _Phase:
     done: int = 0
 
 
-class Progress:
+class BuildProgress:
     """
-    A bar on a terminal, a line now and then elsewhere.
+    Adds up the phases of a build and shows how far it is.
 
     TensorRT calls it from any of its threads, and an exception would end the process there: so
     none leaves. Where the output is a pipe and its reader is gone, the build is cancelled.
     """
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = 10.0,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        """
-        Start with nothing done.
-
-        :param every_s: seconds between two lines where the output is not a terminal.
-        """
+    def __init__(self, stream: TextIO | None = None) -> None:
         self.cancelled = False
-        self._stream = sys.stderr if stream is None else stream
-        self._bar = self._stream.isatty()
-        self._every = 0.1 if self._bar else every_s
-        self._clock = clock
-        self._shown_at = float('-inf')
+        self._shown = Progress(100, '%', stream=stream, title='building the engine')
         self._phases: dict[str, _Phase] = {}
         self._lock = threading.Lock()
 
@@ -64,9 +52,8 @@ class Progress:
             self._phases.pop(name, None)
 
     def close(self) -> None:
-        """End the line of the bar."""
-        if self._bar and self._shown_at > float('-inf'):
-            self._write('\r\x1b[K')
+        """Take the bar away."""
+        self._tell(self._shown.close)
 
     def fraction(self, name: str) -> float:
         """Return which part of a phase is done (0..1), the phases inside it included."""
@@ -75,32 +62,21 @@ class Progress:
         return min((phase.done + max(inner, default=0.0)) / phase.steps, 1.0)
 
     def _show(self) -> None:
-        now = self._clock()
-        if now - self._shown_at < self._every:
-            return
         outer = next((n for n, p in self._phases.items() if p.parent not in self._phases), None)
-        if outer is None:
-            return
-        self._shown_at = now
-        part = self.fraction(outer)
-        text = f'{part:4.0%} {next(reversed(self._phases))}'
-        if self._bar:
-            bar = '#' * round(part * _WIDTH)
-            self._write(f'\r[{bar:.<{_WIDTH}}] {text:.60}\x1b[K')
-        else:
-            self._write(f'building the engine: {text}\n')
+        if outer is not None:
+            done, part = round(100 * self.fraction(outer)), next(reversed(self._phases))
+            self._tell(lambda: self._shown.reach(done, part[:40]))
 
-    def _write(self, text: str) -> None:
+    def _tell(self, show: Callable[[], None]) -> None:
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            show()
         except BrokenPipeError:  # nobody waits for the engine any more
             self.cancelled = True
         except (OSError, ValueError):  # no room to write, or the stream was closed
-            self._every = float('inf')
+            pass
 
 
-def monitor(trt: Any, progress: Progress) -> Any:
+def monitor(trt: Any, progress: BuildProgress) -> Any:
     """Return TensorRT's own kind of monitor that reports to ``progress``."""
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
