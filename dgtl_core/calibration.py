@@ -23,7 +23,7 @@ import numpy as np
 CORRUPTIONS = ('contrast', 'defocus_blur', 'fog', 'gaussian_noise', 'glare', 'night', 'rain',
                'snow', 'snowfall')
 _SEVERITY = 3
-_COPIED = 36  # pictures at most that are corrupted
+_COPIED = 72  # pictures at most that are corrupted, and half of them at least
 _SIDE = 480   # pixels of the shorter side of a copied picture
 
 
