@@ -24,12 +24,13 @@ import numpy as np
 
 __all__ = [
     'domain_of', 'DomainError', 'DomainLimits', 'DomainModel', 'DomainMonitor', 'features',
-    'Verdict', 'WINDOW']
+    'odds', 'Verdict', 'WINDOW']
 
 State = Literal['familiar', 'shifted', 'unusable']
 WINDOW = 10  # pictures whose evidence makes the score and the causes
 _STEP = 4    # every fourth pixel of every fourth row is looked at, fewer of large pictures
 _ENOUGH = (96, 192)  # rows and columns
+_MOST = 10.0  # of the logarithm of one picture's odds, either way
 _WORDS = {
     'contrast': 'low contrast', 'defocus_blur': 'blurred', 'fog': 'fog-like contrast',
     'gaussian_noise': 'noisy', 'night': 'dark', 'snowfall': 'snow or rain in the air',
@@ -94,6 +95,16 @@ def features(image: np.ndarray, result: Segmentation,
     if ignored is not None and not ignored.all():
         confidence = confidence[~_thin(ignored)]
     return np.concatenate((appearance(image, ignored), [confidence.mean() / 255], signature))
+
+
+def odds(evidence: np.ndarray) -> np.ndarray:
+    """
+    Return the logarithm of the odds that a picture is shifted, by the channel that says most.
+
+    The score of a window is made of its mean; no single picture decides it.
+    Shape: (N, C) -> (N,).
+    """
+    return np.asarray(np.clip(evidence, -_MOST, _MOST).max(axis=1))
 
 
 class DomainMonitor:
@@ -202,8 +213,8 @@ class DomainMonitor:
     def _weigh(self, evidence: list[np.ndarray], alarmed: bool) -> tuple[float, list[str]]:
         """Score (0..1) and, of an alarm, causes: the channels that speak for it, most first."""
         assert self._model is not None
-        mean = np.clip(evidence, -10, 10).mean(axis=0)
-        score = 1 / (1 + np.exp(-float(np.clip(evidence, -10, 10).max(axis=1).mean())))
+        mean = np.clip(evidence, -_MOST, _MOST).mean(axis=0)
+        score = 1 / (1 + np.exp(-float(odds(np.stack(evidence)).mean())))
         order = [i for i in np.argsort(-mean) if mean[i] > 0 or i == mean.argmax()]
         names = [self._model.channels[i] for i in order[:3]] if alarmed else []
         return float(score), [_WORDS.get(name, name) for name in names]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgtl_core.appearance import NAMES
-from dgtl_core.domain import WINDOW
+from dgtl_core.domain import odds, WINDOW
 from dgtl_core.domain_change import ChangeDetector, NOMINAL_S
 from dgtl_core.domain_fit import Copies, fit
 from dgtl_core.domain_model import DomainModel
@@ -49,10 +49,10 @@ def auroc(negatives: np.ndarray, positives: np.ndarray) -> float:
     return float((ranks.sum() - count * (count + 1) / 2) / (count * len(negatives)))
 
 
-def windows(evidence: np.ndarray) -> np.ndarray:
+def windows(values: np.ndarray) -> np.ndarray:
     """Return the mean over ten pictures in a row, from each picture on; the end joins the start"""
-    rows = np.arange(len(evidence))[:, None] + np.arange(min(WINDOW, len(evidence)))
-    return evidence[rows % len(evidence)].mean(axis=1)
+    rows = np.arange(len(values))[:, None] + np.arange(min(WINDOW, len(values)))
+    return values[rows % len(values)].mean(axis=1)
 
 
 def alarms(model: DomainModel, signatures: np.ndarray, held: int = 1) -> np.ndarray:
@@ -77,10 +77,10 @@ def share_of_windows(model: DomainModel, signatures: np.ndarray) -> float:
 
 def separation(experiment: Experiment, model: DomainModel) -> list[dict[str, Any]]:
     """Return AUROC of pictures and of windows, and the share found, by condition and severity."""
-    clear = model.evidence(next(iter(experiment.normal.values()))).max(axis=1)
+    clear = odds(model.evidence(next(iter(experiment.normal.values()))))
     rows = []
     for (condition, severity), signatures in sorted(experiment.shifted.items()):
-        seen = model.evidence(signatures).max(axis=1)
+        seen = odds(model.evidence(signatures))
         rows.append({
             'condition': condition, 'severity': severity, 'pictures': len(seen),
             'auroc_picture': auroc(clear, seen),
@@ -98,7 +98,7 @@ def false_alarms(experiment: Experiment, model: DomainModel) -> list[dict[str, A
 
 def per_hour(model: DomainModel, drives: Sequence[np.ndarray], fps: float) -> dict[str, float]:
     """
-    Return how many alarms begin in an hour of normal drives, and what is shown at most.
+    Return how many alarms begin in an hour of normal drives, and how many there may be at most.
 
     Pictures that are further apart than 0.1 s count for all of the time up to the next one. The
     bound is the exact one of a Poisson process, one-sided, 95 %.
