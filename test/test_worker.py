@@ -160,18 +160,19 @@ def test_worker_leaves_items_where_newer_ones_supersede_them_until_the_interval_
 
 
 def test_worker_stops_in_the_middle_of_a_long_interval():
-    worker = Worker(lambda items: None, lambda: 60.0)
+    taken = threading.Event()
+    worker = Worker(lambda items: taken.set(), lambda: 60.0)
     worker.mailbox.put(1)
-    time.sleep(0.05)
+    assert taken.wait(20)
     worker.mailbox.put(2)
     assert worker.stop(20)
 
 
 def test_a_shorter_interval_holds_at_once():
-    interval, again = [60.0], threading.Event()
-    worker = Worker(lambda items: items == [2] and again.set(), lambda: interval[0])
+    interval, first, again = [60.0], threading.Event(), threading.Event()
+    worker = Worker(lambda items: (again if items == [2] else first).set(), lambda: interval[0])
     worker.mailbox.put(1)
-    time.sleep(0.05)
+    assert first.wait(20)
     worker.mailbox.put(2)
     time.sleep(0.05)
     interval[0] = 0.0
