@@ -175,10 +175,12 @@ def main(arguments: Sequence[str]) -> int:
         'a web page of this machine. What follows --ros-args is for ROS, such as '
         '-r __ns:=/robot.')
     parser.add_argument('--camera', metavar='NAME', help=(
-        'one of the cameras of a node with several: NAME/image, NAME/segmentation'))
+        'show this camera of a node with several: NAME/image and NAME/segmentation'))
     parser.add_argument('--image', metavar='TOPIC', help=(
-        'of the camera; compressed pictures where it ends in /compressed (image)'))
-    parser.add_argument('--segmentation', metavar='TOPIC', help='of the labels (segmentation)')
+        'show the pictures of this topic, compressed ones where it ends in /compressed '
+        '(default: image)'))
+    parser.add_argument('--segmentation', metavar='TOPIC', help=(
+        'show the labels of this topic (default: segmentation)'))
     add_page_options(parser)
     args = parser.parse_args(words[:at])
     check_able()
