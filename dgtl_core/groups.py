@@ -25,7 +25,8 @@ class ClassGroups:
     Groups of a model's classes.
 
     The confidence of a pixel stays that of its winning class, a lower bound of its group's: the
-    probabilities of the others are gone by the time there are labels.
+    probabilities of the others are gone by the time there are labels. A model file that is
+    exported with groups sums them.
     """
 
     classes: ClassSet  # the groups

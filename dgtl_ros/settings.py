@@ -98,7 +98,8 @@ class Settings:
         "['person:0.3', 'road:0.8']")
     class_groups: str = option(
         '', 'File with own groups of classes, "drivable: [road, parking]"; they are published in '
-        "place of the model's classes; empty: the model's own")
+        "place of the model's classes, with the confidence of the winning class (an export with "
+        "--class-groups has that of the group); empty: the model's own")
     rotation: int = option(
         0, 'Degrees clockwise that the picture must be turned to be upright: 0, 90, 180 or 270; '
         "labels stay in the camera's own frame", low=0, high=270)

@@ -83,11 +83,15 @@ def as_trained(segmenter: Segmenter, network: LabelNetwork, stride: Size,
         if network.output_size != network.picture_size:
             scores = F.interpolate(
                 scores, network.output_size, mode='bilinear', align_corners=False)
+        if network.grouping is not None:
+            scores = network.grouping.scores(scores)
         labels, shares = scores[0].argmax(dim=0), scores[0] / scores[0].sum(dim=0)
         if network.temperature is not None:
             logs = shares.clamp_min(_LEAST).log()
             entropy = -(shares * logs).sum(dim=0).mean() / math.log(max(len(shares), 2))
             shares = (logs / network.temperature.of(entropy)).softmax(dim=0)
         confidence = (shares.amax(dim=0) * 255).round()
+        if network.grouping is not None:
+            labels = network.grouping.labels(labels)
         results.append((labels.to(torch.uint8).numpy(), confidence.to(torch.uint8).numpy()))
     return results

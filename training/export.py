@@ -27,8 +27,10 @@ from dgtl_core.export.confidence import fit_temperature
 from dgtl_core.export.onnx import export_onnx, ExportError
 from dgtl_core.files import destination, placing, print_any_text, tidy_on_signals
 from dgtl_core.folding.fold import fold
+from dgtl_core.folding.grouping import Grouping
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.folding.precision import PRECISIONS
+from dgtl_core.groups import ClassGroups
 from dgtl_core.model.checkpoint import load_segmenter, read_header
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model_file import ModelError, ModelMetadata
@@ -53,12 +55,17 @@ def _network(options: argparse.Namespace) -> tuple[
     height, width = options.stride or config.window_stride
     stride = min(height, window[0]), min(width, window[1])
     picture = tuple(options.slide or window)
+    header = read_header(options.checkpoint)
+    metadata = ModelMetadata.from_json(json.dumps(header), str(options.checkpoint))
+    grouping = None
+    if options.class_groups:
+        groups = ClassGroups.from_yaml(options.class_groups, metadata.classes)
+        grouping = Grouping(groups, len(metadata.classes))
+        metadata = replace(metadata, classes=groups.classes)
     network = LabelNetwork(
         fold(segmenter, window, options.sampling), picture,
         stride if options.slide else None, options.output_size and
-        tuple(options.output_size), 'quarter' if options.quarter else 'exact')
-    header = read_header(options.checkpoint)
-    metadata = ModelMetadata.from_json(json.dumps(header), str(options.checkpoint))
+        tuple(options.output_size), 'quarter' if options.quarter else 'exact', grouping)
     return segmenter.eval(), network.eval(), stride, replace(metadata, input_size=picture)
 
 
@@ -99,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='several pictures in one call (Predictor: up to 16); without it, one')
     parser.add_argument('--quarter', action='store_true',
                         help='fast and not exact: bring up the scores of the mask grid')
+    parser.add_argument('--class-groups', type=Path, metavar='FILE', help=(
+        'your own groups of classes (docs/node.md) in place of the classes: each pixel gets the '
+        'most probable group, and its confidence is the sum over the classes of the group'))
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument('--pictures', type=Path, metavar='FOLDER',
                        help='real pictures to compare on')
@@ -128,6 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         if not 0 <= wanted <= 1:
             raise ExportError(f'--min-agreement must be in 0..1, got {wanted}')
+        if options.class_groups and (options.truth or options.calibrate):
+            raise ExportError(
+                '--class-groups gives labels that --truth and --calibrate have no pictures of: '
+                'leave these out')
         drives = {word: (frame.image for frame in frames(open_sources([word])))
                   for word in options.domain}
         segmenter, network, stride, metadata = _network(options)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dgtl_core.folding.fold import FoldedSegmenter
+from dgtl_core.folding.grouping import Grouping
 from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.signature import ENTROPY, signature
 from dgtl_core.folding.temperature import Temperature
@@ -40,7 +41,7 @@ class LabelNetwork(nn.Module):
     def __init__(
             self, network: FoldedSegmenter, picture_size: tuple[int, int],
             stride: tuple[int, int] | None = None, output_size: tuple[int, int] | None = None,
-            upsampling: Upsampling = 'exact') -> None:
+            upsampling: Upsampling = 'exact', grouping: Grouping | None = None) -> None:
         """
         Wrap a folded segmenter.
 
@@ -50,6 +51,7 @@ class LabelNetwork(nn.Module):
         :param upsampling: ``exact`` brings masks up before the sigmoid and the weighted sum, as
             the method does; ``quarter`` brings up the scores of the mask grid, which is less work
             and not the same.
+        :param grouping: labels are those of groups of classes; the signature stays as it is.
         :raises ValueError: a picture smaller than the network, or a larger one without a stride;
             labels of no size.
         """
@@ -64,7 +66,7 @@ class LabelNetwork(nn.Module):
                 'sliding windows: give a stride, or fold it for that size')
         self.network = network
         self.picture_size, self.output_size = picture_size, output_size or picture_size
-        self.upsampling = upsampling
+        self.upsampling, self.grouping = upsampling, grouping
         self.windows = windows(picture_size, network.size, stride or network.size)
         if any((y1 - y0, x1 - x0) != network.size for y0, y1, x0, x1 in self.windows):
             raise ValueError(
@@ -85,6 +87,7 @@ class LabelNetwork(nn.Module):
         """
         found = self._found(pictures)
         seen = signature(found)
+        found = self._grouped(found)
         parts = self._window_scores(found)
         scores = self._whole(parts)
         if found.classes is None or self.temperature is not None:
@@ -95,7 +98,8 @@ class LabelNetwork(nn.Module):
             best, labels = scores.max(dim=1)
             confidence = best / (-scores[:, -1]).clamp_min(_LEAST)
         # By way of float: TensorRT documents no conversion from its integers to uint8.
-        return (labels.float().to(torch.uint8), (confidence * 255).round().to(torch.uint8),
+        labels = labels.float() if self.grouping is None else self.grouping.labels(labels)
+        return (labels.to(torch.uint8), (confidence * 255).round().to(torch.uint8),
                 self._per_picture(seen).mean(dim=1))
 
     def scores(self, pictures: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ class LabelNetwork(nn.Module):
 
         Shape: (B, H, W, 3) uint8 -> (B, K, H', W') at the output size.
         """
-        found = self._found(pictures)
+        found = self._grouped(self._found(pictures))
         scores = self._whole(self._window_scores(found))
         return scores if found.classes is None else scores[:, :-1]
 
@@ -129,6 +133,9 @@ class LabelNetwork(nn.Module):
                 [pictures[:, y0:y1, x0:x1] for y0, y1, x0, x1 in self.windows], dim=1)
             pictures = pictures.flatten(0, 1)
         return self.network(pictures)
+
+    def _grouped(self, found: Prediction) -> Prediction:
+        return found if self.grouping is None else self.grouping(found)
 
     def _per_picture(self, x: Tensor) -> Tensor:
         """Shape: (B * V, ...) -> (B, V, ...)."""
@@ -155,8 +162,9 @@ class LabelNetwork(nn.Module):
                   else F.avg_pool2d(scores[:, :-1], 2).clamp_min(_LEAST).log())
         if self.temperature is not None:
             logits = logits / self.temperature.of(entropy)[:, None, None, None]
-        return logits if not masks else F.interpolate(
-            logits, scale_factor=2, mode='bilinear', align_corners=False)
+        if not masks or self.grouping is not None:  # which are fine already
+            return logits
+        return F.interpolate(logits, scale_factor=2, mode='bilinear', align_corners=False)
 
     def _window_scores(self, found: Prediction) -> Tensor:
         """Logits; or scores, and after the last minus their sum: never the largest."""
