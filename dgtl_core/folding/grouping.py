@@ -27,6 +27,7 @@ class Grouping(nn.Module):
     """
 
     float32_buffers = ('members',)
+    members: Tensor
 
     def __init__(self, groups: ClassGroups, num_classes: int) -> None:
         """:param num_classes: of the model whose classes the groups are of."""
