@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import cv2
+from dgtl_core.files import put, workshop
 import numpy as np
 
 _TICK = Fraction(1, 90_000)  # of a second, the clock of MPEG
@@ -38,7 +40,8 @@ class WebVideo:
     def __init__(self, path: Path, size: tuple[int, ...]) -> None:
         self._av, self._path = encoder(), path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f'.{path.name}.part')
+        self._stack = ExitStack()
+        self._part = self._stack.enter_context(workshop(path.parent)) / path.name
         self._size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
         self._container = self._av.open(
             str(self._part), 'w', format='mp4', options={'movflags': 'faststart'})
@@ -71,13 +74,14 @@ class WebVideo:
         """Put the video in its place."""
         self._container.mux(self._stream.encode())
         self._container.close()
-        self._part.replace(self._path)
+        put({self._part: self._path})
+        self._stack.close()
         return self._path
 
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._container.close()
-        self._part.unlink(missing_ok=True)
+        self._stack.close()
 
 
 def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -15,8 +15,10 @@ from dgtl_core.model.text import ClassTexts, load_texts, save_texts
 from dgtl_core.strict import from_dict
 from safetensors.torch import save_file
 import torch
-from training.experiment import _isometric_texts, main, METHODS, pretraining_data, sources
+from training.experiment import main
+from training.experiment_plan import METHODS, pretraining_data, sources
 from training.experiment_report import statistics, UNSEEN
+from training.experiment_runs import isometric_texts
 
 RECIPE = Path(__file__).parents[1] / 'training' / 'recipes' / 'experiment.yaml'
 
@@ -29,19 +31,19 @@ def texts(tmp_path):
 
 
 def test_texts_of_another_width_have_the_same_products(texts, tmp_path):
-    _isometric_texts(texts, 64, tmp_path / 'wide.npz')
+    isometric_texts(texts, 64, tmp_path / 'wide.npz')
     before, after = load_texts(texts), load_texts(tmp_path / 'wide.npz')
     assert after.embeddings.shape == (19, 64) and after.classes == before.classes
     torch.testing.assert_close(
         after.embeddings @ after.embeddings.T, before.embeddings @ before.embeddings.T,
         atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match='19 texts do not fit into 16'):
-        _isometric_texts(texts, 16, tmp_path / 'narrow.npz')
+        isometric_texts(texts, 16, tmp_path / 'narrow.npz')
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_method_differs_from_the_recipe_where_it_should(method, texts, tmp_path):
-    _isometric_texts(texts, 256, tmp_path / 'wide.npz')
+    isometric_texts(texts, 256, tmp_path / 'wide.npz')
     changes = [f'{key}={json.dumps(value)}' for key, value in METHODS[method].items()]
     recipe = read_recipe(RECIPE, [*changes, f'model.text.file={tmp_path}/wide.npz'])
     model = build_segmenter(recipe.segmenter())
@@ -74,8 +76,9 @@ def test_mean_and_deviation_over_seeds_and_unseen_domains():
 
 
 def test_missing_texts_are_missed_before_anything_is_learned(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('training.experiment._tests', lambda domains: {})
-    monkeypatch.setattr('training.experiment._pretrain', lambda *_: pytest.fail('pretrained'))
+    monkeypatch.setattr('training.experiment.domain_pictures', lambda domains: {})
+    monkeypatch.setattr(
+        'training.experiment.pretrain_backbone', lambda *_: pytest.fail('pretrained'))
     assert main(['--out', str(tmp_path / 'out'), '--recipe', str(RECIPE),
                  '--texts', str(tmp_path / 'none.npz')]) == 1
     assert 'there are no class texts at' in capsys.readouterr().err
