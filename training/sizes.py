@@ -56,7 +56,7 @@ def compare(letter: str, size: tuple[int, int], runs: int, precision: Precision,
     """
     Time the forms of one backbone on pictures of ``size``, and SegFormer where it is there.
 
-    :param precision: of the folded ones; the others run in float32.
+    :param precision: of all but the released form, which runs in float32.
     """
     contenders: list[Contender] = []
     parameters = []
@@ -66,7 +66,7 @@ def compare(letter: str, size: tuple[int, int], runs: int, precision: Precision,
         contenders.append(open_contender(spec, size, 'cpu', 0, 'auto', cache))
         parameters.append(sum(p.numel() for p in cache[spec.model].parameters()) / 1e6)
     try:
-        contenders.append(segformer(size))
+        contenders.append(segformer(size, Spec(model='', precision=precision).dtype))
         assert contenders[-1].network is not None
         parameters.append(sum(p.numel() for p in contenders[-1].network.parameters()) / 1e6)
     except ImportError:
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help='(512 1024)')
     add('--runs', type=int, default=3, help='timed calls of each (%(default)s)')
     add('--precision', choices=PRECISIONS, default='fp32',
-        help='of the folded forms (%(default)s)')
+        help='of all but the released form, which has float32 (%(default)s)')
     add('--threads', type=int, default=1, help='(%(default)s)')
     add('--experiment', type=Path, metavar='FILE', help='results.json of training.experiment')
     add('--out', type=Path, metavar='FILE', help='the numbers as JSON')

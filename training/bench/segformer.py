@@ -41,10 +41,16 @@ class SegFormer(nn.Module):
         return large.argmax(dim=1).to(torch.uint8)
 
 
-def segformer(size: Size) -> Contender:
-    """Return it as a contender on the CPU, in float32; :raises ImportError: as above."""
+def segformer(size: Size, dtype: torch.dtype = torch.float32) -> Contender:
+    """
+    Return it as a contender on the CPU.
+
+    :param dtype: what it multiplies in; of 16 bits by autocast.
+    :raises ImportError: as above.
+    """
     start = time.perf_counter()
     network = SegFormer().eval().requires_grad_(False)
     device = torch.device('cpu')
-    return Contender(NAME, TorchCall(network, device, None), size, 16,
+    autocast = None if dtype == torch.float32 else dtype
+    return Contender(NAME, TorchCall(network, device, autocast), size, 16,
                      time.perf_counter() - start, network=network, device=device)
