@@ -30,6 +30,7 @@ from training.bench import shift_figures as figures
 from training.bench.shift_figures import Experiment
 from training.bench.shift_page import markdown, page
 from training.bench.shift_sets import KINDS, photographs, Signals, Streets
+from training.device import add_device
 
 CONDITIONS = ('fog', 'night', 'rain', 'snow', 'low_sun')
 CORRUPTED = ('fog', 'night', 'snow', 'glare')
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='photographs of two places, see above')
     parser.add_argument('--cache', type=Path, default=Path('~/.cache/dgtl/shift'), metavar='DIR',
                         help='where signals of pictures are remembered (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    add_device(parser)
     parser.add_argument('--quick', action='store_true',
                         help='few small pictures: shows that it works, and nothing else')
     options = parser.parse_args(arguments)
