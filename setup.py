@@ -87,6 +87,7 @@ setup(
         'tensorrt-check': ['tensorrt-rtx>=1.7'],
         # Beside the TensorRT of the robot, which comes from the system (docs/deploy.md).
         'tensorrt': ['cuda-python>=12'],
+        'segformer': ['transformers>=4.40'],  # a network that training.benchmark compares with
         'docs': DOCS,
         'test': ['pytest>=7.4'],  # without this one `colcon test` runs no test
         'dev': [

@@ -238,7 +238,8 @@ def requirements(metadata, *extras):
           'dgtl_core.runtime.backend', 'dgtl_core.engine.cache',
           'dgtl_core.model_file', 'dgtl_core.runtime.onnx', 'dgtl_core.visualize']),
     (['ros', 'view'], ['dgtl_ros']),
-    (['train', 'export', 'recorded', 'rerun', 'view', 'ray', 'jpeg'], ['dgtl_core', 'training']),
+    (['train', 'export', 'recorded', 'rerun', 'view', 'ray', 'jpeg', 'segformer'],
+     ['dgtl_core', 'training']),
     (['ros', 'train', 'export', 'dev', 'tensorrt-check', 'ray'], ['test']),
 ], ids=['run', 'ros', 'learn', 'test'])
 def test_every_import_is_a_requirement(metadata, extras, parts):
