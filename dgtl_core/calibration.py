@@ -65,14 +65,12 @@ def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]],
     """
     look = look or Looks(predict)
     seen: dict[str, np.ndarray] = {}
-    chosen: list[np.ndarray] = []
-    share = max(_COPIED // max(len(drives), 1), 8)
+    spread = _Spread(_COPIED)  # over all drives, each by its length
     for name, pictures in drives.items():
-        spread = _Spread(share)
         found = [look(image) for image in spread.passed(pictures)]
         if found:
             seen[name] = np.stack(found)
-        chosen += spread.kept
+    chosen = spread.kept
     clean = np.array([look(image) for image in chosen])
     corrupted: dict[str, list[np.ndarray]] = {kind: [] for kind in CORRUPTIONS}
     for kind, rows in corrupted.items():
@@ -92,17 +90,18 @@ class _Spread:
 
     def __init__(self, most: int) -> None:
         self.kept: list[np.ndarray] = []
-        self._most, self._stride = most, 1
+        self._most, self._stride, self._passed = most, 1, 0
 
     def passed(self, pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Give the pictures on."""
-        for number, image in enumerate(pictures):
-            if number % self._stride == 0:
+        for image in pictures:
+            if self._passed % self._stride == 0:
                 if len(self.kept) == self._most:
                     self.kept = self.kept[::2]
                     self._stride *= 2
-                if number % self._stride == 0:
+                if self._passed % self._stride == 0:
                     self.kept.append(_small(image))
+            self._passed += 1
             yield image
 
 
