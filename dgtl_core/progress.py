@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -19,7 +20,7 @@ class Progress:
     :param unit: of it: ``frame``, ``%``, or ``B`` for bytes, which are shown as MB.
     :param quiet: show nothing but notes.
     :param done: how much an earlier run had done.
-    :param title: what is being done, where the unit does not say it.
+    :param title: what is being done, where the unit does not say it; shown at once.
     :raises OSError: from any method: nobody reads the stream any more.
     """
 
@@ -30,7 +31,7 @@ class Progress:
         self._done = self._before = done
         self._title, self._part = title, ''
         self._start = time.monotonic()
-        self._shown = self._start
+        self._shown = self._start if not title else -math.inf
         self._bar = None
         if self._stream.isatty() and not quiet:
             from tqdm import tqdm

@@ -56,6 +56,14 @@ def test_lines_come_only_now_and_then():
     assert out.getvalue() == '' and progress.line().startswith('1000 of 1000 frames, ')
 
 
+def test_what_is_being_done_is_said_at_once():
+    out = io.StringIO()
+    progress = BuildProgress(out)
+    progress.start('build', None, 4)
+    progress.step('build', 0)
+    assert out.getvalue() == 'building the engine: 0 % build\n'
+
+
 def test_a_bar_on_a_terminal():
     out = Terminal()
     progress = BuildProgress(out)
