@@ -43,6 +43,7 @@ endif
 BIN = $(VENV)/bin
 DEVELOPMENT = $(VENV)/.development$(EXTRAS:%=-%)
 MINI = runs/dgtl_mini
+DRIVES = 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16
 TEXTS = runs/texts/cityscapes_vitb16.npz
 INSTALL = $(BIN)/python -m pip install -c $(VENV)/constraints.txt $(CONSTRAINTS:%=-c %)
 OLDEST = .venv-oldest/bin/python
@@ -99,11 +100,11 @@ constraints: $(DEVELOPMENT)  ## renew constraints.txt, the versions that CI inst
 
 train-mini: $(DEVELOPMENT) $(TEXTS)  ## train the embedded model again [MINUTES=10, on a GPU; 360 without]
 	$(BIN)/python -m training.mini --texts $(TEXTS) --out $(MINI) --minutes $(MINUTES)
-	for seed in 1 2 3 4 5 6; do $(BIN)/python -m dgtl_core.streetworld --drive --count 40 \
+	for seed in $(DRIVES); do $(BIN)/python -m dgtl_core.streetworld --drive --count 40 \
 	    --seed 200000$$seed --size 384 768 --out $(MINI)/drives/$$seed || exit 1; done
 	$(BIN)/python -m training.export $(MINI)/model.safetensors models/dgtl_mini.onnx \
 	    --weights float16 --force --calibrate streetworld:clear,seed=500,count=36 \
-	    $(foreach seed,1 2 3 4 5 6,--domain $(MINI)/drives/$(seed))
+	    $(foreach seed,$(DRIVES),--domain $(MINI)/drives/$(seed))
 
 $(TEXTS): | $(DEVELOPMENT)
 	$(BIN)/python -m training.embed_classes cityscapes $@ --model ViT-B-16
