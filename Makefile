@@ -57,17 +57,17 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## set up and run the main job [INPUT=video or folder] [DURATION=60] [OUT=demo_output]
 	$(BIN)/python -m dgtl_ros.show.demo $${INPUT:+--input "$$INPUT"} --duration "$$DURATION" --out "$$OUT"
 
-# Two processes for what only computes; what plays cameras needs the processor for itself.
+# What plays cameras does not run beside what only computes.
 test: $(DEVELOPMENT)  ## set up and run the tests
 ifdef PYTEST
 	$(BIN)/python -m pytest $(PYTEST)
 else
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not ros and not parity'
-	$(BIN)/python -m pytest -m 'ros and not parity'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'ros and not parity'
 endif
 
 test-oldest: .venv-oldest/.ready  ## node and core without torch, on the oldest versions that are supported
-	$(OLDEST) -m pytest -n 2 --dist worksteal -m 'not slow and not parity' $(PYTEST)
+	$(OLDEST) -m pytest -n 3 --dist loadfile -m 'not slow and not parity' $(PYTEST)
 
 lint: $(DEVELOPMENT)  ## ruff (with the rules of the ament linters), mypy, repeated code
 	$(BIN)/ruff check .
