@@ -283,10 +283,17 @@ class Pair:
         return stamp_of(message)
 
     def answer_of_the_good_one(self):
-        """Return how many seconds it took."""
+        """Return how many seconds it took; a picture that is lost on a busy machine costs five."""
         start = time.monotonic()
-        assert right(self.labels['good'].with_stamp(self.send('good')))
-        return time.monotonic() - start
+        while time.monotonic() < start + PATIENCE:
+            stamp = self.send('good')
+            try:
+                labels = self.labels['good'].with_stamp(stamp, 5)
+            except AssertionError:
+                continue
+            assert right(labels)
+            return time.monotonic() - start
+        raise AssertionError(f'no answer:\n{self.faulty.running.text()}')
 
     def close(self):
         for camera in self.cameras.values():
