@@ -248,6 +248,8 @@ def test_weights_in_another_folder_are_refused_by_us_and_by_onnx_runtime(split, 
     split.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match='outside its own folder, which is refused'):
         OnnxBackend(split, RunOptions(device='cpu'))
+    if tuple(map(int, onnxruntime.__version__.split('.')[:2])) < (1, 20):
+        pytest.skip('refused by us; ONNX Runtime before 1.20 reads what it is told to')
     with pytest.raises(Exception, match=r'(?i)external data|escape|directory|path'):
         onnxruntime.InferenceSession(str(split), providers=['CPUExecutionProvider'])
 

@@ -366,6 +366,7 @@ def test_a_sheet_shows_a_spread_of_the_frames(predict, tmp_path):
     assert sheet.shape[1] == 4 * 320 and sheet.shape[0] > 8 * 160  # 60 frames -> each 4th, 15
 
 
+@pytest.mark.skipif(cv2.__version__ < '4.6', reason='OpenCV 4.5 misreads times of frames')
 @pytest.mark.parametrize('size, rotation, shown', [
     ((47, 63), 0, (48, 64)), ((48, 64), 90, (64, 48))])
 def test_a_video_plays_anywhere_and_keeps_its_times(predict, tmp_path, size, rotation, shown):

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import cv2
 from dgtl_core.pictures import write_image
 from dgtl_core.processing import (
     as_mounted,
@@ -52,6 +53,7 @@ def test_what_a_crop_cuts_away_comes_back_unlabelled():
     assert (back[25:75] == 0).all() and (back[:25] == 255).all() and (back[75:] == 255).all()
 
 
+@pytest.mark.skipif(cv2.__version__ < '4.6', reason='OpenCV 4.5 resizes such pictures wrongly')
 @pytest.mark.parametrize('source', [(1, 40000), (40000, 1), (3, 5000), (1, 1)])
 @pytest.mark.parametrize('output', [(32, 64), (8, 16), (1, 1), (480, 640)])
 def test_a_very_long_picture_gets_labels_from_where_it_lay(source, output):
