@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults on demand, over a real DDS: what is published, counted and said, and what comes after."""
 
+from contextlib import suppress
 import os
 from pathlib import Path
 import shutil
@@ -118,15 +119,20 @@ def test_a_fault_of_the_backend_is_counted_and_the_next_picture_is_right(node, w
     faulty, link = node
     link.world.call(Trigger, '/faulty/segmenter/reset_stats', Trigger.Request())
     faulty.tell(words)
-    link.send(picture())
     outcome = 'unpublished' if words == 'garbage' else 'errors_total'
     task = 'output' if words == 'garbage' else 'inference'
-    status = link.world.task('faulty', task, lambda v: v[outcome] == '1')[0]
+    status, sent = None, 0
+    while status is None:  # on a busy machine a picture may be lost, or too old
+        assert sent < PATIENCE / 3, faulty.running.text()
+        link.send(picture())
+        sent += 1
+        with suppress(AssertionError):
+            status = link.world.task('faulty', task, lambda v: int(v[outcome]) > 0, 3)[0]
     assert status.level == WARN and said in status.message
     faulty.tell('fine')
     assert right(link.answer(picture()))
     assert right(link.answer(picture()))
-    assert faulty.account()[outcome] == 1
+    assert 0 < faulty.account()[outcome] <= sent
     faulty.status('inference', OK)
 
 
