@@ -148,24 +148,25 @@ def test_worker_keeps_the_interval_and_takes_what_is_newest_then():
     assert len(seen) + superseded >= number - 1
 
 
-def test_worker_leaves_items_where_newer_ones_supersede_them_until_the_interval_is_over():
-    done = threading.Event()
-    worker = Worker(lambda items: done.set(), lambda: 60.0)
+def in_a_long_interval():
+    """Return a worker that has just worked, and works again in a minute at the earliest."""
+    worked = threading.Event()
+    worker = Worker(lambda items: worked.set(), lambda: 60.0)
     worker.mailbox.put(1)
-    assert done.wait(20)
+    assert worked.wait(20)
     worker.mailbox.put(2)
+    return worker
+
+
+def test_worker_leaves_items_where_newer_ones_supersede_them_until_the_interval_is_over():
+    worker = in_a_long_interval()
     time.sleep(0.1)
     assert worker.mailbox.put(3), 'the item before it was taken too early'
     assert worker.stop(20)
 
 
 def test_worker_stops_in_the_middle_of_a_long_interval():
-    taken = threading.Event()
-    worker = Worker(lambda items: taken.set(), lambda: 60.0)
-    worker.mailbox.put(1)
-    assert taken.wait(20)
-    worker.mailbox.put(2)
-    assert worker.stop(20)
+    assert in_a_long_interval().stop(20)
 
 
 def test_a_shorter_interval_holds_at_once():
