@@ -187,7 +187,7 @@ class Pipe(io.BytesIO):
 
 
 def test_the_time_for_the_textures_is_not_counted(monkeypatch):
-    """A street whose first picture takes its time, and the others 80 ms each."""
+    """A street whose first picture takes its time, and the others 50 ms each."""
     now = [0.0]
 
     class World:
@@ -196,7 +196,7 @@ def test_the_time_for_the_textures_is_not_counted(monkeypatch):
 
         def stream(self, **_):
             for i in itertools.count():
-                now[0] += 0.08 if i else 2.0
+                now[0] += 0.05 if i else 2.0
                 yield PlayedPicture(flat(i), flat(0)[..., 0], 'clear')
 
     monkeypatch.setattr('dgtl_core.streetworld.StreetWorld', World)
@@ -205,7 +205,7 @@ def test_the_time_for_the_textures_is_not_counted(monkeypatch):
     with pytest.raises(BrokenPipeError):
         _draw(Drawing(size=(48, 64), rate=0.0, conditions=('clear',), seconds_per_condition=1.0,
                       loop=True, seed=0), pipe)
-    assert json.loads(pipe.getvalue().partition(b'\n')[0]) == {'rate': pytest.approx(6.2)}
+    assert json.loads(pipe.getvalue().partition(b'\n')[0]) == {'rate': pytest.approx(6.0)}
 
 
 def test_only_given_options_become_parameters():

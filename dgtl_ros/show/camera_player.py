@@ -38,7 +38,7 @@ class PlayerSettings:
         STREETWORLD, 'A video file, a folder of pictures, or "streetworld": a drawn street')
     rate: float = option(
         0.0, "Pictures per second; 0: the video's own rate, 10 for everything else (StreetWorld: "
-        '5 to 10, half of what this machine can draw)', low=0.0, high=240.0)
+        '5 to 10, a third of what this machine can draw)', low=0.0, high=240.0)
     loop: bool = option(False, 'Start again at the end')
     height: int = option(0, 'Height of the pictures; 0: as they are', low=0, high=8192)
     width: int = option(0, 'Width of the pictures; 0: as they are', low=0, high=8192)

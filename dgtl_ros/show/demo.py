@@ -67,6 +67,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.model:
         node += ['-p', f'model_path:={options.model}']
     player = ['--loop', '--rate', str(options.rate), '--subscribers', '2']  # the node and us
+    player += ['--height', '384', '--width', '768']
     if options.input:
         player += ['--source', options.input]
     else:

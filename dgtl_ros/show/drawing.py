@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -25,8 +26,9 @@ from dgtl_ros.show.playback import Playback, PlayedPicture
 import numpy as np
 
 _RATES = (5.0, 10.0)  # pictures per second, least and most
-_SHARE = 0.5   # of what the machine can draw alone: the node needs the processor too
+_SHARE = 0.3  # of what the machine can draw alone: the node needs the processor too
 _TRIAL = 4     # pictures that are drawn to find that out
+_NICE = 19     # the node goes first
 _AHEAD = (64, 128 << 20)  # pictures, and bytes of them, that are drawn before they are due
 
 
@@ -35,7 +37,7 @@ class Drawing:
     """
     What is to be drawn.
 
-    :param rate: pictures per second of the drive; 0: 5 to 10, half of what this machine can draw.
+    :param rate: pictures per second of the drive; 0: 5 to 10, a third of what this machine draws.
     """
 
     size: tuple[int, int]
@@ -61,6 +63,7 @@ def draw_ahead(drawing: Drawing) -> Playback:
     if 'error' in head:
         process.wait()
         raise ParameterError(f'source streetworld: {head["error"]}')
+    os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
     count, size = _AHEAD
     ahead = max(2, min(count, size // (4 * math.prod(drawing.size))))
     frames = _read(process, process.stdout, drawing)
