@@ -146,7 +146,7 @@ def test_street_with_labels_and_conditions():
     assert [f.condition for f in frames] == ['clear'] * 2 + ['night'] * 2
     assert all(f.image.shape == (64, 128, 3) and f.labels.shape == (64, 128) for f in frames)
     found = open_source(PlayerSettings(height=64, width=128), ignore)
-    assert 5 <= found.rate <= 10 and found.ahead == 64
+    assert 5 <= found.rate <= 10 and found.ahead == 16
     assert open_source(PlayerSettings(height=4096, width=8192, rate=1.0), ignore).ahead == 2
     with pytest.raises(ParameterError, match='source .* no such home folder'):
         open_source(PlayerSettings(source='~nouser/pictures'), ignore)

@@ -174,8 +174,8 @@ def test_labels_travel_exactly():
     found = np.frombuffer(zlib.decompress(parts['labels']), np.uint8).reshape(
         header['sizes']['labels'])
     assert np.array_equal(found, labels)
-    half = np.frombuffer(zlib.decompress(parts['confidence']), np.uint8)
-    assert np.array_equal(half.reshape(header['sizes']['confidence']), confidence[::2, ::2])
+    coarse = np.frombuffer(zlib.decompress(parts['confidence']), np.uint8)
+    assert np.array_equal(coarse.reshape(header['sizes']['confidence']), confidence[::4, ::4])
     picture = cv2.imdecode(np.frombuffer(parts['picture'], np.uint8), cv2.IMREAD_COLOR)
     assert np.abs(picture[100, 100, ::-1].astype(int) - (200, 100, 50)).max() < 4  # RGB, not BGR
     assert header['shares'] == {'0': pytest.approx(1 / 3, abs=0.01),

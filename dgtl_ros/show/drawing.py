@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -28,8 +27,7 @@ import numpy as np
 _RATES = (5.0, 10.0)  # pictures per second, least and most
 _SHARE = 0.3  # of what the machine can draw alone: the node needs the processor too
 _TRIAL = 4     # pictures that are drawn to find that out
-_NICE = 19     # the node goes first
-_AHEAD = (64, 128 << 20)  # pictures, and bytes of them, that are drawn before they are due
+_AHEAD = (16, 128 << 20)  # pictures, and bytes of them, that are drawn before they are due
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,6 @@ def draw_ahead(drawing: Drawing) -> Playback:
     if 'error' in head:
         process.wait()
         raise ParameterError(f'source streetworld: {head["error"]}')
-    os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
     count, size = _AHEAD
     ahead = max(2, min(count, size // (4 * math.prod(drawing.size))))
     frames = _read(process, process.stdout, drawing)
