@@ -37,6 +37,7 @@ class PictureHeader(NamedTuple):
     orientation: int = 1  # a viewer would turn the picture where it is not 1
     scans: int = 1
     channels: int = 0  # of JPEG and PNG: 1 (grey) or 3 and more, without alpha; 0: not looked at
+    bits: int = 0  # of PNG: of each number, 1 to 16; 0: not looked at
 
 
 def read_header(data: Data, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> PictureHeader:
@@ -113,13 +114,13 @@ def _jpeg(data: Data, whole: bool) -> PictureHeader:
 
 
 def _png(data: Data, whole: bool) -> PictureHeader:
-    width, height, color = struct.unpack('>IIxB', data[16:26])
+    width, height, bits, color = struct.unpack('>IIBB', data[16:26])
     orientation, at = 1, 8
     for _ in range(_MOST_PARTS):
         length, kind = struct.unpack('>I4s', data[at:at + 8])
         if kind == b'IEND' or kind == b'IDAT' and not whole:
             return PictureHeader('PNG', (height, width), orientation,
-                                 channels=_PNG_CHANNELS.get(color, 0))
+                                 channels=_PNG_CHANNELS.get(color, 0), bits=bits)
         if at + 12 + length > len(data):
             raise PictureError(_CUT)
         if kind == b'eXIf':

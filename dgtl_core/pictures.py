@@ -34,7 +34,8 @@ def find_pictures(places: Iterable[Path]) -> list[Path]:
     """
     Return the picture files among files and folders, those of a folder in the order of names.
 
-    Folders are searched to any depth; hidden ones (.x, __MACOSX) are passed over.
+    Folders are searched to any depth; hidden ones (.x, __MACOSX) are passed over, and so are
+    folders that are called like a picture.
 
     :raises PictureError: a place does not exist or holds none.
     """
@@ -43,7 +44,8 @@ def find_pictures(places: Iterable[Path]) -> list[Path]:
         here = [place] * place.is_file()
         if place.is_dir():
             here = sorted(
-                path for path in place.rglob('*') if is_picture(path) and not any(
+                path for path in place.rglob('*')
+                if is_picture(path) and not path.is_dir() and not any(
                     part.startswith('.') or part == '__MACOSX'
                     for part in path.relative_to(place).parts))
         if not here:

@@ -47,7 +47,9 @@ def own(folder, values=(0, 1, 255), count=3, classes=TWO):
 
 
 def test_good_data_say_nothing(tmp_path):
-    assert check(open_pictures(own(tmp_path))) == []
+    spec = own(tmp_path)
+    (tmp_path / 'images' / 'folder.png').mkdir()
+    assert check(open_pictures(spec)) == []
 
 
 def test_unequal_sizes_are_named_with_all_their_like(tmp_path):

@@ -192,11 +192,12 @@ def test_what_is_no_picture_is_refused_by_its_name(tmp_path, content):
     assert not (tmp_path / 'x.docx').exists()
 
 
-def test_folders_are_searched_without_case_and_without_hidden_files(tmp_path):
+def test_folders_are_searched_for_pictures_without_case_and_without_hidden_files(tmp_path):
     for name in ('b.PNG', 'a.jpg', 'deep/c.Tiff', '.hidden.png', '._a.jpg', 'Thumbs.db',
                  '.DS_Store', '__MACOSX/a.jpg', '.cache/a.png', 'notes.txt'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / 'folder.png').mkdir()
     found = find_pictures([tmp_path, tmp_path / 'notes.txt'])
     assert [str(p.relative_to(tmp_path)) for p in found] == [
         'a.jpg', 'b.PNG', 'deep/c.Tiff', 'notes.txt'], 'what is named itself is taken'

@@ -366,6 +366,14 @@ def test_a_sheet_shows_a_spread_of_the_frames(predict, tmp_path):
     assert sheet.shape[1] == 4 * 320 and sheet.shape[0] > 8 * 160  # 60 frames -> each 4th, 15
 
 
+@pytest.mark.parametrize('size', [(2000, 1), (1, 2000), (1, 1)])
+def test_a_sheet_has_room_for_a_picture_of_any_shape(predict, tmp_path, size):
+    write_image(tmp_path / 'in/a.png', picture(0, size))
+    write_image(tmp_path / 'in/b.png', picture(1))
+    assert predict(tmp_path / 'in', '--save', 'sheet') == 0
+    assert read_image(tmp_path / 'out/sheet.jpg').shape[0] < 700
+
+
 @pytest.mark.skipif(cv2.__version__ < '4.6', reason='OpenCV 4.5 misreads times of frames')
 @pytest.mark.parametrize('size, rotation, shown', [
     ((47, 63), 0, (48, 64)), ((48, 64), 90, (64, 48))])

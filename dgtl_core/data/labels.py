@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import io
 from pathlib import Path
 
+import cv2
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.label_mapping import MAX_VALUE
+from dgtl_core.picture_header import PictureHeader
 from dgtl_core.pictures import read_checked
 import numpy as np
 from PIL import Image
@@ -20,7 +22,7 @@ class DataError(ValueError):
 
 def read_ids(path: Path) -> np.ndarray:
     """
-    Return the numbers in a grey or a palette picture of 1, 8 or 16 bits, (H, W) int64.
+    Return the numbers as they are stored in a grey or a palette picture, (H, W) int64.
 
     A picture in colours is taken for grey where its three channels are equal; transparency is
     passed over.
@@ -57,10 +59,8 @@ def read_colors(path: Path, colors: Sequence[tuple[int, int, int, int]]) -> np.n
 
 def read_synthia(path: Path) -> np.ndarray:
     """Return the ids of SYNTHIA, which lie in the red channel of 16-bit pictures, (H, W)."""
-    import cv2
-
     data, _ = _checked(path)
-    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = _unchanged(data)
     if stored is None or stored.ndim != 3:
         raise DataError(f'{path} is no 16-bit label picture with three channels')
     return stored[..., 2].astype(np.int64)  # OpenCV has blue first
@@ -96,20 +96,40 @@ def named(files: Sequence[Path]) -> str:
     return ', '.join(map(str, files[:5])) + (', ...' if len(files) > 5 else '')
 
 
-def _checked(path: Path) -> tuple[bytes, tuple[int, int]]:
+def _checked(path: Path) -> tuple[bytes, PictureHeader]:
     try:
         data, header = read_checked(path)
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
-    return data, header.size
+    if header.kind == 'JPEG':
+        raise DataError(
+            f'{path} is a JPEG, which does not keep the numbers of labels; save the labels as '
+            'PNG, from where they were made')
+    return data, header
 
 
 def _decoded(path: Path, mode: str | None) -> np.ndarray:
-    data, _ = _checked(path)
+    data, header = _checked(path)
+    if mode is None and header.bits == 16:
+        stored = _unchanged(data)  # Pillow keeps half of the bits
+        if stored is None:
+            raise DataError(f'{path} cannot be read: OpenCV cannot decode this PNG picture')
+        return stored
     try:  # OpenCV would turn palette entries into colours
         with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture if mode is None else picture.convert(mode))
+            pixels = np.asarray(picture if mode is None else picture.convert(mode))
+            spread = mode is None and picture.mode == 'L' and header.bits in (2, 4)
     # SyntaxError is Pillow's for a broken PNG; its decoders raise the others
     except (OSError, SyntaxError, ValueError, OverflowError, MemoryError,
             Image.DecompressionBombError) as error:
         raise DataError(f'{path} cannot be read: {error}') from None
+    # Pillow multiplies grey numbers of few bits, so that the largest becomes 255
+    return pixels // (255 // (2 ** header.bits - 1)) if spread else pixels
+
+
+def _unchanged(data: bytes) -> np.ndarray | None:
+    """Return the numbers of a picture as they are stored, colours as BGR; None: it is broken."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None

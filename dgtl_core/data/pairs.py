@@ -35,8 +35,9 @@ def find_pairs(root: Path, images: str, pattern: str, labels: str, suffix: str,
     for folder in (root, root / images, root / labels):
         if not folder.is_dir():
             raise DataError(f'there is no folder {folder}')
-    files = sorted(file for file in (root / images).glob(pattern) if is_picture(file) and (
-        not suffix or file.suffix.lower() == Path(f'x{suffix}').suffix))
+    files = sorted(file for file in (root / images).glob(pattern)
+                   if is_picture(file) and not file.is_dir() and (
+                       not suffix or file.suffix.lower() == Path(f'x{suffix}').suffix))
     if not files:
         raise DataError(f'there is no {pattern}{Path(f"x{suffix}").suffix} in {root / images}')
     found, missing = [], []

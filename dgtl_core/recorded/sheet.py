@@ -7,7 +7,7 @@ from pathlib import Path
 import shutil
 
 import cv2
-from dgtl_core.classes import ClassSet
+from dgtl_core.classes import ClassSet, IGNORE_INDEX
 from dgtl_core.pictures import read_image, write_image
 from dgtl_core.recorded.labels import Labelled
 from dgtl_core.visualize import legend, overlay, title
@@ -15,6 +15,7 @@ import numpy as np
 
 _MOST = 24
 _WIDTH = 320  # of one picture
+_MOST_HEIGHT = 480  # of one picture; a higher one stands between bars
 _PAIRS = 2  # in a row
 
 
@@ -40,10 +41,8 @@ class Sheet:
         number, self._number = self._number, self._number + 1
         if number % self._step:
             return
-        image = labelled.frame.image
-        size = (_WIDTH, max(round(image.shape[0] * _WIDTH / image.shape[1]), 1))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        labels = cv2.resize(labelled.labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        small = _fit(labelled.frame.image, cv2.INTER_AREA, 24)
+        labels = _fit(labelled.labels, cv2.INTER_NEAREST_EXACT, IGNORE_INDEX)
         cell = np.hstack([small, overlay(small, labels, self._classes, self._alpha)])
         write_image(self._cells / f'{number}.png', title(cell, labelled.frame.name[-80:]))
         kept = self._kept()
@@ -73,3 +72,14 @@ class Sheet:
 
     def abandon(self) -> None:
         """Keep the cells for the run that goes on."""
+
+
+def _fit(pixels: np.ndarray, interpolation: int, bars: int) -> np.ndarray:
+    """Bring a picture or labels to the width of a cell; what is too high gets bars beside it."""
+    height, width = pixels.shape[:2]
+    scale = min(_WIDTH / width, _MOST_HEIGHT / height)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    small = cv2.resize(pixels, size, interpolation=interpolation)
+    left = (_WIDTH - size[0]) // 2
+    return cv2.copyMakeBorder(
+        small, 0, 0, left, _WIDTH - size[0] - left, cv2.BORDER_CONSTANT, value=(bars,) * 3)

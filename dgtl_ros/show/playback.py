@@ -41,7 +41,7 @@ def open_files(path: Path, loop: bool, warn: Callable[[str], object]) -> Playbac
     :raises ParameterError: nothing there, or nothing that OpenCV can read.
     """
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if is_picture(p))
+        files = sorted(p for p in path.iterdir() if is_picture(p) and not p.is_dir())
         if not files:
             raise ParameterError(
                 f'source: the folder {str(path)!r} holds no picture; file names must end in one '
