@@ -15,17 +15,21 @@ def picture(seed=0, size=(48, 64)):
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def write_bag(path, topics, plugin='MCAP', broken=(), ros1=False):
+def write_bag(path, topics, plugin='MCAP', broken=(), ros1=False, compressed=''):
     """
     Write a bag.
 
     :param topics: {topic: [pictures]}; a topic that ends in ``compressed`` gets JPEG.
     :param broken: numbers of messages, of each topic, whose picture is cut off.
+    :param compressed: what of a ROS 2 bag is compressed with zstd: FILE or MESSAGE.
     """
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
     kinds = store.types
     writer = rosbag1.Writer(path) if ros1 else rosbag2.Writer(
         path, version=8, storage_plugin=rosbag2.StoragePlugin[plugin])
+    if compressed:
+        writer.set_compression(
+            rosbag2.CompressionMode[compressed], rosbag2.CompressionFormat.ZSTD)
     with writer:
         connections = {}
         for topic in topics:

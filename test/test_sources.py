@@ -169,6 +169,26 @@ def test_a_storage_file_alone_is_a_bag_too(tmp_path):
     assert [f.name for f in found] == ['drive/image/000000']
 
 
+@pytest.mark.parametrize('plugin, storage', [('MCAP', 'mcap'), ('SQLITE3', 'sqlite3')])
+@pytest.mark.parametrize('part', ['FILE', 'MESSAGE'])
+def test_a_compressed_bag_is_read_and_its_damages_are_told(tmp_path, plugin, storage, part):
+    path = write_bag(tmp_path / 'drive', {'/image': [picture(n) for n in range(3)]}, plugin,
+                     compressed=part)
+    (source,) = open_sources([path])
+    assert source.storage == storage and len(read(path)[0]) == 3
+    (file,) = path.glob(f'*.{"db3" if storage == "sqlite3" else "mcap"}*')
+    content = file.read_bytes()
+    damaged = content[:len(content) // 2] + bytes(100) + content[len(content) // 2 + 100:]
+    for bad in (content[:len(content) // 2], damaged, content[:9] + b'\xff' * 8 + content[17:]):
+        file.write_bytes(bad)
+        try:
+            found, broken = read(path)
+        except SourceError as error:
+            assert 'cannot be read as a bag' in str(error)
+        else:
+            assert len(found) < 3 and broken or len(found) == 3  # what is damaged is not a picture
+
+
 def test_a_broken_message_is_named_and_the_rest_goes_on(tmp_path):
     path = write_bag(tmp_path / 'drive', {'/image': [picture(n) for n in range(4)],
                                           '/compressed': [picture(n) for n in range(4)]},

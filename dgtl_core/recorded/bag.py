@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 import re
-import sqlite3
 from typing import Any
 
 from dgtl_core.encodings import decode, decode_compressed
@@ -55,7 +54,9 @@ class Bag:
         """``sqlite3``, ``mcap`` or ``ros1``."""
         kinds = {'.bag': 'ros1', '.db3': 'sqlite3', '.mcap': 'mcap'}
         files = [self.path] if self.path.is_file() else sorted(self.path.iterdir())
-        return next(kinds[p.suffix] for p in files if p.suffix in kinds)
+        # the last suffix may be that of a compression: drive_0.mcap.zstd
+        return next(kinds[suffix.lower()] for path in files for suffix in reversed(path.suffixes)
+                    if suffix.lower() in kinds)
 
     def items(self) -> Iterator[Item]:
         """Give the pictures of all chosen topics in the order in which they were recorded."""
@@ -121,12 +122,11 @@ class _opened:
         try:
             self._reader: Any = reader(self._path)
             self._reader.open()
-        except (rosbag1.ReaderError, rosbag2.ReaderError, sqlite3.Error, OSError, ValueError,
-                KeyError) as error:
+        except Exception as error:  # a damaged file fails deep in rosbags, in whatever way
             raise SourceError(
-                f'{self._path} cannot be read as a bag: {error}. If the recording was cut off, '
-                'repair it: "ros2 bag reindex FOLDER", "mcap recover FILE" or "rosbag reindex '
-                'FILE"') from None
+                f'{self._path} cannot be read as a bag: {str(error) or type(error).__name__}. If '
+                'the recording was cut off, repair it: "ros2 bag reindex FOLDER", "mcap recover '
+                'FILE" or "rosbag reindex FILE"') from None
         return self._reader
 
     def __exit__(self, *_: object) -> None:
