@@ -91,9 +91,11 @@ class ModelMetadata:
             if precision not in FILE_PRECISIONS:
                 raise ValueError(
                     f'precision {shown(precision)}, known are {list(FILE_PRECISIONS)}')
+            classes = [{key: entry[key] for key in ('id', 'name', 'color')}
+                       for entry in data['classes']]  # newer files may say more
             return cls(
                 name=str(data['name']), classes=ClassSet.from_list(
-                    data['name'], data['classes'], data.get('label_mapping')),
+                    data['name'], classes, data.get('label_mapping')),
                 input_size=(height, width), method=str(data['method']),
                 backbone=str(data['backbone']), commit=str(data.get('commit', '')),
                 source=str(data.get('source', '')), precision=precision,

@@ -75,7 +75,8 @@ def test_the_file_keeps_what_it_was_and_holds_little_more(calibrated):
 def test_what_to_expect_and_what_it_cost_are_said(tmp_path, capsys):
     model = write_tiny_onnx(tmp_path / 'in.onnx', signature=True)
     drives = [write(tmp_path / f'{p}', [street(p, n) for n in range(20)]) for p in (0, 2, 5)]
-    arguments = ['--model', str(model), '--out', str(tmp_path / 'o.onnx'), '--device', 'cpu']
+    arguments = ['--model', str(model), '--out', str(tmp_path / 'o.onnx'), '--device', 'cpu',
+                 '--force']
     assert main([*drives, *arguments]) == 0
     text = capsys.readouterr().out
     assert '0.0% of the windows of a drive that was left out' in text
@@ -118,6 +119,9 @@ def test_wrong_use_is_said(calibrated, tmp_path, capsys):
     for arguments, code, message in (
             ([folder], 2, 'name the model file to write: --out'),
             ([folder, '--check', folder], 2, 'and not both'), ([], 2, 'and not both'),
+            (['--check', folder, '--stride', '0'], 2, '--stride must be 1 or more'),
+            ([folder, '--model', str(model), '--out', str(model)], 1, 'is what is read here'),
+            ([folder, '--model', str(model), '--out', str(out)], 1, '--force overwrites it'),
             ([folder, '--model', str(model), '--out', str(tmp_path / 'o.onnx')], 1,
              '5 pictures are too few'),
             (['--check', folder, '--model', str(model)], 1, 'knows no normal drives')):

@@ -56,6 +56,13 @@ def test_metadata_among_others(tmp_path):
     assert onnx_metadata(path).name == 'tinié'
 
 
+def test_what_a_newer_file_says_besides_is_passed_over():
+    data = json.loads(METADATA.to_json())
+    data.update(future={'a': 1}, classes=[
+        {**entry, 'instances': True, 'prompts': 3} for entry in data['classes']])
+    assert ModelMetadata.from_json(json.dumps(data), 'm.onnx').to_json() == METADATA.to_json()
+
+
 @pytest.mark.parametrize('content, message', [
     (b'', 'is empty'), (b'hello, this is no protobuf', 'not an ONNX file, or is cut short'),
     (b'\xff' * 40, 'not an ONNX file')])

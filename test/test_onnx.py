@@ -48,6 +48,16 @@ def test_outputs_that_we_do_not_know_are_passed_over(tmp_path):
     assert len(OnnxBackend(path, CPU)(np.zeros((1, 32, 64, 3), np.uint8))[:2]) == 2
 
 
+def test_a_network_that_cannot_be_computed_is_told_in_words(tmp_path):
+    def beyond(graph):  # which shows only when a picture comes
+        (channel,) = (number for number in graph.initializer if number.name == 'one')
+        channel.CopyFrom(onnx.numpy_helper.from_array(np.array(7), 'one'))
+
+    backend = OnnxBackend(rewritten(write_tiny_onnx(tmp_path / 'm.onnx'), beyond), CPU)
+    with pytest.raises(ModelError, match='m.onnx cannot be run: .*out of'):
+        backend(np.zeros((1, 32, 64, 3), np.uint8))
+
+
 def test_a_signature_of_another_kind_is_refused(tmp_path):
     def whole(graph):
         graph.node.append(onnx.helper.make_node('Shape', ['image'], ['signature']))

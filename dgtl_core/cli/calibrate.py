@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              'model)')
     parser.add_argument('--out', metavar='OUT.onnx', type=Path,
                         help='write the new model file here')
+    parser.add_argument('--force', action='store_true', help='overwrite OUT.onnx where it exists')
     parser.add_argument('--check', metavar='SOURCE', action='append', default=[],
                         help='print the verdicts on this recording instead; can be repeated')
     parser.add_argument('--stride', type=int, default=1, metavar='N',
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error('name the model file to write: --out OUT.onnx')
     if options.check and options.out is not None:
         parser.error('--check writes no file; omit --out')
+    if options.stride < 1 or options.limit < 0:
+        parser.error(f'--stride must be 1 or more and --limit 0 or more, got {options.stride} and '
+                     f'{options.limit}')
     from dgtl_core.domain_model import DomainError
     from dgtl_core.model_file import ModelError
     from dgtl_core.predictor import default_model, find_model
@@ -99,7 +103,7 @@ def _fit(options: argparse.Namespace, path: Path) -> int:
     from dgtl_core.predictor import Predictor
     from dgtl_core.progress import Progress
 
-    destination(options.out, '.onnx')
+    destination(options.out, '.onnx', force=options.force, sources=[path])
     ignored = _ego_mask(options)
     predict = Predictor.load(path, device=options.device)
     progress = Progress(None, 'picture', quiet=options.json)

@@ -78,10 +78,9 @@ class OnnxBackend:
                 disabled_optimizers=['SkipLayerNormFusion'],
                 enable_fallback=int(len(providers) > 1))  # prints; there is nothing else anyway
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ModelError(
                 f'{path} is not a model that ONNX Runtime {ort.__version__} can load '
-                f'({first}); {MAKE_ONE}') from None
+                f'({_first_line(error)}); {MAKE_ONE}') from None
         del weights
         self._check(path)
         used = self._session.get_providers()[0]
@@ -120,12 +119,19 @@ class OnnxBackend:
         return model_sha256(self._path)
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8."""
+        """
+        Shape: (B, H, W, 3) uint8 -> labels, confidence (B, H, W) uint8.
+
+        :raises ModelError: the network cannot be computed.
+        """
         count = len(images)
         if self._fixed and count < self.max_batch:  # the rest of a fixed batch is thrown away
             images = np.resize(images, (self.max_batch, *images.shape[1:]))
-        found = (self._session.run(self._names, {INPUT: images}) if self._bound is None
-                 else self._bound(images))
+        try:
+            found = (self._session.run(self._names, {INPUT: images}) if self._bound is None
+                     else self._bound(images))
+        except Exception as error:  # of ONNX Runtime, see above
+            raise ModelError(f'{self._path} cannot be run: {_first_line(error)}') from error
         return Outputs(*(output[:count] for output in found))
 
     def close(self) -> None:
@@ -155,6 +161,10 @@ class _Bound:
         self._picture.update_inplace(images)
         self._session.run_with_iobinding(self._binding)
         return list(self._binding.copy_outputs_to_cpu())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), repr(error))
 
 
 def able_providers() -> list[str]:
