@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 import time
 
 import cv2
 from dgtl_core.data.corruptions import corrupt
 from dgtl_core.domain import DomainLimits, DomainMonitor, features, Verdict, WINDOW
-from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_drives import checked_drives, Copies
+from dgtl_core.domain_fit import fit
 from dgtl_core.domain_model import DomainError, DomainModel
 from dgtl_core.files import placing
 from dgtl_core.model_file import KEY, onnx_metadata
@@ -61,15 +63,14 @@ def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]],
 
     :param drives: by name, the pictures (H, W, 3) uint8 RGB of each in the order of time.
     :param look: counts the pictures and the time of everything but reading and the network.
-    :raises DomainError: too few pictures.
+    :raises DomainError: a drive is too short or broken, or two are one; nothing is written yet.
     """
     look = look or Looks(predict)
-    seen: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
     spread = _Spread(_COPIED)  # over all drives, each by its length
     for name, pictures in drives.items():
-        found = [look(image) for image in spread.passed(pictures)]
-        if found:
-            seen[name] = np.stack(found)
+        found[name] = np.array([look(image) for image in spread.passed(pictures)])
+    drives_seen = checked_drives(found)  # before the copies, which take the longer time
     chosen = spread.kept
     clean = np.array([look(image) for image in chosen])
     corrupted: dict[str, list[np.ndarray]] = {kind: [] for kind in CORRUPTIONS}
@@ -80,7 +81,8 @@ def calibrate(predict: Predictor, drives: Mapping[str, Iterable[np.ndarray]],
             look.seconds += time.perf_counter() - start
             rows.append(look(copy))
     start = time.perf_counter()
-    model = fit(seen, {kind: Copies(clean, np.array(rows)) for kind, rows in corrupted.items()})
+    model = fit(drives_seen,
+                {kind: Copies(clean, np.array(rows)) for kind, rows in corrupted.items()})
     look.seconds += time.perf_counter() - start
     return model
 
@@ -145,19 +147,29 @@ def state_shares(verdicts: Iterable[Verdict]) -> dict[str, float]:
         for state in ('familiar', 'shifted', 'unusable')}}
 
 
+def require_onnx(source: Path) -> None:
+    """
+    Find out now whether a domain can be written into a model file, before a long run.
+
+    :raises DomainError: it is no ``.onnx`` file, or ``onnx`` is not installed.
+    """
+    if source.suffix != '.onnx':
+        raise DomainError(
+            f'a domain is stored in .onnx files, got {source}; "python -m training.export" makes '
+            'one of a checkpoint, and an engine is built anew from the file with the domain')
+    if find_spec('onnx') is None:
+        raise DomainError('writing a model file needs onnx: pip install "dgtl_ros[export]"')
+
+
 def write_domain(source: Path, out: Path, model: DomainModel) -> None:
     """
     Write a copy of an ``.onnx`` model file with another domain.
 
     :raises DomainError: it is no ``.onnx`` file, or ``onnx`` is not installed.
     """
-    if source.suffix != '.onnx' or out.suffix != '.onnx':
-        raise DomainError(f'a domain is stored in .onnx files, got {source} and {out}')
-    try:
-        import onnx
-    except ImportError as error:
-        raise DomainError(
-            'writing a model file needs onnx: pip install "dgtl_ros[export]"') from error
+    require_onnx(source)
+    import onnx
+
     metadata = replace(onnx_metadata(source), domain=model.to_dict())
     proto = onnx.load(str(source))
     onnx.helper.set_model_props(proto, {

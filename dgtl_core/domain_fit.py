@@ -5,29 +5,20 @@ Fit the statistics of a domain on signatures of normal drives and of corrupted c
 A place never seen moves signatures as far as fog does, but elsewhere. Corrupted copies show where
 shifts move them: picture by picture the scene is the same, so the differences hold no scenes. What
 counts as a shift lies in the middle between drives that were left out and the corrupted copies.
-Shape legend: T pictures of a drive, n copied ones, D length of a signature.
+Shape legend: T pictures of a drive, C channels, D length of a signature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from dgtl_core.appearance import NAMES
 from dgtl_core.domain_change import ChangeDetector
-from dgtl_core.domain_model import (
-    Axes,
-    DomainError,
-    DomainModel,
-    Drive,
-    UNFAMILIAR,
-    UNSURE,
-)
+from dgtl_core.domain_drives import checked_copies, checked_drives, Copies, WINDOW
+from dgtl_core.domain_model import Axes, DomainModel, Drive, UNFAMILIAR, UNSURE
 import numpy as np
 
-LEAST_PICTURES = 20
-WINDOW = 10       # pictures over which false alarms are counted
 _RANK = 60        # directions of variation that a discriminant avoids
 _STORED = 24      # directions of normal variation that are stored, for the distance
 _SHRINKAGE = 0.1  # share of a unit matrix in the covariances (Ledoit and Wolf's form)
@@ -39,13 +30,7 @@ _LESS_SURE = 7.0  # deviations from drives that were left out: unsure
 _LEAST_SPREAD = 0.05
 _LEAST_GAP = 1.0  # deviations between normal and shifted; below it a channel is left out
 _LEAST_SCALE = 1e-4
-
-
-class Copies(NamedTuple):
-    """Signatures of the same pictures before and after a corruption, (n, D) each."""
-
-    clean: np.ndarray
-    corrupted: np.ndarray
+_LEAST_VARIANCE = 1e-6  # of pictures that are nearly the same
 
 
 def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies],
@@ -56,16 +41,13 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies],
     :param drives: by name, the signatures (T, D) of each in the order of time.
     :param copies: by the name of the corruption.
     :param confidence: where the mean confidence stands in a signature; None: nowhere.
-    :raises DomainError: too few pictures; the message says how many are needed.
+    :raises DomainError: drives or copies that it cannot be fitted on; the message says what was
+        got, what is needed and what to do.
     """
-    total = sum(map(len, drives.values()))
-    if total < LEAST_PICTURES:
-        raise DomainError(
-            f'{total} pictures are too few to know what is normal; give at least '
-            f'{LEAST_PICTURES}, better some hundred from three or more drives')
-    copies = dict(sorted(copies.items()))
+    drives = checked_drives(drives)
+    copies = checked_copies(copies, next(iter(drives.values())).shape[1])
     names = list(copies)
-    parts = [np.asarray(drive, np.float64) for drive in drives.values()]
+    parts = list(drives.values())
     by_drive = len(parts) >= LEAST_DRIVES
     # What is left out: a drive, or a stretch of each.
     cuts = [np.array_split(part, _SEGMENTS) for part in parts]
@@ -103,10 +85,10 @@ def fit(drives: Mapping[str, np.ndarray], copies: Mapping[str, Copies],
         channels=tuple(name for name, kept in zip(names, keep) if kept),
         axes=replace(axes, directions=axes.directions[keep[:-1]]),
         normal=normal[keep], shifted=shifted[keep], spread=spread[keep],
-        false_alarms=0.0, cross_validated='drive' if by_drive else 'segment')
-    alarms = [alarm for positions in left_out
-              for alarm in _alarms(model.weigh(positions[:, keep]))]
-    return replace(model, false_alarms=float(np.mean(alarms)))
+        false_alarms=0.0, alarmed=0, cross_validated='drive' if by_drive else 'segment')
+    alarms = [_alarms(model.weigh(positions[:, keep])) for positions in left_out]
+    return replace(model, false_alarms=float(np.mean(np.concatenate(alarms))),
+                   alarmed=sum(map(any, alarms)))
 
 
 def _alarms(evidence: np.ndarray) -> list[bool]:
@@ -162,7 +144,7 @@ def _low_rank(parts: Sequence[np.ndarray],
     _, values, basis = np.linalg.svd(rows, full_matrices=False)
     variances, length = values ** 2, rows.shape[1]
     kept = min(rank, len(variances))
-    average = variances.sum() / length
+    average = max(variances.sum() / length, _LEAST_VARIANCE)
     rest = (1 - _SHRINKAGE) * variances[kept:].sum() / max(length - kept, 1)
     return (basis[:kept], (1 - _SHRINKAGE) * variances[:kept] + _SHRINKAGE * average,
             float(rest + _SHRINKAGE * average))

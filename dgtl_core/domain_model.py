@@ -83,15 +83,24 @@ class DomainModel:
     shifted: np.ndarray     # (C,)
     spread: np.ndarray      # (C,)
     false_alarms: float     # share of windows, of drives that were left out
+    alarmed: int            # how many of what was left out had one
     cross_validated: str    # by 'drive', or by 'segment' of the only one
 
     def evidence(self, signatures: np.ndarray) -> np.ndarray:
         """
         Return the logarithm of the odds that a picture is shifted, per channel, (N, D) -> (N, C).
 
+        A signature that is not finite, of a network that overflowed, is as unlike the normal
+        drives as can be: infinite.
+
         :raises DomainError: the signatures are of another model file.
         """
-        return self.weigh(self.axes.positions(signatures))
+        broken = ~np.isfinite(signatures).all(axis=1)
+        if broken.any():
+            signatures = np.where(broken[:, None], 0, signatures)
+        evidence = self.weigh(self.axes.positions(signatures))
+        evidence[broken] = np.inf
+        return evidence
 
     def weigh(self, positions: np.ndarray) -> np.ndarray:
         """
@@ -107,7 +116,8 @@ class DomainModel:
         return {
             'format': FORMAT, 'drives': [[d.name, d.pictures] for d in self.drives],
             'channels': list(self.channels), 'rest': self.axes.rest,
-            'false_alarms': self.false_alarms, 'cross_validated': self.cross_validated,
+            'false_alarms': self.false_alarms, 'alarmed': self.alarmed,
+            'cross_validated': self.cross_validated,
             **{name: _packed(getattr(self.axes, name)) for name in _AXES},
             **{name: _packed(getattr(self, name)) for name in _ENDS}}
 
@@ -129,6 +139,7 @@ class DomainModel:
                 drives=tuple(Drive(name=str(n), pictures=int(p)) for n, p in data['drives']),
                 channels=tuple(map(str, data['channels'])), axes=axes,
                 false_alarms=float(data['false_alarms']),
+                alarmed=int(data.get('alarmed', data['false_alarms'] > 0)),
                 cross_validated=str(data['cross_validated']),
                 **{name: _unpacked(data[name]) for name in _ENDS})
             if model.evidence(np.zeros((1, len(axes.mean)))).shape[1] != len(model.channels):

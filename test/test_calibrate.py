@@ -82,11 +82,11 @@ def test_what_to_expect_and_what_it_cost_are_said(tmp_path, capsys):
     assert '0.0% of the windows of a drive that was left out' in text
     assert '3 drives without one show that at most 63% of new places raise one' in text
     assert '29 would show 10 %' in text
-    assert main([drives[0], *arguments, '--json']) == 0
+    assert main([drives[0], *arguments, '--force', '--json']) == 0
     told = json.loads(capsys.readouterr().out)
     assert told['cross_validated'] == 'segment' and 0 < told['seconds_per_thousand_pictures'] < 60
-    assert main([drives[0], *arguments]) == 0
-    assert 'one more drive, best in another place' in capsys.readouterr().out
+    assert main([drives[0], *arguments, '--force']) == 0
+    assert 'give two more, best in other places' in capsys.readouterr().out
 
 
 def test_the_robot_itself_and_the_mounting_are_as_in_the_node(tmp_path, capsys):
@@ -123,7 +123,7 @@ def test_wrong_use_is_said(calibrated, tmp_path, capsys):
             ([folder, '--model', str(model), '--out', str(model)], 1, 'is what is read here'),
             ([folder, '--model', str(model), '--out', str(out)], 1, '--force overwrites it'),
             ([folder, '--model', str(model), '--out', str(tmp_path / 'o.onnx')], 1,
-             '5 pictures are too few'),
+             'few has 5 pictures, and each drive needs at least 10'),
             (['--check', folder, '--model', str(model)], 1, 'knows no normal drives')):
         if code == 2:
             with pytest.raises(SystemExit, match='2'):
@@ -140,3 +140,63 @@ def test_kept_pictures_are_spread_over_a_drive_of_any_length():
         assert len(list(spread.passed(np.full((4, 4, 3), n % 256, np.uint8)
                                       for n in range(count)))) == count
         assert min(count, 4) <= len(spread.kept) <= 8
+
+
+def test_what_is_wrong_is_said_before_anything_long_begins(calibrated, tmp_path, capsys,
+                                                           monkeypatch):
+    model, out = calibrated
+    drives = [str(out.parent / f'{p}') for p in (0, 2)]
+    before = out.read_bytes()
+    monkeypatch.setattr('dgtl_core.predictor.Predictor.load', lambda *_, **__: 1 / 0)
+    few = write(tmp_path / 'few', [street(0, n) for n in range(3)])
+    (tmp_path / 'm.engine').write_bytes(b'engine')
+    (tmp_path / 'empty').mkdir()
+    new = str(tmp_path / 'o.onnx')
+    for arguments, message in (
+            ([*drives, '--model', str(model), '--out', str(model)], 'is what is read here'),
+            ([*drives, '--model', str(model), '--out', str(out)], '--force overwrites it'),
+            ([*drives, drives[0], '--model', str(model), '--out', new], 'give each drive once'),
+            ([*drives, drives[0] + '/.', '--model', str(model), '--out', new],
+             f'/. is the same drive as {drives[0]}'),
+            ([*drives, str(tmp_path / 'none'), '--model', str(model), '--out', new],
+             'there is no'),
+            ([*drives, str(tmp_path / 'empty'), '--model', str(model), '--out', new],
+             'holds no picture'),
+            ([*drives, few, '--model', str(model), '--out', new], 'few has 3 pictures'),
+            ([*drives, f'{drives[0]}/000.png', '--model', str(model), '--out', new],
+             'has 1 picture, and each drive needs at least 10'),
+            ([*drives, '--model', str(tmp_path / 'm.engine'), '--out', new],
+             'a domain is stored in .onnx files'),
+            (['--check', str(tmp_path / 'none'), '--model', str(out)], 'there is no')):
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'o.onnx').exists() and out.read_bytes() == before
+
+
+def test_a_video_that_gives_no_picture_is_no_drive(calibrated, tmp_path, capsys):
+    model, out = calibrated
+    video = tmp_path / 'cut.mp4'
+    video.write_bytes(b'\0' * 2000)
+    assert main([str(out.parent / '0'), str(video), '--model', str(model), '--device', 'cpu',
+                 '--out', str(tmp_path / 'o.onnx')]) == 1
+    assert f'the drive {video} has 0 pictures' in capsys.readouterr().err
+    assert not (tmp_path / 'o.onnx').exists()
+
+
+def test_a_model_without_a_signature_is_calibrated_and_what_it_lacks_is_said(tmp_path, capsys):
+    model = write_tiny_onnx(tmp_path / 'in.onnx')
+    arguments = [write(tmp_path / f'{p}', [street(p, n) for n in range(10)]) for p in (0, 2)]
+    arguments += ['--model', str(model), '--out', str(tmp_path / 'o.onnx'), '--device', 'cpu']
+    assert main(arguments) == 0
+    assert 'gives no signature' in capsys.readouterr().out
+    assert main([*arguments, '--force', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['signature'] is False and told['alarmed'] <= 2
+
+
+def test_a_check_of_too_few_pictures_is_said(calibrated, tmp_path, capsys):
+    _, out = calibrated
+    few = write(tmp_path / 'few', [street(0, n) for n in range(4)])
+    assert main(['--check', few, '--model', str(out), '--json', '--device', 'cpu']) == 1
+    told = capsys.readouterr()
+    assert told.out == '' and f'{few} gave fewer than the five pictures' in told.err

@@ -124,7 +124,7 @@ def test_an_exported_file_applies_its_temperature_and_knows_its_domain(exported)
     (['--calibrate', 'streetworld:fgo'], "no condition 'fgo'"),
     (['--calibrate', 'folder:{place}/boxes'], 'they must be equal'),
     (['--domain', '{place}/none'], "there is no '"),
-    (['--domain', '{place}/few/images'], '3 pictures are too few'),
+    (['--domain', '{place}/few/images'], '3 pictures: too few'),
 ])
 def test_what_cannot_be_fitted_on_leaves_no_file(exported, options, message, capsys, monkeypatch):
     place, arguments = exported

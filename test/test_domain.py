@@ -2,7 +2,8 @@
 import json
 
 from dgtl_core.domain import DomainLimits, DomainMonitor, features, Verdict
-from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_drives import Copies
+from dgtl_core.domain_fit import fit
 from dgtl_core.domain_model import DomainError, DomainModel
 from dgtl_core.predictor import Segmentation
 import numpy as np
@@ -176,7 +177,7 @@ def test_pixels_of_the_robot_itself_do_not_count():
 
 def test_few_drives_are_tried_by_stretches_of_time():
     assert fitted(places=(0,)).cross_validated == 'segment'
-    with pytest.raises(DomainError, match='12 pictures are too few'):
+    with pytest.raises(DomainError, match='12 pictures: too few'):
         clean = vectors(drive(0, 12))
         fit({'a': clean}, {'fog': Copies(clean, clean + 1)})
 

@@ -10,7 +10,8 @@ pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from builtin_interfaces.msg import Time
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.domain import features
-from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_drives import Copies
+from dgtl_core.domain_fit import fit
 from dgtl_core.predictor import Segmentation
 from dgtl_ros.domain_watch import DomainWatch
 from dgtl_ros.loading import advice

@@ -16,7 +16,8 @@ pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
 from dgtl_core.classes import ClassSet
 from dgtl_core.domain import features
-from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_drives import Copies
+from dgtl_core.domain_fit import fit
 from dgtl_core.predictor import Segmentation
 from dgtl_ros.image_codec import rgb8
 from dgtl_ros.segment_node import SegmentNode

@@ -3,7 +3,7 @@
 
 import json
 
-from dgtl_core.domain_fit import Copies
+from dgtl_core.domain_drives import Copies
 import numpy as np
 import pytest
 

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from dgtl_core.domain import DomainLimits, DomainMonitor
-from dgtl_core.domain_fit import Copies
+from dgtl_core.domain_drives import Copies
 from dgtl_core.domain_model import DomainModel
 from dgtl_core.files import print_any_text, write_atomically
 from dgtl_core.predictor import default_model, Predictor

@@ -14,7 +14,8 @@ from typing import Any
 from dgtl_core.appearance import NAMES
 from dgtl_core.domain import odds, WINDOW
 from dgtl_core.domain_change import ChangeDetector, NOMINAL_S
-from dgtl_core.domain_fit import Copies, fit
+from dgtl_core.domain_drives import Copies
+from dgtl_core.domain_fit import fit
 from dgtl_core.domain_model import DomainModel
 import numpy as np
 from scipy.stats import rankdata
