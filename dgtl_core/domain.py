@@ -15,7 +15,7 @@ import threading
 from typing import Literal
 import zlib
 
-from dgtl_core.appearance import appearance, NAMES
+from dgtl_core.appearance import appearance, NAMES, thinned
 from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.domain_change import ChangeDetector, NOMINAL_S
 from dgtl_core.domain_model import DomainError, DomainModel
@@ -134,7 +134,7 @@ class DomainMonitor:
         :param ignored: (H, W) bool, pixels that show the robot itself.
         """
         labels, confidence = _thin(result.labels), _thin(result.confidence)
-        checksum = zlib.adler32(_thin(image).data)
+        checksum = zlib.adler32(thinned(image, *labels.shape).data)
         seen = features(image, result, ignored)
         figures = dict(zip(NAMES, seen.tolist()))
         evidence = (np.zeros(0) if self._model is None

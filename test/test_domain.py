@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import tracemalloc
 
+import cv2
+from dgtl_core.appearance import appearance, NAMES
 from dgtl_core.domain import DomainLimits, DomainMonitor, features, Verdict
 from dgtl_core.domain_drives import Copies
 from dgtl_core.domain_fit import fit
@@ -103,6 +106,29 @@ def test_any_size_is_looked_at():
         flat = np.zeros((height, width), np.uint8)
         monitor.look(np.zeros((height, width, 3), np.uint8), Segmentation(flat, flat))
         assert monitor.report(DomainLimits()).values['luma_mean'] == 0
+
+
+def test_what_is_looked_at_does_not_grow_with_the_picture():
+    """Memory tells without a clock that nothing is made of all pixels."""
+    most = []
+    for height, width in ((1080, 1920), (2160, 3840)):
+        image = RNG.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        result = Segmentation(*np.full((2, height, width), 200, np.uint8))
+        monitor = DomainMonitor(256)
+        monitor.look(image, result)
+        tracemalloc.start()
+        monitor.look(image, result)
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert most[0] < 2 << 20 and most[1] < 1.2 * most[0]
+
+
+def test_a_large_picture_looks_as_a_small_one_does():
+    small = cv2.resize(RNG.integers(0, 256, (6, 12, 3)).astype(np.uint8), (768, 384),
+                       interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(small, (1920, 1080), interpolation=cv2.INTER_CUBIC)
+    at = [n for n, name in enumerate(NAMES) if name != 'blur']  # that is of the full resolution
+    np.testing.assert_allclose(appearance(large)[at], appearance(small)[at], atol=0.02)
 
 
 def drive(place, count=60, shift=0.0):
