@@ -63,7 +63,7 @@ def examine(environment: Mapping[str, str] | None = None,
     yield _middleware(environment)
     yield _profile(environment)
     yield _shared_memory(shared_memory)
-    yield _users(shared_memory)
+    yield _users(environment, shared_memory)
     yield _disk()
 
 
@@ -210,11 +210,9 @@ def _middleware(environment: Mapping[str, str]) -> Finding:
 
 def _profile(environment: Mapping[str, str]) -> Finding:
     name = 'DDS profile'
-    if environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
-            '', 'rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
-        return Finding(name, GOOD, 'not needed: it is for Fast DDS')
-    if importlib.util.find_spec('rclpy') is None:
-        return Finding(name, ABSENT, 'there is no ROS 2', 'for the node: see ROS 2')
+    unused = _without_fast_dds(name, environment)
+    if unused:
+        return unused
     old = environment.get('ROS_DISTRO') in _OLD_FAST_DDS or _version('ros-fastdds').startswith('2')
     variable = _PROFILES[0 if old else 1]
     path = environment.get(variable, '')
@@ -228,6 +226,16 @@ def _profile(environment: Mapping[str, str]) -> Finding:
     if not Path(path).is_file():
         return Finding(name, MEND, f'{variable} is {path}, and there is no such file', mend)
     return Finding(name, GOOD, f'{variable}={path}')
+
+
+def _without_fast_dds(name: str, environment: Mapping[str, str]) -> Finding | None:
+    """Answer for what concerns Fast DDS alone, where nothing uses it."""
+    if environment.get('RMW_IMPLEMENTATION', 'rmw_fastrtps_cpp') not in (
+            '', 'rmw_fastrtps_cpp', 'rmw_fastrtps_dynamic_cpp'):
+        return Finding(name, GOOD, 'not needed: it is for Fast DDS')
+    if importlib.util.find_spec('rclpy') is None:
+        return Finding(name, ABSENT, 'there is no ROS 2', 'for the node: see ROS 2')
+    return None
 
 
 def _profile_file() -> Path | None:
@@ -250,7 +258,10 @@ def _shared_memory(folder: Path) -> Finding:
     return Finding('shared memory', GOOD, f'{free} MiB free')
 
 
-def _users(folder: Path) -> Finding:
+def _users(environment: Mapping[str, str], folder: Path) -> Finding:
+    unused = _without_fast_dds('users', environment)
+    if unused:
+        return unused
     others = set()
     for pattern in ('fastrtps_*', 'fastdds_*', 'sem.fastrtps_*', 'sem.fastdds_*'):
         for path in folder.glob(pattern):

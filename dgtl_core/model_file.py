@@ -51,6 +51,19 @@ class ModelMetadata:
     domain: dict[str, Any] | None = None  # what dgtl_core.domain_model reads
     temperature: dict[str, Any] | None = None  # in the graph: dgtl_core.folding.temperature
 
+    def uncalibrated(self) -> list[str]:
+        """Say what in the file is not calibrated, each with the command that does it."""
+        lines = []
+        if self.temperature is None:
+            lines.append(
+                'the confidence is not calibrated: "python -m training.export CHECKPOINT OUT.onnx '
+                '--calibrate DATA" does it, on labelled pictures')
+        if self.domain is None:
+            lines.append(
+                'the verdict on the pictures is not calibrated, fixed limits judge them: "dgtl '
+                'calibrate DRIVE... --model FILE --out OUT.onnx" does it, on normal drives')
+        return lines
+
     def to_json(self) -> str:
         """Return the JSON text that is stored in the file."""
         data = {

@@ -155,6 +155,8 @@ class SegmentNode(LifecycleNode):
                                 self._limiter, domain_of(predict.metadata))
                          for name in settings.camera_names]
         self._announce()
+        for line in predict.metadata.uncalibrated():
+            self.get_logger().info(line)
         self.get_logger().info(
             f'model {model.name}: {model.num_classes} classes, input '
             f'{model.input_size[0]}x{model.input_size[1]}, {predict.backend_name}, ready after '

@@ -94,3 +94,15 @@ def test_info_describes_the_embedded_model(capsys):
     assert main(['info']) == 0
     out = capsys.readouterr().out
     assert 'traffic light' in out and '250 170  30' in out and 'sha256' in out
+    assert 'calibrated on streetworld:clear' in out and 'pictures of 16 drives; 0.0%' in out
+    assert 'not calibrated' not in out
+
+
+def test_info_says_what_is_not_calibrated_and_what_does_it(tmp_path, capsys):
+    pytest.importorskip('onnx')
+    from tiny_onnx import write_tiny_onnx
+
+    assert main(['info', str(write_tiny_onnx(tmp_path / 'own.onnx'))]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith('note ')]
+    assert [line.split('"')[1].split()[:3] for line in notes] == [
+        ['python', '-m', 'training.export'], ['dgtl', 'calibrate', 'DRIVE...']]

@@ -139,12 +139,16 @@ def test_little_shared_memory_is_to_mend(monkeypatch, tmp_path):
     assert look('shared memory', shared_memory=tmp_path / 'none').state == MEND
 
 
-def test_shared_memory_of_another_user_is_named(monkeypatch, tmp_path):
+def test_shared_memory_of_another_user_is_named(monkeypatch, tmp_path, with_ros):
     (tmp_path / 'fastrtps_port7400').touch()
     assert look('users', shared_memory=tmp_path).state == GOOD
     monkeypatch.setattr(os, 'getuid', lambda: 4711)
     found = look('users', shared_memory=tmp_path)
     assert found.state == MEND and 'the same user' in found.mend
+    other = {'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}
+    assert look('users', other, shared_memory=tmp_path).state == GOOD
+    monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name, *_: None)
+    assert doctor._users({}, tmp_path).state == ABSENT, 'what Fast DDS left matters to ROS alone'
 
 
 @pytest.mark.parametrize('fault, state', [

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from dgtl_core.engine.info import EngineInfo
-from dgtl_core.model_file import model_sha256, ModelError
+from dgtl_core.model_file import model_sha256, ModelError, ModelMetadata
 from dgtl_core.predictor import default_model, onnx_metadata
 from dgtl_core.zoo.cache import find_model
 
@@ -55,8 +55,9 @@ def info_text(told: dict[str, Any], color: bool) -> str:
         ('input', f'{height} x {width} pixels (height x width)'),
         ('precision', told.get('precision', 'fp32'))]
     known = {'file', 'bytes', 'sha256', 'name', 'method', 'backbone', 'input_size', 'precision',
-             'classes', 'format'}
+             'classes', 'format', 'temperature', 'domain'}
     lines += [(key, _short(value)) for key, value in told.items() if key not in known and value]
+    lines += _calibrated(told)
     text = '\n'.join(f'{key:<10} {value}' for key, value in lines)
     text += f'\nclasses    {len(told["classes"])}'
     for entry in told['classes']:
@@ -64,6 +65,31 @@ def info_text(told: dict[str, Any], color: bool) -> str:
         patch = f'\x1b[48;2;{r};{g};{b}m  \x1b[0m ' if color else ''
         text += f'\n  {entry["id"]:>3} {patch}{entry["name"]:<20} {r:>3} {g:>3} {b:>3}'
     return text
+
+
+def _calibrated(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the confidence and the verdict on the pictures stand on, or what calibrates them."""
+    metadata = ModelMetadata.from_json(json.dumps(told), told['file'])
+    lines = []
+    if metadata.temperature is not None:
+        at = metadata.temperature
+        lines.append(('confidence', f'calibrated on {at.get("data", "pictures")}: temperature '
+                      f'{at["certain"]:.2f} where a picture is certain, {at["uncertain"]:.2f} '
+                      'where nothing is'))
+    if metadata.domain is not None:
+        from dgtl_core.domain_model import DomainError, DomainModel
+
+        try:
+            model = DomainModel.from_dict(metadata.domain)
+        except DomainError as error:
+            lines.append(('verdict', str(error)))
+        else:
+            lines.append(('verdict', (
+                f'fitted on {sum(d.pictures for d in model.drives)} pictures of '
+                f'{len(model.drives)} drives; {model.false_alarms:.1%} of the windows of a '
+                f'{model.cross_validated} that was left out were false alarms; finds '
+                f'{", ".join(model.channels)}')))
+    return lines + [('note', line) for line in metadata.uncalibrated()]
 
 
 def _short(value: object) -> str:
