@@ -25,11 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description='Teach a model file what the normal drives of your robot look like, so '
         'that it can tell when\nthe pictures become other ones.\n\n'
         'Each SOURCE is one drive: a folder of pictures, a video or a bag, in the order of time. '
-        'Two or\nmore drives in different places tell how often a new place would be a false '
-        'alarm; three or more are better. Take at least ten pictures of each, best some hundred, '
-        'in all\nweather and light that is normal for the robot.\n\n'
-        'The labels and the confidence stay as they are. "python -m training.export --calibrate" '
-        'makes a\nconfidence of 80 % right in 80 % of the pixels; that needs labelled pictures.',
+        'Give\nthree or more, best in different places, and in all weather and light that is '
+        'normal for\nthe robot: drives that are left out in turn tell how often a new place would '
+        'be a false\nalarm. Ten pictures of each are the least, some hundred are better.\n\n'
+        'Labels and confidence stay as they are. "python -m training.export CHECKPOINT OUT.onnx\n'
+        '--calibrate DATA" makes a confidence of 80 % right in 80 % of the pixels, on labelled '
+        'pictures.',
         epilog='examples:\n  dgtl calibrate monday.mcap tuesday.mcap friday.mcap --model m.onnx '
         '--out own.onnx\n  dgtl calibrate --check foggy.mp4 --model own.onnx')
     parser.add_argument('sources', nargs='*', metavar='SOURCE',
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='turn the pictures clockwise by so many degrees, as the node does '
                         '(default: %(default)s)')
     parser.add_argument('--ego-mask', type=Path, metavar='PNG', help='judge nothing where '
-                        'this picture is not black, such as the robot itself')
+                        'this picture is 255, such as the robot itself')
     parser.add_argument('--device', default=RunOptions.device,
                         help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
