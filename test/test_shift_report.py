@@ -81,13 +81,15 @@ def test_the_program_writes_tables_and_a_page_and_remembers_signals(tmp_path, ca
 
     model = write_tiny_onnx(tmp_path / 'tiny.onnx', size=(64, 128), divisor=14, signature=True)
     arguments = [str(tmp_path / 'out'), '--model', str(model), '--quick', '--device', 'cpu',
-                 '--cache', str(tmp_path / 'cache')]
+                 '--minutes', '0.2', '--cache', str(tmp_path / 'cache')]
     assert main(arguments) == 0
     found = json.loads((tmp_path / 'out' / 'shift.json').read_text())
     drawn, = found['experiments']
     assert [row['condition'] for row in drawn['separation']] == sorted(CONDITIONS)
     assert all(0 <= row['auroc_window'] <= 1 for row in drawn['separation'])
     assert set(found['streams']['onset_s']) == set(CONDITIONS)
+    assert found['streams']['false_alarms']['seconds'] == 12
+    assert found['cost']['verdict_full_hd_ms'] > 0
     assert found['cost']['statistics_kib'] < 256 and found['cost']['verdict_ms'] > 0
     page = (tmp_path / 'out' / 'shift.html').read_text()
     assert '<svg' in page and 'src=' not in page and 'these numbers mean nothing' in page

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import json
+import math
 from pathlib import Path
 import sys
 import time
@@ -37,6 +38,7 @@ CONDITIONS = ('fog', 'night', 'rain', 'snow', 'low_sun')
 CORRUPTED = ('fog', 'night', 'snow', 'glare')
 _FIT, _UNSEEN, _DRIVES = 100, 400, 500  # seeds of streets
 _FPS = 10.0
+_QUIET_FPS = 2.0  # of drives on which false alarms are counted
 _FULL_HD = (1920, 1080)  # as OpenCV has sizes
 
 
@@ -54,9 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--cache', type=Path, default=Path('~/.cache/dgtl/shift'), metavar='DIR',
                         help='where signals of pictures are remembered (%(default)s)')
     add_device(parser)
+    parser.add_argument('--minutes', type=float, default=1.0, metavar='N',
+                        help='drive so long through clear streets to count false alarms; 20 '
+                             'without one bound them at 9 in an hour, and take 2,400 pictures '
+                             '(default: %(default)s)')
     parser.add_argument('--quick', action='store_true',
                         help='few small pictures: shows that it works, and nothing else')
     options = parser.parse_args(arguments)
+    if options.minutes <= 0:
+        parser.error(f'--minutes must be more than 0, got {options.minutes:g}')
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         predict = Predictor.load(options.model or default_model(), device=options.device)
@@ -98,7 +106,7 @@ def measure(predict: Predictor, options: argparse.Namespace, progress: Progress)
             'by_drives': figures.by_drives(experiment),
             'signals': figures.ablation(experiment, classes, 3),
         } for experiment, model in zip(experiments, models)],
-        'streams': _streams(signals, streets, models[0], options.quick),
+        'streams': _streams(signals, streets, models[0], options.minutes, options.quick),
         'cost': _cost(predict, models[0])}
 
 
@@ -135,16 +143,17 @@ def _photographed(signals: Signals, folder: Path, severities: Sequence[int],
             for severity in severities for kind in CORRUPTED})
 
 
-def _streams(signals: Signals, streets: Streets, model: DomainModel,
+def _streams(signals: Signals, streets: Streets, model: DomainModel, minutes: float,
              quick: bool) -> dict[str, Any]:
-    seconds, drives, changes, length = (2, 1, 1, 12) if quick else (4, 3, 2, 40)
-    quiet = [signals(streets.drive(_DRIVES + number, length, 2.0, ('clear',)))
+    seconds, changes, length = (2, 1, 12) if quick else (4, 2, 40)
+    drives = math.ceil(60 * _QUIET_FPS * minutes / length)
+    quiet = [signals(streets.drive(_DRIVES + number, length, _QUIET_FPS, ('clear',)))
              for number in range(drives)]
     return {
         'onset_s': {condition: [figures.onset(model, signals(streets.drive(
             _DRIVES + number, round(seconds * _FPS), _FPS, ('clear', condition))), _FPS)
             for number in range(changes)] for condition in CONDITIONS},
-        'false_alarms': figures.per_hour(model, quiet, 2.0)}
+        'false_alarms': figures.per_hour(model, quiet, _QUIET_FPS)}
 
 
 def _cost(predict: Predictor, model: DomainModel) -> dict[str, float]:
