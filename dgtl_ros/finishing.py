@@ -42,6 +42,7 @@ class Finishing:
         if settings.ego_mask:
             path = _file('ego_mask', settings.ego_mask.replace('{camera}', camera))
             self._mask = _read('ego_mask', lambda: read_mask(path))
+        self._small = self._mask  # at the size of the latest labels that were smaller
         self._least = self._thresholds(settings)
 
     def upright(self, image: np.ndarray) -> np.ndarray:
@@ -85,12 +86,14 @@ class Finishing:
 
     def _mask_of(self, size: tuple[int, ...]) -> np.ndarray:
         """Return the mask at the size of labels that are smaller than the picture."""
-        assert self._mask is not None
+        assert self._mask is not None and self._small is not None
         height, width = self._mask.shape
-        if size[0] < height and size[1] < width:
-            self._mask = cv2.resize(self._mask.astype(np.uint8), (size[1], size[0]),
-                                    interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
-        return self._mask
+        if not (size[0] < height and size[1] < width):
+            return self._mask
+        if self._small.shape != size:
+            self._small = cv2.resize(self._mask.astype(np.uint8), (size[1], size[0]),
+                                     interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+        return self._small
 
     def _thresholds(self, settings: Settings) -> tuple[tuple[object, ...], np.ndarray]:
         single: dict[str, float] = {}

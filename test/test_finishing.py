@@ -89,6 +89,13 @@ def test_what_the_mask_covers_is_never_judged(tmp_path):
     assert (shown.confidence[:2] == 255).all() and (shown.confidence[2:] == 0).all()
     small = finished(np.full((2, 3), 7), camera='front', ego_mask=str(tmp_path / 'front.png'))
     assert small.labels.tolist() == [[7] * 3, [255] * 3], 'labels of the size of the network'
+    chosen = Settings(ego_mask=str(tmp_path / 'front.png'))
+    finish = Finishing(CITYSCAPES, chosen)
+    for size in ((4, 6), (2, 3), (2, 2), (4, 6)):  # a camera may change its size
+        labels = np.full(size, 7, np.uint8)
+        half = size[0] // 2
+        assert finish(Segmentation(labels, labels), chosen).labels.tolist() == [
+            *[[7] * size[1]] * half, *[[255] * size[1]] * half]
     with pytest.raises(ValueError, match='ego mask'):
         finished(np.full((8, 8), 7), ego_mask=str(tmp_path / 'front.png'))
 
