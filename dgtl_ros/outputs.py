@@ -80,7 +80,7 @@ class Outputs:
         self._health = self._add(
             DiagnosticStatus, f'{prefix}segmentation/health', latched)
         self._health_json = self._add(String, f'{prefix}segmentation/health/json', latched)
-        self._camera_info = CameraInfoRelay(node, f'{prefix}camera_info', self._add(
+        self._camera_info = CameraInfoRelay(node, f'{prefix}image', self._add(
             CameraInfo, f'{prefix}segmentation/camera_info', qos))
         self._label_info = None
         if LabelInfo is not None:

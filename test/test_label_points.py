@@ -13,7 +13,7 @@ from dgtl_ros.points.labelling import Labelling, read_depth
 from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.points.transforms import StaticTransform
 from ros_world import PATIENCE, qos, stamp_of, World
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, RegionOfInterest
 from std_msgs.msg import Header
 from test_cloud import records
 
@@ -68,6 +68,18 @@ def test_depth_becomes_a_cloud_with_the_labels_of_its_pixels():
 def test_depth_of_either_byte_order():
     depth = pictures()[2]
     np.testing.assert_array_equal(read_depth(depth_image(depth, bigendian=True)), depth)
+
+
+def test_a_camera_that_cuts_its_picture_sees_the_points_where_they_are():
+    label = Labelling(PointsSettings(use_confidence=False), None)
+    whole = records(label(messages(), camera_info()))
+    larger = camera_info(size=(100, 200))
+    larger.k[2] += 40
+    larger.k[5] += 20
+    larger.roi = RegionOfInterest(x_offset=40, y_offset=20, width=SIZE[1], height=SIZE[0])
+    part = records(label(messages(), larger))
+    for axis in 'xyz':
+        np.testing.assert_allclose(part[axis], whole[axis])
 
 
 def test_small_labels_are_enlarged_and_foreign_ones_refused():

@@ -12,10 +12,11 @@ pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from builtin_interfaces.msg import Time
 from dgtl_core.classes import CITYSCAPES
 from dgtl_ros import outputs as module
+from dgtl_ros.camera_info import scaled
 from dgtl_ros.outputs import Outputs
 from dgtl_ros.settings import Settings
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
 pytestmark = pytest.mark.ros
@@ -36,7 +37,7 @@ class Publisher:
 
 class RememberingNode:
     def __init__(self):
-        self.topics, self.subscribed = {}, {}
+        self.topics, self.subscribed, self.mapped = {}, {}, {}
 
     def create_publisher(self, kind, topic, qos, qos_overriding_options, event_callbacks):
         assert topic not in self.topics
@@ -53,8 +54,9 @@ class RememberingNode:
     def destroy_publisher(self, publisher):
         self.topics = {t: p for t, p in self.topics.items() if p is not publisher}
 
-    def resolve_topic_name(self, topic):
-        return f'/{topic}'
+    def resolve_topic_name(self, topic, *, only_expand=False):
+        name = topic if topic.startswith('/') else f'/{topic}'
+        return name if only_expand else self.mapped.get(name, name)
 
     def get_clock(self):
         return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: Time(sec=7)))
@@ -155,7 +157,7 @@ def test_the_calibration_fits_the_labels(node):
     info.d = [0.1, 0.0, 0.0, 0.0, 0.0]
     info.k = [10.0, 0.0, 5.5, 0.0, 9.0, 3.5, 0.0, 0.0, 1.0]
     info.p = [10.0, 0.0, 5.5, -2.0, 0.0, 9.0, 3.5, 0.0, 0.0, 0.0, 1.0, 0.0]
-    node.subscribed['front/camera_info'](info)
+    node.subscribed['/front/camera_info'](info)
     outputs.publish(Header(frame_id='front'), LABELS, LABELS)
     sent, = topic.sent
     assert (sent.height, sent.width, sent.header.frame_id) == (4, 6, 'front')
@@ -163,3 +165,26 @@ def test_the_calibration_fits_the_labels(node):
     assert list(sent.k) == [5.0, 0.0, 2.5, 0.0, 4.5, 1.5, 0.0, 0.0, 1.0]
     assert list(sent.p)[:4] == [5.0, 0.0, 2.5, -1.0] and list(sent.d) == list(info.d)
     assert info.k[0] == 10.0, 'the message that came stays as it is'
+
+
+@pytest.mark.parametrize('mapped, found', [
+    ({}, '/camera_info'), ({'/image': '/front/rgb/image_raw'}, '/front/rgb/camera_info'),
+    ({'/image': '/front/image_raw', '/camera_info': '/calibration'}, 'camera_info')])
+def test_the_calibration_lies_beside_the_pictures_unless_it_is_mapped(node, mapped, found):
+    node.mapped = mapped
+    Outputs(node, Settings(), CITYSCAPES)
+    assert list(node.subscribed) == [found]
+
+
+def test_what_the_camera_cut_off_and_binned_is_in_the_numbers():
+    info = CameraInfo(height=80, width=120, binning_x=2, binning_y=2)
+    info.k = info.p[[0, 1, 2, 4, 5, 6, 8, 9, 10]] = [
+        100.0, 0.0, 59.5, 0.0, 90.0, 39.5, 0.0, 0.0, 1.0]
+    whole = scaled(info, (40, 60), Header())
+    assert list(whole.k) == [50.0, 0.0, 29.5, 0.0, 45.0, 19.5, 0.0, 0.0, 1.0]
+    assert (whole.width, whole.binning_x, whole.binning_y) == (60, 0, 0)
+    info.roi = RegionOfInterest(x_offset=20, y_offset=10, width=60, height=40, do_rectify=True)
+    part = scaled(info, (20, 30), Header())
+    assert list(part.k) == [50.0, 0.0, 19.5, 0.0, 45.0, 14.5, 0.0, 0.0, 1.0]
+    assert list(part.p[:3]) == [50.0, 0.0, 19.5]
+    assert part.roi == RegionOfInterest(do_rectify=True)

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 from dgtl_core.encodings import view
 from dgtl_core.points import from_depth, label_points, moved, PinholeCamera
+from dgtl_ros.camera_info import pictured
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.points.cloud import CloudError, organised, read_xyz, with_labels
 from dgtl_ros.points.settings import PointsSettings
@@ -83,11 +84,14 @@ class Labelling:
 
     def _camera_of(self, info: CameraInfo, size: tuple[int, ...]) -> PinholeCamera:
         """Return the camera at the size of the picture; its rays are computed once."""
-        key = (tuple(info.k), tuple(info.d), info.distortion_model, info.height, info.width, size)
+        region = pictured(info)
+        key = (tuple(info.k), tuple(info.d), info.distortion_model, region.y_offset,
+               region.x_offset, region.height, region.width, size)
         if self._camera is None or self._camera[0] != key:
             camera = PinholeCamera(
-                (info.height, info.width), float(info.k[0]), float(info.k[4]), float(info.k[2]),
-                float(info.k[5]), info.distortion_model, tuple(map(float, info.d)))
+                (region.height, region.width), float(info.k[0]), float(info.k[4]),
+                float(info.k[2]) - region.x_offset, float(info.k[5]) - region.y_offset,
+                info.distortion_model, tuple(map(float, info.d)))
             if size != camera.size:  # the picture was made smaller on the way
                 _check_same_view('CameraInfo', camera.size, 'pictures', size)
                 camera = camera.resized((size[0], size[1]))
