@@ -357,6 +357,25 @@ def test_batches_change_nothing(folder, tmp_path):
             grey(tmp_path / '1/labels' / name), grey(tmp_path / '3/labels' / name))
 
 
+@pytest.mark.parametrize('content', [
+    b'{"text": "my own"}\n', b'5\n', b'[1]\n', b'\xff\xfe\n', b'{"settings": 3}\n', b'my own'])
+def test_a_file_that_is_not_of_a_run_is_left_alone(predict, folder, tmp_path, capsys, content):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/predict.jsonl').write_bytes(content)
+    assert 'is not of a run' in refused(capsys, predict, folder)
+    assert (tmp_path / 'out/predict.jsonl').read_bytes() == content
+    assert predict(folder, '--force') == 0
+
+
+@pytest.mark.parametrize('cut', [0, 5, 40])
+def test_a_run_that_was_killed_in_the_first_line_goes_on(predict, folder, tmp_path, cut):
+    assert predict(folder) == 0
+    line = (tmp_path / 'out/predict.jsonl').read_bytes().splitlines()[0]
+    (tmp_path / 'out/predict.jsonl').write_bytes(line[:cut])
+    assert predict(folder) == 0
+    assert 'summary' in journal(tmp_path / 'out')[-1]
+
+
 def test_a_sheet_shows_a_spread_of_the_frames(predict, tmp_path):
     for number in range(60):
         write_image(tmp_path / f'many/{number:02d}.png', picture(number))

@@ -311,6 +311,15 @@ def test_wrong_numbers_are_refused(play):
         play(Recording(1), stride=0)
 
 
+@pytest.mark.parametrize('option, value, said', [
+    ('--port', '99999', 'must be in 0..65535'), ('--port', '-1', 'must be in 0..65535'),
+    ('--stride', '0', 'must be 1 or more')])
+def test_wrong_use_is_said_before_anything_is_loaded(capsys, option, value, said):
+    with pytest.raises(SystemExit, match='2'):
+        dgtl(['view', 'streetworld', option, value])
+    assert said in capsys.readouterr().err
+
+
 def test_the_verdict_on_the_domain_is_shown_and_starts_anew_after_a_jump(play):
     player = play(Recording(100, size=(90, 160)), rate=200.0)  # even pictures: nothing to judge
     until(lambda: player.state['ended'])

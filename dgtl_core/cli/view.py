@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
                         help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
     add_page_options(parser)
     args = parser.parse_args(arguments)
+    if args.stride < 1:
+        parser.error(f'--stride must be 1 or more, got {args.stride}')
     from dgtl_core.predictor import Predictor
     from dgtl_core.recorded.sources import open_sources
     from dgtl_core.view.player import Player
@@ -80,12 +82,18 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--host', default='127.0.0.1', help=(
         'listen on this address (default: %(default)s, which only this machine can reach); on any '
         'other, visitors need the token in the address that is printed'))
-    parser.add_argument('--port', type=int, default=8765,
+    parser.add_argument('--port', type=_port, default=8765,
                         help='listen on this port; 0 takes a free one (default: %(default)s)')
     parser.add_argument('--rate', type=float, default=15.0, metavar='HZ',
                         help='send the page at most so many frames a second (default: '
                              '%(default)s)')
     parser.add_argument('--no-browser', action='store_true', help='do not open a browser')
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f'must be in 0..65535, got {text!r}')
+    return int(text)
 
 
 def serve(feed: object, args: argparse.Namespace) -> None:

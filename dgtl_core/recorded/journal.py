@@ -22,6 +22,7 @@ from typing import Any
 from dgtl_core.recorded.storage import Storage
 
 NAME = 'predict.jsonl'
+_START = '{"settings": {'  # of the first line
 _COPY_S = 10.0  # between two copies to a storage
 
 
@@ -70,12 +71,12 @@ class Journal:
 
     def _take_up(self, out: Path | Storage, settings: Mapping[str, Any]) -> None:
         whole = 0
-        for line in self._file.read().splitlines(keepends=True):
+        for line in self._lines(out):
             try:
                 entry = json.loads(line) if line.endswith('\n') else None
             except ValueError:
                 entry = None
-            if entry is None:  # the run was killed while it wrote this
+            if not isinstance(entry, dict):  # the run was killed while it wrote this
                 break
             whole += len(line.encode())
             if 'summary' in entry:
@@ -83,9 +84,9 @@ class Journal:
                     f'{out} holds the results of a run that is finished: name another folder, or '
                     'replace them with --force')
             if 'settings' in entry:
-                different = sorted(
-                    key for key in {*settings, *entry['settings']}
-                    if settings.get(key) != entry['settings'].get(key))
+                before = dict(entry['settings'])
+                different = sorted(key for key in {*settings, *before}
+                                   if settings.get(key) != before.get(key))
                 if different:
                     raise ResultsExistError(
                         f'{out} holds an unfinished run with another {", ".join(different)}: '
@@ -97,6 +98,24 @@ class Journal:
                 self.sources[entry['source']] = entry
         self._file.seek(whole)
         self._file.truncate()
+
+    def _lines(self, out: Path | Storage) -> list[str]:
+        """
+        Return the lines of the journal.
+
+        :raises ResultsExistError: it is another file of that name.
+        """
+        try:
+            lines: list[str] = self._file.read().splitlines(keepends=True)
+            # the first one may have been cut short, too
+            ours = not lines or lines[0].startswith(_START) or _START.startswith(lines[0])
+        except UnicodeDecodeError:
+            ours = False
+        if not ours:
+            raise ResultsExistError(
+                f'{NAME} in {out} is not of a run of "dgtl predict": name another folder, or '
+                'overwrite the file with --force')
+        return lines
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Note what is finished."""
