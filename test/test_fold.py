@@ -3,7 +3,9 @@ from dataclasses import replace
 
 import cv2
 from dgtl_core.folding.fold import fold
+from dgtl_core.model.adapter import Adapter
 from dgtl_core.model.mask_decoder import semantic_scores
+from dgtl_core.model.segmenter import Segmenter
 import pytest
 from small_segmenter import normalised, small_config, small_segmenter, street
 import torch
@@ -119,3 +121,28 @@ def test_refuses_what_it_cannot_fold():
         fold(model, (100, 224))
     with pytest.raises(ValueError, match="must be one of .*gather.*got 'nearest'"):
         fold(model, (160, 224), 'nearest')
+
+
+def test_a_method_that_it_does_not_know_is_refused_and_not_left_out():
+    made_of = small_config('rein-dinov2-l')
+    model = Segmenter(replace(made_of, adapter=replace(made_of.adapter, method='lora')))
+    with pytest.raises(ValueError, match="adapter.method 'lora' cannot be folded.*fold.py"):
+        fold(model, made_of.input_size)
+
+
+def test_a_part_that_it_does_not_know_is_refused_and_not_left_out():
+    class Gate(Adapter):
+        """Acts otherwise than an adapter does, and has the same parameters."""
+
+        def forward(self, features, tokens, values):
+            return 2 * super().forward(features, tokens, values)
+
+    made_of = small_config('rein-dinov2-l')
+    model = Segmenter(made_of)
+    model.prompts = torch.nn.Embedding(4, 8)
+    with pytest.raises(ValueError, match=r'the part prompts \(Embedding\) cannot be folded'):
+        fold(model, made_of.input_size)
+    del model.prompts
+    model.adapter.__class__ = Gate
+    with pytest.raises(ValueError, match=r'the part adapter \(Gate\) cannot be folded'):
+        fold(model, made_of.input_size)

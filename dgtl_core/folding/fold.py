@@ -16,13 +16,20 @@ from dgtl_core.folding.head import FoldedMaskDecoder, FoldedPixelDecoder
 from dgtl_core.folding.light import FoldedLightHead, FoldedStem, without_layer_scale
 from dgtl_core.folding.prediction import Prediction
 from dgtl_core.folding.sampling import FORMS, frozen_linear, SamplingForm
-from dgtl_core.model.adapter import mask_link_matrix
-from dgtl_core.model.light_head import unturned
+from dgtl_core.model.adapter import Adapter, AllTextLink, mask_link_matrix, PresentTextLink
+from dgtl_core.model.light_head import LightHead, unturned
+from dgtl_core.model.mask_decoder import MaskDecoder
+from dgtl_core.model.neck import BeitNeck
+from dgtl_core.model.pixel_decoder import PixelDecoder
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.stem import ConvStem
 from dgtl_core.model.vit import Backbone
 import torch
 from torch import nn, Tensor
+
+METHODS = ('dgtl', 'rein', 'none')  # of an adapter, whose form this is
+PARTS = (Adapter, AllTextLink, Backbone, BeitNeck, LightHead, MaskDecoder, nn.Identity, nn.Linear,
+         PixelDecoder, PresentTextLink)
 
 
 class FoldedPatches(nn.Module):
@@ -200,11 +207,28 @@ def fold(segmenter: Segmenter, size: tuple[int, int],
 
     :param size: (height, width) of the pictures it will see.
     :param form: how the deformable attention samples, see :mod:`dgtl_core.folding.sampling`.
-    :raises ValueError: a size that the backbone does not take, or an unknown form.
+    :raises ValueError: a size that the backbone does not take, an unknown form, or a method that
+        this would leave out.
     """
+    _know_all(segmenter)
     if form not in FORMS:
         raise ValueError(f'form must be one of {list(FORMS)}, got {form!r}')
     segmenter.backbone.grid_of(size)
     source = copy.deepcopy(segmenter).float().cpu().eval()
     folded = FoldedSegmenter(source, size, form).eval()
     return folded.requires_grad_(False)
+
+
+def _know_all(segmenter: Segmenter) -> None:
+    """Raise ValueError where a part has no form here: without it the labels would be others."""
+    method, adapter = segmenter.config.adapter.method, segmenter.adapter
+    strange = [f'adapter.method {method!r}'] if method not in METHODS else []
+    for prefix, owner in (('', segmenter), ('adapter.', adapter)):
+        if owner is not None:
+            strange += [f'the part {prefix}{name} ({type(part).__name__})'
+                        for name, part in owner.named_children() if type(part) not in PARTS]
+    if strange:
+        raise ValueError(
+            f'{" and ".join(strange)} cannot be folded for inference: fold knows the methods '
+            f'{", ".join(METHODS)} and their parts; write what takes its place in '
+            'dgtl_core/folding/fold.py (docs/design.md, "A method")')

@@ -36,6 +36,9 @@ class LossConfig:
     semantic_weight: float = 0.0  # dense term on the class scores of every layer; 0: off
     alignment: Literal['off', 'released', 'similarity'] = 'off'  # TDN, see alignment.py
     alignment_weight: float = 0.01
+    # Queries drawn to prototypes of the classes (GRQA), in the last part of a run; see grqa.py
+    grqa_weight: float = 0.0  # 0: off
+    grqa_start: float = 2 / 3  # the share of the steps before it
     # Of a head with one query for each class, which needs nothing of the above:
     rarity: float = 0.35  # cross-entropy weighs a class by its share of the pixels ** -rarity
     class_dice_weight: float = 1.0  # beside a cross-entropy of weight 1
@@ -51,6 +54,10 @@ class LossConfig:
             raise ValueError(
                 'loss.num_points and loss.oversample must be >= 1, loss.importance in 0..1, got '
                 f'{self.num_points}, {self.oversample}, {self.importance}')
+        if self.grqa_weight < 0 or not 0 <= self.grqa_start < 1:
+            raise ValueError(
+                'loss.grqa_weight must not be negative and loss.grqa_start be in [0, 1), got '
+                f'{self.grqa_weight} and {self.grqa_start}')
         if not 0 <= self.rarity <= 1 or self.class_dice_weight < 0:
             raise ValueError(
                 'loss.rarity must be in 0..1 and loss.class_dice_weight not negative, got '

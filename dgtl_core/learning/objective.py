@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from dgtl_core.learning.alignment import released_alignment, similarity_alignment
 from dgtl_core.learning.class_loss import fixed_loss
+from dgtl_core.learning.grqa import mask_factors, QueryAlignment
 from dgtl_core.learning.losses import log_shares, LossConfig, set_loss
 from dgtl_core.learning.points import PointSource
 from dgtl_core.learning.teacher import (
@@ -33,7 +35,9 @@ class Objective(nn.Module):
     """
 
     def __init__(self, model: Segmenter, config: LossConfig,
-                 teacher: Teacher | None = None) -> None:
+                 teacher: Teacher | None = None,
+                 grqa: QueryAlignment | None = None) -> None:
+        """:param grqa: with its moving averages; None leaves this loss out."""
         super().__init__()
         adapter = model.adapter
         if config.alignment != 'off' and (adapter is None or adapter.text_link is None):
@@ -51,7 +55,7 @@ class Objective(nn.Module):
                 'training.embed_classes" makes, init to a checkpoint that has them, or '
                 "model.adapter.text_link to 'off'")
         self.model = model
-        self.config, self.teacher = config, teacher
+        self.config, self.teacher, self.grqa = config, teacher, grqa
         self.normalize = Normalization(model.config)
 
     def forward(self, images: Tensor, labels: Tensor, points: PointSource,
@@ -62,7 +66,7 @@ class Objective(nn.Module):
         With a teacher, a picture without any label teaches only what the teacher says of it.
 
         :param clean: the same pictures undistorted, for the teacher; None without one.
-        :param progress: of the training, 0..1, for a head whose masks are annealed.
+        :param progress: of the training, 0..1, for annealed masks and for GRQA's start.
 
         Shape:
             images (B, 3, H, W) uint8 RGB, labels (B, H, W) uint8
@@ -70,8 +74,11 @@ class Objective(nn.Module):
         features: list[Tensor] = []
         watch = self.model.backbone.register_forward_hook(
             lambda module, inputs, output: features.append(output[-1]))
+        look: AbstractContextManager[dict[str, Tensor]] = nullcontext({})
+        if self.grqa is not None:
+            look = mask_factors(self.model)
         try:
-            with last_features(self.model) as last:
+            with last_features(self.model) as last, look as factors:
                 layers = self.model(self.normalize(images), labels, progress)
         finally:
             watch.remove()
@@ -91,6 +98,9 @@ class Objective(nn.Module):
             if self.config.alignment != 'off':
                 losses['align'] = self.config.alignment_weight * self._alignment(
                     layers, features[-1])
+            if self.grqa is not None:
+                weight = self.config.grqa_weight * (progress >= self.config.grqa_start)
+                losses['grqa'] = weight * self.grqa(**factors, labels=labels)
             if said is not None:
                 own = [Said(log_shares(layer, fixed=fixed),
                             as_grid(last[0], self.model, images)) for layer in layers]

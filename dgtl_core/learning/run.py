@@ -12,10 +12,17 @@ import os
 from pathlib import Path
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.learning.grqa import QueryAlignment
 from dgtl_core.learning.optim import build_optimizer
 from dgtl_core.learning.recipe import changes, Recipe
 from dgtl_core.model.backbone_weights import load_backbone
-from dgtl_core.model.checkpoint import load_matching, read_header, restore, save_checkpoint
+from dgtl_core.model.checkpoint import (
+    load_matching,
+    load_weights,
+    read_header,
+    restore,
+    save_checkpoint,
+)
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.model.text import load_texts
 from dgtl_core.strict import to_dict
@@ -71,7 +78,8 @@ def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
 
 class Run:
     """
-    A segmenter in training: weights, their moving average, the optimizer, the steps done.
+    A segmenter in training: weights, their moving average, the optimizer, the steps done; and
+    the moving averages of GRQA, where the recipe has it.
 
     :raises ValueError: the recipe's files do not fit.
     :raises OSError: one cannot be read.
@@ -91,6 +99,7 @@ class Run:
             self.model.to(memory_format=torch.channels_last)  # makes a step 1.4 times faster
         self.average = copy.deepcopy(self.model) if recipe.average else None
         self.optimizer = build_optimizer(self.model, recipe.optim)
+        self.grqa = QueryAlignment.of(self.model).to(device) if recipe.loss.grqa_weight else None
         self.step = 0
         self.changed: list[str] = []  # what the run did not begin with, a line for each
         if last is not None:
@@ -104,6 +113,8 @@ class Run:
         if self.step > self.recipe.steps:
             raise ValueError(
                 f'{last} is at step {self.step}, beyond the steps {self.recipe.steps}')
+        if self.grqa is not None and began['recipe']['loss'].get('grqa_weight'):
+            load_weights(last, self.grqa, 'grqa.')
         if self.average is not None:  # it begins here where the run had none
             self.average.load_state_dict(averaged or self.model.state_dict())
 
@@ -142,7 +153,8 @@ class Run:
             path, self.model, self.config, source=f'trained with recipe {self.recipe.name}',
             commit=commit, training={'step': self.step, 'recipe': to_dict(self.recipe)},
             average=None if self.average is None else self.average.state_dict(),
-            optimizer=self.optimizer if resumable else None)
+            optimizer=self.optimizer if resumable else None,
+            grqa=self.grqa.state_dict() if resumable and self.grqa is not None else None)
 
 
 def _fill(model: Segmenter, recipe: Recipe) -> None:

@@ -33,7 +33,7 @@ class Step:
                  teacher: Teacher | None, last: Path) -> None:
         self._run, self._processes, self._batches = run, processes, batches
         self._objective, self._alone = processes.share(
-            Objective(run.model, run.recipe.loss, teacher))
+            Objective(run.model, run.recipe.loss, teacher, run.grqa))
         self.dtype = autocast_type(run.recipe.precision, processes.device)
         self.finite = FiniteLosses(last)
 

@@ -3,8 +3,9 @@
 One .safetensors file that holds a model, what it is, and what it takes to train on.
 
 Tensors: ``model.*`` the weights to use; ``raw.*`` the weights that are trained, where ``model`` is
-their moving average; ``optimizer.<parameter>.*`` the moments. The header's ``dgtl`` entry is the
-JSON object of a model file with ``config`` (the whole SegmenterConfig) and ``training`` besides.
+their moving average; ``optimizer.<parameter>.*`` the moments; ``grqa.*`` the moving averages of
+that loss. The header's ``dgtl`` entry is the JSON object of a model file with ``config`` (the
+whole SegmenterConfig) and ``training`` besides.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ def save_checkpoint(
         path: Path, model: nn.Module, config: SegmenterConfig, *, source: str = '',
         commit: str = '', training: Mapping[str, Any] | None = None,
         average: Mapping[str, Tensor] | None = None,
-        optimizer: torch.optim.Optimizer | None = None) -> None:
+        optimizer: torch.optim.Optimizer | None = None,
+        grqa: Mapping[str, Tensor] | None = None) -> None:
     """
     Write a checkpoint: all of it or, on any failure, nothing; a former file stays until then.
 
     :param average: the weights to use in place of the model's own.
     :param optimizer: makes it one to train on from.
+    :param grqa: what :class:`dgtl_core.learning.grqa.QueryAlignment` goes on with.
     :raises OSError: it could not be written, for example for want of space.
     """
     # the file is complete: nothing outside of it is needed to load it
@@ -55,6 +58,7 @@ def save_checkpoint(
             tensors.update({f'raw.{key}': value for key, value in weights.items()})
         for name, state in _states(optimizer):
             tensors.update({f'optimizer.{name}.{key}': value for key, value in state.items()})
+    tensors.update({f'grqa.{key}': value for key, value in (grqa or {}).items()})
     metadata = ModelMetadata(
         name=config.name, classes=config.classes, input_size=config.input_size,
         method=config.method, backbone=config.backbone.name, commit=commit, source=source)
