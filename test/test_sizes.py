@@ -31,7 +31,7 @@ def test_every_form_is_timed_against_the_same(monkeypatch):
     assert 3.7 < other.parameters < 3.8  # 3.7 M and the classifier, as published
     assert [line.miou for line in lines] == [None, None, 20.0, None]
     rows = sizes.sizes_table(lines).splitlines()
-    assert len(rows) == 2 + len(lines) and all(row.count('|') == 8 for row in rows)
+    assert len(rows) == 2 + len(lines) and all(row.count('|') == 9 for row in rows)
     assert rows[2].startswith('| MINI | Mask2Former head, folded |') and '| 1.00 |' in rows[2]
 
 

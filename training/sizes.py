@@ -4,8 +4,8 @@ Sizes and speed of every form and backbone, side by side: python -m training.siz
 
 For DINOv2 S, B and L: the released form, the folded Mask2Former head, and the light head on
 patches of 16 and of 32, and SegFormer-B0 beside them, all with random weights. The contenders of
-one size are timed in turn, on the CPU, so that the ratios are of one run; the times of two sizes
-are compared through SegFormer-B0, which runs with each. Scores are those of training.experiment,
+one size run in turn, on the CPU, so that the ratios, of processor time, are of one run; the times
+of two sizes are compared through SegFormer-B0, which runs with each. Scores are those of training.experiment,
 where it was run with the two heads; its backbone is another, the same for both.
 """
 
@@ -45,7 +45,7 @@ class Line:
     form: str
     parameters: float  # millions, of the model that is trained
     gflop: float
-    ms: float  # the best call
+    ms: float  # processor time of a call, which other programs disturb least; the median
     to_mask2former: float  # ratio to the folded Mask2Former head of the same size
     to_segformer: float | None
     miou: float | None  # percent, mean over the unseen domains of the experiment
@@ -77,19 +77,20 @@ def compare(letter: str, size: tuple[int, int], runs: int, precision: Precision,
         assert contender.network is not None
         lines.append(Line(
             size='' if form == NAME else letter.upper(), form=form, parameters=weights,
-            gflop=count(contender.network, size).flops / 1e9, ms=row.best_ms,
-            to_mask2former=row.ratio_of_best,
-            to_segformer=row.best_ms / rows[-1].best_ms if rows[-1].name == NAME else None,
+            gflop=count(contender.network, size).flops / 1e9, ms=row.cpu_ms,
+            to_mask2former=row.cpu_ms / rows[0].cpu_ms,
+            to_segformer=row.cpu_ms / rows[-1].cpu_ms if rows[-1].name == NAME else None,
             miou=scores.get(FORMS[form][1]) if form in FORMS else None))
     return lines
 
 
 def sizes_table(lines: Sequence[Line]) -> str:
     """Return the lines in Markdown."""
-    rows = ['| backbone | form | parameters, M | GFLOP | time, Mask2Former head = 1 | '
-            f'time, {NAME} = 1 | mIoU of the unseen, small experiment |', '|---' * 7 + '|']
+    rows = ['| backbone | form | parameters, M | GFLOP | ms | Mask2Former head = 1 | '
+            f'{NAME} = 1 | mIoU of the unseen, small experiment |', '|---|---' + '|---:' * 6 + '|']
     for line in lines:
-        numbers = [f'{line.parameters:.1f}', f'{line.gflop:.0f}', f'{line.to_mask2former:.2f}',
+        numbers = [f'{line.parameters:.1f}', f'{line.gflop:.0f}', f'{line.ms:.0f}',
+                   f'{line.to_mask2former:.2f}',
                    *('–' if value is None else f'{value:.1f}'
                      for value in (line.to_segformer, line.miou))]
         rows.append(' | '.join([f'| {line.size or "–"}', line.form, *numbers]) + ' |')
