@@ -17,11 +17,12 @@ one of these methods:
                  that starts at zero, and queries from normalised tokens
 
 Or, to compare heads on a backbone that learns with a tenth of the rate, as a light head has no
-layers of its own (all three with our tokens and texts, and without an alignment):
+layers of its own (all with our tokens and texts, and without an alignment):
 
   head-mask2former   a Mask2Former head, queries from tokens
   head-light-tokens  a light head, queries from tokens, matched
   head-light-texts   a light head, one query for each class, from its text
+  head-light-own     the same, with blocks of its own behind the backbone (PMT)
 
 All of them see the same pictures in the same order. Each is scored in its source domain and in
 conditions that had no label. OUT gets results.json, results.md and results.png. What is finished

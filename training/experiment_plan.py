@@ -42,6 +42,8 @@ METHODS: dict[str, dict[str, Any]] = {  # differences to the recipe
         mask_link=True),
     'head-light-texts': _head(
         {'kind': 'light', 'queries': 'texts', 'num_blocks': 3}, mask_link=False),
+    'head-light-own': _head(
+        {'kind': 'light', 'queries': 'texts', 'num_blocks': 3, 'blocks': 'own'}, mask_link=False),
 }
 MAIN = ('frozen', 'finetuned', 'rein', 'dgtl-released', 'dgtl')
 
