@@ -5,8 +5,9 @@ Sizes and speed of every form and backbone, side by side: python -m training.siz
 For DINOv2 S, B and L: the released form, the folded Mask2Former head, and the light head on
 patches of 16 and of 32, and SegFormer-B0 beside them, all with random weights. The contenders of
 one size run in turn, on the CPU, so that the ratios, of processor time, are of one run; the times
-of two sizes are compared through SegFormer-B0, which runs with each. Scores are those of training.experiment,
-where it was run with the two heads; its backbone is another, the same for both.
+of two sizes are compared through SegFormer-B0, which runs with each. Scores are those of
+training.experiment, where it was run with the two heads; its backbone is another, the same for
+both.
 """
 
 from __future__ import annotations
