@@ -46,7 +46,7 @@ class Line:
     form: str
     parameters: float  # millions, of the model that is trained
     gflop: float
-    ms: float  # processor time of a call, which other programs disturb least; the median
+    ms: float  # processor time of the call that other programs disturbed least
     to_mask2former: float  # ratio to the folded Mask2Former head of the same size
     to_segformer: float | None
     miou: float | None  # percent, mean over the unseen domains of the experiment
@@ -72,15 +72,15 @@ def compare(letter: str, size: tuple[int, int], runs: int, precision: Precision,
         parameters.append(sum(p.numel() for p in contenders[-1].network.parameters()) / 1e6)
     except ImportError:
         print(f'{NAME} is left out: pip install transformers', file=sys.stderr)
-    rows = measure_latency(contenders, [1], runs=runs, warmup=1)
+    measure_latency(contenders, [1], runs=runs, warmup=1)
+    times = [1e3 * min(contender.cpu[1]) for contender in contenders]
     lines = []
-    for form, row, contender, weights in zip([*FORMS, NAME], rows, contenders, parameters):
+    for form, ms, contender, weights in zip([*FORMS, NAME], times, contenders, parameters):
         assert contender.network is not None
         lines.append(Line(
             size='' if form == NAME else letter.upper(), form=form, parameters=weights,
-            gflop=count(contender.network, size).flops / 1e9, ms=row.cpu_ms,
-            to_mask2former=row.cpu_ms / rows[0].cpu_ms,
-            to_segformer=row.cpu_ms / rows[-1].cpu_ms if rows[-1].name == NAME else None,
+            gflop=count(contender.network, size).flops / 1e9, ms=ms, to_mask2former=ms / times[0],
+            to_segformer=ms / times[-1] if contenders[-1].name == NAME else None,
             miou=scores.get(FORMS[form][1]) if form in FORMS else None))
     return lines
 
