@@ -33,7 +33,7 @@ class QueryAlignment(nn.Module):
     is the mask), both divided by their lengths, and stop-gradients on P, A and q':
 
         f_c = mean of e over the pixels of class c;  P_c <- 0.99 P_c + 0.01 f_c
-        S_bic = q_bi . P_c;  pi_bi = softmax over c of S_bi;  pi'_i the same of q'_i
+        S_bic = q_bi . P_c;  pi_bi = softmax over c of S_bi;  pi'_i the same of q'_i at length 1
         q'_i <- 0.99 q'_i + 0.01 mean over b of q_bi
         r_bi = S_bic of its greatest class c, which is its group
         A_bi = (r_bi - mean of the group) / deviation in the group
@@ -43,9 +43,9 @@ class QueryAlignment(nn.Module):
                + 0.04 mean over b, i of KL(pi_bi || pi'_i)
 
     Groups are of all pictures of a process. The averages begin as the first values, and a class
-    takes part once it was seen. Momentum, clip and weight of the KL are not in the abstract that
-    we know: they are the usual ones of moving averages, PPO and GRPO; and so is our reading of
-    the reference as a moving average of the queries, which costs no second network.
+    takes part once it was seen. The three constants are our choice, as is usual for moving
+    averages, in PPO and in GRPO; so is a moving average of the queries as the reference, which
+    costs no second network.
     """
 
     def __init__(self, num_classes: int, num_queries: int, width: int) -> None:
