@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 import fcntl
+from functools import lru_cache
 import hashlib
 import io
 import os
@@ -14,13 +15,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from typing import BinaryIO
 
 _CHUNK = 1 << 22  # bytes
 _PREFIX, _SUFFIX = '.dgtl-', '.part'
-_TIDIED: set[Path] = set()  # folders without leftovers of killed writers
-_TIDYING = threading.Lock()
 
 
 def destination(path: Path, suffix: str, *, force: bool = True,
@@ -48,12 +46,12 @@ def destination(path: Path, suffix: str, *, force: bool = True,
 def file_sha256(path: str | Path) -> str:
     """Return the sha256 of a file, hexadecimal."""
     with open(path, 'rb') as file:
-        return content_sha256(file)
+        return content_hash(file)
 
 
-def content_sha256(file: BinaryIO) -> str:
-    """Return the sha256 of what is left to read of an open file, hexadecimal."""
-    digest = hashlib.sha256()
+def content_hash(file: BinaryIO, kind: str = 'sha256') -> str:
+    """Return the hash of what is left to read of an open file, hexadecimal."""
+    digest = hashlib.new(kind, usedforsecurity=kind != 'md5')
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
@@ -135,7 +133,7 @@ def workshop(parent: Path) -> Iterator[Path]:
     It holds a lock, so that the next writer knows what a killed one has left there, and removes
     it. What is finished gets its place by :func:`put`.
     """
-    _remove_leftovers(parent)
+    _remove_leftovers(parent.absolute())
     while True:
         try:
             folder = Path(tempfile.mkdtemp(suffix=_SUFFIX, prefix=_PREFIX, dir=parent))
@@ -169,20 +167,16 @@ def _locked(folder: Path) -> int | None:
     return None
 
 
+@lru_cache(maxsize=256)  # a folder is looked through once, however many files are written there
 def _remove_leftovers(parent: Path) -> None:
     """Remove what killed writers left in a folder, when this process first writes there."""
-    parent = parent.absolute()
-    with _TIDYING:
-        if parent in _TIDIED:
-            return
-        _TIDIED.add(parent)
-        for folder in parent.glob(f'{_PREFIX}*{_SUFFIX}'):
-            number = _locked(folder)
-            if number is not None:
-                with suppress(OSError):  # where there are no locks nobody knows: it stays
-                    fcntl.flock(number, fcntl.LOCK_EX)
-                    shutil.rmtree(folder, ignore_errors=True)
-                os.close(number)
+    for folder in parent.glob(f'{_PREFIX}*{_SUFFIX}'):
+        number = _locked(folder)
+        if number is not None:
+            with suppress(OSError):  # where there are no locks nobody knows: it stays
+                fcntl.flock(number, fcntl.LOCK_EX)
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(number)
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:

@@ -45,6 +45,16 @@ def _signals():
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def one_thread():
+    """More threads than free cores wait for each other, where a step is tiny."""
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     """Return a ROS world of the test module's own; the module skips itself without rclpy."""

@@ -15,11 +15,12 @@ import pytest
 
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 pytest.importorskip('onnx')
+from dgtl_core.recorded.ahead import ReadAhead
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.show.camera_player import open_source, parse, PlayerSettings
 from dgtl_ros.show.drawing import _draw, Drawing
-from dgtl_ros.show.playback import open_files, PlayedPicture, ReadAhead, resized
+from dgtl_ros.show.playback import open_files, PlayedPicture, resized
 from ros_world import plane, stamp_of
 from sensor_msgs.msg import Image
 from std_msgs.msg import String

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import cv2
+from dgtl_core import files
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.data.catalog import (
     DATASETS,
@@ -306,7 +307,7 @@ def test_cache_of_a_killed_process_is_made_anew(tmp_path, monkeypatch):
     killed.parent.mkdir()
     place.rename(killed)
     (killed / 'images.npy').write_bytes(b'half')
-    monkeypatch.setattr('dgtl_core.files._TIDIED', set())  # as in the next process
+    files._remove_leftovers.cache_clear()  # as in the next process
     place.with_suffix('.lock').touch()
     assert np.array_equal(cached(world, tmp_path, workers=0)[1].image, world[1].image)
     assert children(tmp_path) == [place.name]

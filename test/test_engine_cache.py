@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Engines are found again, never trusted, and survive whatever happens to their builders."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 import fcntl
 import json
@@ -377,21 +376,24 @@ def test_leftovers_of_killed_builders_count_and_go_first(tmp_path):
 
 
 def test_the_workshop_of_a_killed_builder_goes_and_that_of_a_busy_one_stays(tmp_path):
-    def workshop(key):
-        return tmp_path / f'{key.digest()}-build'
-
-    killed, busy = (replace(KEY, precision=precision) for precision in ('fp32', 'bf16'))
-    with EngineCache(tmp_path) as cache, ExitStack() as stack:
-        for key in (killed, busy):
-            workshop(key).mkdir()
-            (workshop(key) / 'model.engine').write_bytes(OLD)
-        (tmp_path / 'colcon-build').mkdir()  # somebody else's
-        lock = stack.enter_context(open(tmp_path / f'{busy.digest()}.lock', 'ab'))
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cache.get_or_build(KEY, writes(OLD))
-        assert not workshop(killed).exists()
-        assert (workshop(busy) / 'model.engine').exists()
-        assert (tmp_path / 'colcon-build').exists()
+    killing = """
+cache.get_or_build(KEY, lambda path: path.write_bytes(b'half') and os.kill(os.getpid(), 9))
+"""
+    finish(start(killing, tmp_path), -signal.SIGKILL)
+    killed, = tmp_path.glob('.*')
+    (tmp_path / 'colcon-build').mkdir()  # somebody else's
+    busy = start("""
+cache.get_or_build(KEY, lambda path: print(path, flush=True) or path.write_text(input()))
+""", tmp_path)
+    half = Path(busy.stdout.readline().strip())
+    assert not killed.exists()
+    with EngineCache(tmp_path) as cache:
+        cache.get_or_build(replace(KEY, precision='bf16'), writes(OLD))
+    assert half.parent.exists() and (tmp_path / 'colcon-build').exists()
+    busy.stdin.write('whole\n')
+    busy.stdin.flush()
+    finish(busy)
+    assert engine(tmp_path) == b'whole' and not half.parent.exists()
 
 
 def test_a_home_that_there_is_not(tmp_path):

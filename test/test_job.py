@@ -146,7 +146,7 @@ def test_ctrl_c_while_the_engine_is_built_ends_the_builder(world, monkeypatch):
 def test_options_reach_the_builder_and_the_cache(world):
     predict = world.load(build='blocking', workspace_mib=300, cache_gib=1.5, blocking_sync=True)
     assert '--workspace-mib 300' in world.builds[0] and '--max-batch 1' in world.builds[0]
-    assert '-build/timing.cache' in world.builds[0]
+    assert '.part/timing.cache' in world.builds[0]
     assert world.driver.calls.count('cuDevicePrimaryCtxSetFlags 4') == 2
     predict.close()
     job = EngineJob(world.model, run_options(world, cache_gib=1.5))

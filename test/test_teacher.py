@@ -21,15 +21,7 @@ from test_train_light import light_recipe, run
 import torch
 
 CPU = torch.device('cpu')
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads than free cores wait for each other, and a step here is tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

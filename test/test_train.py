@@ -25,16 +25,8 @@ from training.train import main
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures('one_thread')
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads than free cores wait for each other, and a step here is tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(recipe: Path, out: Path, *extra: str) -> int:

@@ -24,16 +24,8 @@ import torch
 from training import evaluate, export, train
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures('one_thread')
 NAMES = tuple(f'box {i}' for i in range(4))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads than free cores wait for each other, and a step here is tiny."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def light_recipe(folder, queries='texts', **changes):

@@ -21,18 +21,15 @@ import logging
 import os
 from pathlib import Path
 import re
-import shutil
 import time
 from typing import Any, BinaryIO
 
-from dgtl_core.files import content_sha256, file_sha256, put, write_atomically
+from dgtl_core.files import content_hash, file_sha256, put, workshop, write_atomically
 
 FORMAT = 1
 _LOG = logging.getLogger(__name__)
 _POLL = 0.1  # seconds between two looks at a lock that another process holds
-# Blobs and builders' folders; nothing else in the folder is ours to touch.
-_OURS = re.compile(r'[0-9a-f]{64}-[0-9a-f]{16}\.engine')
-_WORKSHOP = re.compile(r'([0-9a-f]{64})-build')
+_OURS = re.compile(r'[0-9a-f]{64}-[0-9a-f]{16}\.engine')  # other engines are not ours to touch
 
 
 class EngineCacheError(RuntimeError):
@@ -158,7 +155,7 @@ class EngineCache:
                 raise ValueError('it was evicted in this moment')
             if status.st_size != side['size']:
                 raise ValueError(f'{path.name} has {status.st_size} bytes, not {side["size"]}')
-            if content_sha256(file) != side['sha256']:
+            if content_hash(file) != side['sha256']:
                 raise ValueError(f'the content of {path.name} has changed')
         except BaseException:
             file.close()
@@ -166,23 +163,19 @@ class EngineCache:
         return path, file
 
     def _build(self, key: EngineKey, build: Callable[[Path], None]) -> None:
-        folder = self.root / f'{key.digest()}-build'
-        shutil.rmtree(folder, ignore_errors=True)  # of a builder that was killed
-        engine = folder / 'model.engine'
         start = time.monotonic()
-        try:
+        with contextlib.ExitStack() as stack:
             try:
-                folder.mkdir()
+                folder = stack.enter_context(workshop(self.root))
             except OSError as error:
                 raise EngineCacheError(
                     f'cannot write to the engine cache {self.root}: {error.strerror}; choose '
                     'another folder') from error
+            engine = folder / 'model.engine'
             build(engine)
             if not engine.is_file() or not engine.stat().st_size:
                 raise EngineCacheError(f'the builder left no engine at {engine}')
             self._store(key, engine, time.monotonic() - start)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _store(self, key: EngineKey, engine: Path, seconds: float) -> None:
         digest, sha256, size = key.digest(), file_sha256(engine), engine.stat().st_size
@@ -265,12 +258,6 @@ class EngineCache:
 
     def _evict(self) -> None:
         """Remove the engines with the oldest use until the rest is small enough."""
-        for folder in self.root.iterdir():
-            found = _WORKSHOP.fullmatch(folder.name)
-            lock = None if found is None else self._try_lock(found.group(1))
-            if lock is not None:  # its builder was killed
-                with lock:
-                    shutil.rmtree(folder, ignore_errors=True)
         sizes = {p: _status(p).st_size for p in self.root.iterdir() if _OURS.fullmatch(p.name)}
         total = sum(sizes.values())
         # What has no side file is left over from a builder that was killed: it goes first.

@@ -3,13 +3,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 import queue
 import threading
 import time
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar('T')
+
+
+class ReadAhead(Generic[T]):
+    """
+    Runs a generator in a thread, up to ``depth`` items ahead, and hands them over in order.
+
+    Iterating waits for the next item and raises what the generator raised. The thread closes the
+    generator: it is the one that opened what it reads.
+    """
+
+    def __init__(self, items: Generator[T, None, None], depth: int) -> None:
+        self._items = items
+        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='read ahead', daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        """Give the items in order; ends when the generator does or :meth:`close` was called."""
+        while not self._stop.is_set():
+            try:
+                item = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop reading; return whether the thread ended within ``timeout`` seconds."""
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        last: BaseException | None = None
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    break
+        except BaseException as error:  # belongs to whoever iterates
+            last = error
+        self._put(last)
+        self._items.close()
+
+    def _put(self, item: T | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
 
 
 def read_ahead(items: Generator[T, None, None],
@@ -19,41 +74,18 @@ def read_ahead(items: Generator[T, None, None],
 
     A thread takes up to ``depth`` of them in advance. It ends with this generator.
     """
-    ready: queue.Queue[tuple[T, float] | BaseException | None] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(entry: tuple[T, float] | BaseException | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def read() -> None:
-        last: BaseException | None = None
-        try:
-            start = time.perf_counter()
-            for item in items:
-                if not put((item, (time.perf_counter() - start) * 1e3)):
-                    return
-                start = time.perf_counter()
-        except BaseException as error:  # belongs to whoever iterates
-            last = error
-        put(last)
-
-    def read_and_close() -> None:
-        read()
-        items.close()  # in the thread that opened what it reads
-
-    thread = threading.Thread(target=read_and_close, name='read ahead', daemon=True)
-    thread.start()
+    ahead = ReadAhead(_timed(items), depth)
     try:
-        while (entry := ready.get()) is not None:
-            if isinstance(entry, BaseException):
-                raise entry
-            yield entry
+        yield from ahead
     finally:
-        stop.set()
-        thread.join()
+        ahead.close()
+
+
+def _timed(items: Generator[T, None, None]) -> Generator[tuple[T, float], None, None]:
+    try:
+        start = time.perf_counter()
+        for item in items:
+            yield item, (time.perf_counter() - start) * 1e3
+            start = time.perf_counter()
+    finally:
+        items.close()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 import errno
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -25,7 +24,7 @@ import urllib.error
 from urllib.parse import urlsplit
 import urllib.request
 
-from dgtl_core.files import put
+from dgtl_core.files import content_hash, put
 
 MAX_BYTES = 16 << 30  # of a file whose size nobody told
 _TIMEOUT = 30.0  # seconds without a byte
@@ -119,7 +118,8 @@ def download(url: str, path: Path, *, size: int = 0, digests: Mapping[str, str] 
     with _locked(part) as file:
         told = _receive(url, file, Path(f'{part}.etag'), size, progress)
         for kind, wanted in {**told, **(digests or {})}.items():
-            found = digest(part, kind)
+            with open(part, 'rb') as received:
+                found = content_hash(received, kind)
             if found != wanted:
                 _forget(part)
                 raise DownloadError(
@@ -127,15 +127,6 @@ def download(url: str, path: Path, *, size: int = 0, digests: Mapping[str, str] 
                     'It was removed. Try once more; if it stays so, the publisher changed it')
         put({part: path})
         Path(f'{part}.etag').unlink(missing_ok=True)
-
-
-def digest(path: Path, kind: str = 'sha256') -> str:
-    """Return the hash of a file, hexadecimal."""
-    found = hashlib.new(kind, usedforsecurity=kind != 'md5')
-    with open(path, 'rb') as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def _open(url: str, headers: Mapping[str, str]) -> tuple[Any, dict[str, str]]:

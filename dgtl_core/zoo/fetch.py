@@ -16,7 +16,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from dgtl_core.files import placing
+from dgtl_core.files import file_sha256, placing
 from dgtl_core.zoo import convert
 from dgtl_core.zoo.cache import (
     fetched_file,
@@ -26,7 +26,7 @@ from dgtl_core.zoo.cache import (
     weights_folder,
     write_record,
 )
-from dgtl_core.zoo.download import ask_json, check_space, digest, download, DownloadError, Progress
+from dgtl_core.zoo.download import ask_json, check_space, download, DownloadError, Progress
 from dgtl_core.zoo.entries import Entry, find_entry
 
 OF_THE_USER = 'a file of the user'  # the source of what came with --from
@@ -180,7 +180,7 @@ def _bring(part: Entry, given: Path | None, progress: Callable[[], Progress],
         download(part.url, target, size=size, digests=digests, progress=progress())
     source = part.url if given is None else OF_THE_USER
     write_record(part.name, Record(
-        file=target.name, size=target.stat().st_size, sha256=digest(target), source=source,
+        file=target.name, size=target.stat().st_size, sha256=file_sha256(target), source=source,
         licence=part.licence, fetched=date.today().isoformat()))
     return target
 
@@ -214,7 +214,7 @@ def _copy(part: Entry, given: Path, target: Path, say: Callable[[str], None]) ->
         raise ValueError(
             f'{given} has {size} bytes, and {part.file} has {part.size}: it is another file, or '
             'was cut; copy it again')
-    if part.sha256 and (found := digest(given)) != part.sha256:
+    if part.sha256 and (found := file_sha256(given)) != part.sha256:
         raise ValueError(
             f'{given} is not {part.file}: its sha256 is {found}, not {part.sha256}')
     if target.exists() and target.samefile(given):

@@ -7,7 +7,7 @@ from pathlib import Path
 import warnings
 
 from dgtl_core.classes import ClassSet
-from dgtl_core.zoo.download import digest
+from dgtl_core.files import file_sha256
 from dgtl_core.zoo.entries import Entry
 
 
@@ -20,7 +20,7 @@ def embed_classes(entry: Entry, clip: Path, classes: ClassSet, out: Path) -> Non
     :raises ImportError: open_clip, whose tokenizer is used, is not installed.
     :raises ValueError: it is another file.
     """
-    if digest(clip) != entry.sha256:
+    if file_sha256(clip) != entry.sha256:
         raise ValueError(f'{clip} is not the published {entry.file}: its sha256 is another')
     import torch
     try:

@@ -12,13 +12,14 @@ import threading
 import time
 import traceback
 
+from dgtl_core.recorded.ahead import ReadAhead
 from dgtl_ros.dds_profile import add_argument
 from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.measures import Rate
 from dgtl_ros.parameters import declare, expanded, option, ParameterError, parameters_of
 from dgtl_ros.process import own_arguments, run
 from dgtl_ros.show.drawing import draw_ahead, Drawing
-from dgtl_ros.show.playback import open_files, Playback, PlayedPicture, ReadAhead, resized
+from dgtl_ros.show.playback import open_files, Playback, PlayedPicture, resized
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.parameter import Parameter

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-import os
 import random
 import signal
 import time
@@ -13,16 +12,13 @@ from typing import Any
 
 from dgtl_ros.image_codec import mono8, rgb8
 from dgtl_ros.show.children import Child, ChildError
+from dgtl_ros.show.participant import Participant
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 import numpy as np
 from rcl_interfaces.srv import SetParametersAtomically
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -33,20 +29,16 @@ _SIZE = (360, 640)
 _PATIENCE = 60.0
 
 
-class FaultWorld:
+class FaultWorld(Participant):
     """
-    The observer's node; a context manager. All of it runs in the thread that calls it.
+    The observer's node; all of it runs in the thread that calls it.
 
     ``labels`` counts the label pictures that came, ``faults`` what was done wrong, by name.
     """
 
     def __init__(self, node: Child, environment: Mapping[str, str], seed: int) -> None:
         self._child, self._random = node, random.Random(seed)
-        os.environ.update(environment)
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = Node('soak')
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        super().__init__('soak', environment)
         self.labels, self.faults = 0, Counter[str]()
         self._latencies: list[float] = []
         self._status: dict[str, dict[str, str]] = {}
@@ -63,16 +55,6 @@ class FaultWorld:
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._due = time.monotonic()
         self._left: list[Callable[[], object]] = []
-
-    def __enter__(self) -> FaultWorld:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the graph."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown()
 
     def wait_for_labels(self) -> None:
         """Play until the node answers. :raises ChildError: it ended, or does not."""
@@ -99,9 +81,7 @@ class FaultWorld:
         """Take back the last fault, and wait until the node has said what became of everything."""
         self._take_back()
         self.play(1.0)
-        limit = time.monotonic() + 4.0
-        while time.monotonic() < limit:  # no pictures any more
-            self._executor.spin_once(timeout_sec=0.1)
+        self.spin(4.0)  # no pictures any more
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return the counters of each camera from the newest diagnostics."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
-import os
 import time
 
 from dgtl_core.classes import ClassSet
 from dgtl_ros.image_codec import to_rgb
 from dgtl_ros.process import keep_memory
+from dgtl_ros.show.participant import Participant
 from dgtl_ros.show.recorder import Recorder
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 
-class Observer:
+class Observer(Participant):
     """
-    Feeds a recorder from the topics; a context manager, which owns this process's ROS.
+    Feeds a recorder from the topics.
 
     :param environment: the variables of the ROS world to watch.
     """
@@ -33,12 +29,9 @@ class Observer:
     def __init__(self, recorder: Recorder, environment: Mapping[str, str]) -> None:
         self.recorder = recorder
         self._condition = ''
-        os.environ.update(environment)
         keep_memory()
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = node = Node('demo')
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
+        super().__init__('demo', environment)
+        node = self._node
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(String, 'condition', self._on_condition, latched)
         node.create_subscription(String, 'segmentation/class_map', self._on_classes, latched)
@@ -46,22 +39,6 @@ class Observer:
         node.create_subscription(Image, 'ground_truth', self._on_truth, 5)
         node.create_subscription(Image, 'segmentation', self._on_labels, 5)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
-
-    def __enter__(self) -> Observer:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the graph."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown()
-
-    def spin(self, seconds: float) -> None:
-        """Take in what comes, for at most that long."""
-        limit = time.monotonic() + seconds
-        while (left := limit - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
 
     def _on_condition(self, message: String) -> None:
         self._condition = message.data

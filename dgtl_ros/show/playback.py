@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-import queue
-import threading
 from typing import NamedTuple
 
 import cv2
@@ -101,7 +99,8 @@ def _video(path: Path, loop: bool) -> Iterator[PlayedPicture]:
             return
 
 
-def resized(frames: Iterator[PlayedPicture], height: int, width: int) -> Iterator[PlayedPicture]:
+def resized(frames: Iterator[PlayedPicture], height: int,
+            width: int) -> Generator[PlayedPicture, None, None]:
     """Bring pictures (and their labels) to a size; 0 keeps that side's proportion or size."""
     for frame in frames:
         h, w = frame.image.shape[:2]
@@ -117,56 +116,3 @@ def resized(frames: Iterator[PlayedPicture], height: int, width: int) -> Iterato
         if labels is not None:
             labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         yield frame._replace(image=image, labels=labels)
-
-
-class ReadAhead:
-    """
-    Runs an iterator in a thread and hands its items over in order.
-
-    Iterating waits for the next item and raises what the iterator raised.
-    """
-
-    def __init__(self, frames: Iterator[PlayedPicture], depth: int) -> None:
-        self._frames = frames
-        self._queue: queue.Queue[PlayedPicture | Exception | None] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name='read ahead', daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> Iterator[PlayedPicture]:
-        """Give the items in order; ends when the iterator does or :meth:`close` was called."""
-        while not self._stop.is_set():
-            try:
-                item = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
-            if item is None:
-                return
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    def close(self, timeout: float) -> bool:
-        """Stop reading; return whether the thread ended within ``timeout`` seconds."""
-        self._stop.set()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        last: Exception | None = None
-        try:
-            for frame in self._frames:
-                if not self._put(frame):
-                    return
-        except Exception as error:  # belongs to whoever iterates
-            last = error
-        self._put(last)
-
-    def _put(self, item: PlayedPicture | Exception | None) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False

@@ -15,10 +15,7 @@ from typing import Any
 
 from dgtl_core.cli.view import check_able
 from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
+from dgtl_ros.show.participant import Participant
 from sensor_msgs.msg import Image
 
 _ROUNDS, _ROUND_S = 3, 10.0  # alone and watched by turns, so that a busy machine is so to both
@@ -60,32 +57,22 @@ class Page:
         self._thread.join()
 
 
-class Counter:
+class Counter(Participant):
     """Counts the label pictures of a node, unread."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        os.environ.update(environment)
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node, self._executor = Node('view_benchmark'), SingleThreadedExecutor()
-        self._executor.add_node(self._node)
+        super().__init__('view_benchmark', environment)
         self.count = 0
         self._node.create_subscription(Image, 'segmentation', self._on_labels, 5, raw=True)
 
     def _on_labels(self, message: bytes) -> None:
         self.count += 1
 
-    def spin(self, seconds: float) -> float:
+    def rate(self, seconds: float) -> float:
         """Count for so long; return the label pictures per second."""
         before, start = self.count, time.monotonic()
-        while (left := start + seconds - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+        self.spin(seconds)
         return (self.count - before) / (time.monotonic() - start)
-
-    def close(self) -> None:
-        """Leave the graph."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.shutdown()
 
 
 def measure_view(options: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -103,34 +90,33 @@ def measure_view(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     player = ['--source', folder, '--loop', '--rate', str(options.rate or 15.0),
               '--ros-args', '--log-level', 'error']
     children: list[Child] = []
-    counter = Counter(environment)
-    try:
-        children.append(Child('dgtl_ros.segment_node', node, environment))
-        children.append(Child('dgtl_ros.show.camera_player', player, environment))
-        children.append(Child('dgtl_ros.show.view', ['--port', '0', '--no-browser'],
-                              environment, subprocess.PIPE))
-        address = _address(children[-1])
-        limit = time.monotonic() + _START_S
-        while not counter.count:
-            for child in children:
-                child.check()
-            if time.monotonic() > limit:
-                raise ChildError('no labels came; is the machine too busy?')
-            counter.spin(0.2)
-        alone, watched, shown, busy = [], [], [], []
-        for _ in range(_ROUNDS):
-            counter.spin(4.0)  # until nobody looks any more, and nothing is decoded
-            alone.append(counter.spin(_ROUND_S))
-            page = Page(address)
-            counter.spin(2.0)
-            before, worked = page.frames, _processor_s(children[-1])
-            watched.append(counter.spin(_ROUND_S))
-            shown.append((page.frames - before) / _ROUND_S)
-            busy.append((_processor_s(children[-1]) - worked) / _ROUND_S)
-            page.close()
-    finally:
-        end(children)
-        counter.close()
+    with Counter(environment) as counter:
+        try:
+            children.append(Child('dgtl_ros.segment_node', node, environment))
+            children.append(Child('dgtl_ros.show.camera_player', player, environment))
+            children.append(Child('dgtl_ros.show.view', ['--port', '0', '--no-browser'],
+                                  environment, subprocess.PIPE))
+            address = _address(children[-1])
+            limit = time.monotonic() + _START_S
+            while not counter.count:
+                for child in children:
+                    child.check()
+                if time.monotonic() > limit:
+                    raise ChildError('no labels came; is the machine too busy?')
+                counter.spin(0.2)
+            alone, watched, shown, busy = [], [], [], []
+            for _ in range(_ROUNDS):
+                counter.spin(4.0)  # until nobody looks any more, and nothing is decoded
+                alone.append(counter.rate(_ROUND_S))
+                page = Page(address)
+                counter.spin(2.0)
+                before, worked = page.frames, _processor_s(children[-1])
+                watched.append(counter.rate(_ROUND_S))
+                shown.append((page.frames - before) / _ROUND_S)
+                busy.append((_processor_s(children[-1]) - worked) / _ROUND_S)
+                page.close()
+        finally:
+            end(children)
     return {'width': options.width, 'height': options.height, **_rates(alone, watched, shown),
             'view_cores': round(sum(busy) / len(busy), 3)}
 
