@@ -63,11 +63,27 @@ def world(tmp_path_factory):
         yield world
 
 
+@pytest.fixture
+def server():
+    """Return a server of files on this machine; see file_server."""
+    from file_server import FileServer
+    server = FileServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture(scope='session')
 def tiny_model(tmp_path_factory) -> Path:
     """Return the file of a model that takes no time; see tiny_onnx."""
     from tiny_onnx import write_tiny_onnx
     return write_tiny_onnx(tmp_path_factory.mktemp('tiny') / 'tiny.onnx')
+
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory) -> tuple[Path, Path]:
+    """Return recipe and output of a training of eight steps; see small_training."""
+    from small_training import whole_run
+    return whole_run(tmp_path_factory.mktemp('whole'))
 
 
 @pytest.fixture(scope='session')

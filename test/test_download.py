@@ -7,7 +7,6 @@ import shutil
 
 from dgtl_core.zoo import download as module
 from dgtl_core.zoo.download import ask_json, check_address, download, DownloadError
-from file_server import FileServer
 import pytest
 
 CONTENT = os.urandom(3_000_000)
@@ -15,13 +14,11 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(server, monkeypatch):
     monkeypatch.setattr(module, '_CHUNK', 1 << 16)
     monkeypatch.setattr(module.time, 'sleep', lambda seconds: None)
-    server = FileServer()
     server.files['/a.pth'] = CONTENT
-    yield server
-    server.close()
+    return server
 
 
 def left(folder):

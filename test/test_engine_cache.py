@@ -4,61 +4,16 @@
 from dataclasses import replace
 import fcntl
 import json
-import logging
-import os
 from pathlib import Path
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 
-from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey
+from cached_engines import engine, finish, KEY, never, NEW, OLD, start, writes
+from dgtl_core.engine.cache import EngineCache, EngineCacheError
 from dgtl_core.files import file_sha256
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-KEY = EngineKey(
-    model_sha256='ab' * 32, gpu='Orin (nvgpu)', compute_capability='8.7',
-    tensorrt='tensorrt 10.3.0.26', cuda='12.6', driver='540.4.0', precision='fp16',
-    shape=(1, 512, 1024, 3), options={'workspace_mb': 2048, 'optimization_level': 3})
-OLD, NEW = b'old engine ' * 1000, b'new engine ' * 2000
-# What every script below starts with; the arguments are the folder and what the script likes.
-PRELUDE = f"""
-import logging, os, pathlib, signal, sys, time
-from dgtl_core.engine.cache import EngineCache, EngineCacheError, EngineKey
-logging.basicConfig(level='INFO', stream=sys.stdout, format='%(message)s')
-KEY = {KEY!r}
-cache = EngineCache(sys.argv[1])
-"""
-
-
-def start(script, *arguments):
-    return subprocess.Popen(
-        [sys.executable, '-c', PRELUDE + script, *map(str, arguments)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def writes(content):
-    return lambda path: path.write_bytes(content) and None
-
-
-def finish(process, code=0):
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == code, said
-    return said
-
-
-def never(path):
-    raise AssertionError('nothing must be built here')
-
-
-def engine(root, key=KEY):
-    """Return the content of the engine that is there."""
-    with EngineCache(root) as cache:
-        return cache.get_or_build(key, never).read_bytes()
 
 
 def leftovers(root):
@@ -309,98 +264,6 @@ for root, rebuild in ((sys.argv[1], True), (sys.argv[1] + '/below', False)):
     assert said.count('another folder') == 2
 
 
-def fill(cache, precision, size):
-    key = replace(KEY, precision=precision)
-    cache.get_or_build(key, writes(bytes(size)))
-    stamp = time.time() - 1000 + len(list(cache.root.glob('*.json')))
-    os.utime(cache.root / f'{key.digest()}.json', (stamp, stamp))
-    return key
-
-
-def there(root, *keys):
-    return [bool(list(root.glob(f'{key.digest()}*'))) for key in keys]
-
-
-def test_the_engine_with_the_oldest_use_is_evicted(tmp_path):
-    with EngineCache(tmp_path, max_bytes=250) as cache:
-        first, second = fill(cache, 'fp32', 100), fill(cache, 'fp16', 100)
-    (tmp_path / 'mine.engine').write_bytes(bytes(1000))
-    assert engine(tmp_path, first) == bytes(100)  # used again: now the second is the oldest
-    with EngineCache(tmp_path, max_bytes=250) as cache:
-        third = fill(cache, 'bf16', 100)
-    assert there(tmp_path, first, second, third) == [True, False, True]
-    assert (tmp_path / 'mine.engine').exists()
-
-
-def test_an_engine_in_use_is_not_evicted(tmp_path, caplog):
-    with EngineCache(tmp_path) as cache:
-        first, second = fill(cache, 'fp32', 100), fill(cache, 'fp16', 100)
-    user = start(f"""
-with cache:
-    print(cache.get_or_build({first!r}, lambda path: sys.exit('built')), flush=True)
-    os.utime(pathlib.Path(sys.argv[1]) / '{first.digest()}.json', (1, 1))
-    print('used', flush=True)
-    sys.stdin.readline()
-""", tmp_path)
-    path = Path(user.stdout.readline().strip())
-    assert user.stdout.readline() == 'used\n'
-    with caplog.at_level(logging.WARNING), EngineCache(tmp_path, max_bytes=150) as cache:
-        third = fill(cache, 'bf16', 100)
-        assert there(tmp_path, first, second, third) == [True, False, True] and path.exists()
-    assert 'more than the limit' in caplog.text
-    finish_by_input(user)
-    with EngineCache(tmp_path, max_bytes=150) as cache:
-        fourth = fill(cache, 'int8', 100)
-    assert there(tmp_path, first, second, third, fourth) == [False, False, False, True]
-
-
-def finish_by_input(process):
-    said, _ = process.communicate('\n', timeout=30)
-    assert process.returncode == 0, said
-
-
-def test_an_engine_larger_than_the_limit_is_still_returned(tmp_path):
-    with EngineCache(tmp_path, max_bytes=10) as cache:
-        assert cache.get_or_build(KEY, writes(OLD)).read_bytes() == OLD
-    assert engine(tmp_path) == OLD
-
-
-def test_leftovers_of_killed_builders_count_and_go_first(tmp_path):
-    orphan = tmp_path / f'{"0" * 64}-{"1" * 16}.engine'  # its side file was not written
-    with EngineCache(tmp_path, max_bytes=250) as cache:
-        first = fill(cache, 'fp32', 100)
-    orphan.write_bytes(bytes(100))
-    with EngineCache(tmp_path, max_bytes=250) as cache:
-        second = fill(cache, 'fp16', 100)
-    assert not orphan.exists() and there(tmp_path, first, second) == [True, True]
-
-
-def test_the_workshop_of_a_killed_builder_goes_and_that_of_a_busy_one_stays(tmp_path):
-    killing = """
-cache.get_or_build(KEY, lambda path: path.write_bytes(b'half') and os.kill(os.getpid(), 9))
-"""
-    finish(start(killing, tmp_path), -signal.SIGKILL)
-    killed, = tmp_path.glob('.*')
-    (tmp_path / 'colcon-build').mkdir()  # somebody else's
-    busy = start("""
-cache.get_or_build(KEY, lambda path: print(path, flush=True) or path.write_text(input()))
-""", tmp_path)
-    half = Path(busy.stdout.readline().strip())
-    assert not killed.exists()
-    with EngineCache(tmp_path) as cache:
-        cache.get_or_build(replace(KEY, precision='bf16'), writes(OLD))
-    assert half.parent.exists() and (tmp_path / 'colcon-build').exists()
-    busy.stdin.write('whole\n')
-    busy.stdin.flush()
-    finish(busy)
-    assert engine(tmp_path) == b'whole' and not half.parent.exists()
-
-
 def test_a_home_that_there_is_not(tmp_path):
     with pytest.raises(EngineCacheError, match='~nobody-has-this/x is no folder.*in full'):
         EngineCache('~nobody-has-this/x')
-
-
-def test_a_limit_must_be_positive(tmp_path):
-    with pytest.raises(ValueError, match='above 0, got 0'):
-        EngineCache(tmp_path, max_bytes=0)

@@ -8,7 +8,7 @@ from dgtl_core.model.text import ClassTexts, save_texts
 import pytest
 import torch
 from training.bench.contenders import parse, Spec
-from training.gpu_day import main, Part, plan, run
+from training.gpu_day import main, Measurement, plan, run
 
 
 @pytest.mark.parametrize('rehearse', [False, True])
@@ -24,10 +24,10 @@ def test_what_is_measured_leaves_time_to_train():
 
 
 def test_a_part_that_hangs_or_fails_is_named_and_costs_no_more_than_its_time():
-    slow = Part(name='slow', module='timeit', arguments=('import time; time.sleep(60)',),
+    slow = Measurement(name='slow', module='timeit', arguments=('import time; time.sleep(60)',),
                 seconds=60)
     assert run(slow, 1.0) == {'error': 'stopped after 1 s'}
-    wrong = Part(name='wrong', module='json.tool', arguments=('no such file',), seconds=60)
+    wrong = Measurement(name='wrong', module='json.tool', arguments=('no such file',), seconds=60)
     assert 'no such file' in run(wrong, 60)['error']
 
 

@@ -187,6 +187,7 @@ def test_ros_uses_only_the_surface_of_core(tree):
         'dgtl_ros.snapshot': {'dgtl_core.files'},
         # test material: the player plays it, the demo scores it
         'dgtl_ros.show.drawing': {'dgtl_core.streetworld', 'dgtl_core.engine.child'},
+        'dgtl_ros.show.camera_player': {'dgtl_core.recorded.ahead'},
         'dgtl_ros.show.children': {'dgtl_core.engine.child'},
         'dgtl_ros.show.recorder': {'dgtl_core.metrics'},
         'dgtl_ros.show.results': {'dgtl_core.web_video'},

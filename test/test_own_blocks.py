@@ -8,11 +8,11 @@ from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
 from dgtl_core.model.own_blocks import OwnBlocks
 from dgtl_core.model.segmenter import Segmenter
+from folded_network import metadata
 import onnx
 import pytest
 from small_segmenter import normalised, street
 from test_light_head import config, lively, SIZE
-from test_onnx_export import metadata
 import torch
 import torch.nn.functional as F
 

@@ -56,14 +56,14 @@ class Domain(NamedTuple):
     corruption: str = ''
 
 
-class Source(NamedTuple):
+class SourceDomain(NamedTuple):
     """What is learned from, and what is tested on: first the source itself, then the unseen."""
 
     data: str
     domains: tuple[Domain, ...]
 
 
-def sources(camvid: str, size: tuple[int, int]) -> dict[str, Source]:
+def sources(camvid: str, size: tuple[int, int]) -> dict[str, SourceDomain]:
     """Return the two labelled domains with their tests; ``size`` of StreetWorld's pictures."""
     def street(condition: str, count: int, seed: int, margin: float = 1.0) -> str:
         height, width = (round(side * margin) for side in size)
@@ -75,10 +75,10 @@ def sources(camvid: str, size: tuple[int, int]) -> dict[str, Source]:
     test = f'camvid:{camvid},split=test'
     clear = Domain('clear', street('clear', 40, 1000))
     return {
-        'streetworld': Source(street('clear', 600, 100, 1.125), (
+        'streetworld': SourceDomain(street('clear', 600, 100, 1.125), (
             clear, *(Domain(name, street(name, 40, 1000)) for name in conditions),
             Domain('real (CamVid)', test))),
-        'camvid': Source(f'camvid:{camvid},split=train', (
+        'camvid': SourceDomain(f'camvid:{camvid},split=train', (
             Domain('day', f'camvid:{camvid},split=val'), Domain('another place', test),
             *(Domain(name, test, name) for name in corruptions),
             clear._replace(name='synthetic (StreetWorld)'))),

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 from training.evaluate import open_model
-from training.experiment_plan import Domain, METHODS, pretraining_data, SEVERITY, Source
+from training.experiment_plan import Domain, METHODS, pretraining_data, SEVERITY, SourceDomain
 
 
 def pretrain_backbone(recipe: Recipe, options: argparse.Namespace, size: tuple[int, int]) -> None:
@@ -35,7 +35,7 @@ def pretrain_backbone(recipe: Recipe, options: argparse.Namespace, size: tuple[i
             *_settings([f'data={json.dumps(pretraining_data(options.camvid, size))}']))
 
 
-def train_segmenter(recipe: Recipe, options: argparse.Namespace, source: Source, method: str,
+def train_segmenter(recipe: Recipe, options: argparse.Namespace, source: SourceDomain, method: str,
                     seed: int, folder: Path) -> None:
     """Train one segmenter in a process of its own, from where an earlier one got to."""
     if (folder / FINAL).exists():

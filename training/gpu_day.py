@@ -34,7 +34,7 @@ TINY = ('{"input_size": [64, 128], "backbone": {"img_size": [64, 128], "embed_di
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Measurement:
     """One measurement: the module to run, and at most how many seconds it may take."""
 
     name: str
@@ -43,7 +43,7 @@ class Part:
     seconds: float
 
 
-def plan(rehearse: bool, checkpoint: Path | None = None) -> list[Part]:
+def plan(rehearse: bool, checkpoint: Path | None = None) -> list[Measurement]:
     """Return what is measured before the training, in the order of its worth."""
     full, light, small = (('dgtl-mini', 'dgtl-rt-mini', 'dgtl-rt-mini') if rehearse else
                           ('dgtl-dinov2-l', 'dgtl-rt-l', 'dgtl-rt-l-p32'))
@@ -56,15 +56,15 @@ def plan(rehearse: bool, checkpoint: Path | None = None) -> list[Part]:
     compared = (full, light, *((str(checkpoint),) if checkpoint else ()))
     agreement = ('--agree', *compared, *(('--rehearse',) if rehearse else ()))
     return [
-        Part(name='agreement', module='training.gpu_day', arguments=agreement, seconds=100),
-        *(Part(name=name, module='training.benchmark', arguments=(model, *size, *common),
+        Measurement(name='agreement', module='training.gpu_day', arguments=agreement, seconds=100),
+        *(Measurement(name=name, module='training.benchmark', arguments=(model, *size, *common),
                seconds=90) for name, model in speed),
-        Part(name='training', module='training.benchmark', seconds=60,
+        Measurement(name='training', module='training.benchmark', seconds=60,
              arguments=(full, '--train', '--batch', '1' if rehearse else '4', '--points', '64'
                         if rehearse else '12544', *size, *common))]
 
 
-def run(part: Part, seconds: float) -> dict[str, Any]:
+def run(part: Measurement, seconds: float) -> dict[str, Any]:
     """Run a part for at most ``seconds``; return what it printed, or the error."""
     begin = time.monotonic()
     command = [sys.executable, '-m', part.module, *part.arguments]

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = choose_device(options.device)
         options.out.mkdir(parents=True, exist_ok=True)
-        run = Run(options, device)
+        run = MiniTraining(options, device)
         try:
             run.learn()
         finally:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class Run:
+class MiniTraining:
     """One training: model, average, optimizer, pictures, and the time that is left."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:

@@ -33,7 +33,7 @@ _CHUNK = 1 << 20
 _MARGIN = 64 << 20  # bytes of the disk that are left alone
 _LOOPBACK = ('127.0.0.1', '::1', 'localhost')
 
-Progress = Callable[[int, int], None]  # bytes that are here, bytes in all (0: not known)
+OnBytes = Callable[[int, int], None]  # bytes that are here, bytes in all (0: not known)
 
 
 class DownloadError(OSError):
@@ -104,7 +104,7 @@ def ask_json(url: str, limit: int = 1 << 20) -> Any:
 
 
 def download(url: str, path: Path, *, size: int = 0, digests: Mapping[str, str] | None = None,
-             progress: Progress = lambda here, total: None) -> None:
+             progress: OnBytes = lambda here, total: None) -> None:
     """
     Bring the file at ``url`` to ``path``, whose folder is there.
 
@@ -144,7 +144,7 @@ def _open(url: str, headers: Mapping[str, str]) -> tuple[Any, dict[str, str]]:
 
 
 def _receive(url: str, file: BinaryIO, validator: Path, size: int,
-             progress: Progress) -> dict[str, str]:
+             progress: OnBytes) -> dict[str, str]:
     """Fill the file, however often the connection breaks; return the hashes that were told."""
     fruitless = 0
     while True:
@@ -177,7 +177,7 @@ def _receive(url: str, file: BinaryIO, validator: Path, size: int,
 
 
 def _request(url: str, file: BinaryIO, validator: Path, size: int,
-             progress: Progress) -> dict[str, str]:
+             progress: OnBytes) -> dict[str, str]:
     """Ask once for what is missing."""
     here = file.seek(0, os.SEEK_END)
     same = _read_validator(validator)

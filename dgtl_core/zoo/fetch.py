@@ -26,7 +26,7 @@ from dgtl_core.zoo.cache import (
     weights_folder,
     write_record,
 )
-from dgtl_core.zoo.download import ask_json, check_space, download, DownloadError, Progress
+from dgtl_core.zoo.download import ask_json, check_space, download, DownloadError, OnBytes
 from dgtl_core.zoo.entries import Entry, find_entry
 
 OF_THE_USER = 'a file of the user'  # the source of what came with --from
@@ -71,7 +71,7 @@ class Plan:
 
 def fetch(plan: Plan, *, accept_license: bool = False, files: Sequence[Path] = (),
           size: tuple[int, int] | None = None, again: bool = False,
-          progress: Callable[[], Progress] = lambda: lambda here, total: None,
+          progress: Callable[[], OnBytes] = lambda: lambda here, total: None,
           say: Callable[[str], None] = lambda line: None) -> Path:
     """
     Bring weights here and return the file that their name stands for from then on.
@@ -160,7 +160,7 @@ def _assign(plan: Plan, files: Sequence[Path]) -> dict[str, Path]:
     return given
 
 
-def _bring(part: Entry, given: Path | None, progress: Callable[[], Progress],
+def _bring(part: Entry, given: Path | None, progress: Callable[[], OnBytes],
            say: Callable[[str], None]) -> Path:
     """Return the published file of one entry, in its folder."""
     found = fetched_file(part.name)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dgtl predict``: where the results may go, and how a run goes on that was stopped."""
+
+import json
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+from dgtl_core.cli.main import main
+from dgtl_core.pictures import write_image
+from dgtl_core.predictor import Predictor
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+pytest.importorskip('rosbags')
+from bags import write_bag
+from predicting import command_to, files, grey, journal, picture, read_bag, refused, write_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path)
+
+
+@pytest.fixture
+def predict(tiny_model, tmp_path):
+    return command_to(tiny_model, tmp_path)
+
+
+def test_results_are_refused_and_replaced_when_told(predict, folder, tmp_path, capsys):
+    assert predict(folder) == 0
+    assert 'finished: name another folder, or replace them with --force' in refused(
+        capsys, predict, folder)
+    assert predict(folder / 'a/one.png', '--force') == 0
+    assert [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line] == ['one']
+
+
+def test_a_folder_of_somebody_else_is_not_touched(predict, folder, tmp_path, capsys):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/thesis.tex').touch()
+    assert 'not empty' in refused(capsys, predict, folder)
+    assert files(tmp_path / 'out') == ['thesis.tex']
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Count what the network sees; stop at ``count.at``, as Ctrl-C does."""
+    class Count:
+        at, seen = 0, 0
+    real = Predictor.timed_many
+
+    def counted(self, images):
+        Count.seen += len(images)
+        if Count.at and Count.seen >= Count.at:
+            raise KeyboardInterrupt
+        return real(self, images)
+    monkeypatch.setattr(Predictor, 'timed_many', counted)
+    return Count
+
+
+def test_a_stopped_run_goes_on_where_it_was(predict, folder, count, tmp_path, capsys):
+    count.at = 3
+    assert predict(folder) == 130
+    before = [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line]
+    count.at, count.seen = 0, 0
+    with open(tmp_path / 'out/predict.jsonl', 'a') as file:
+        file.write('{"frame": "b/o')  # killed while it wrote
+    assert 'another save' in refused(capsys, predict, folder, '--save', 'color')
+    assert predict(folder) == 0
+    assert count.seen == 4 - len(before)
+    assert 'frames      4' in capsys.readouterr().out
+    lines = journal(tmp_path / 'out')
+    assert sorted(line['frame'] for line in lines if 'frame' in line) == [
+        'a/one', 'a/two', 'b/one', 'b/two']
+    assert lines[-1]['summary']['frames_before'] == len(before)
+
+
+def test_a_killed_run_leaves_nothing_half_written(folder, tmp_path):
+    for number in range(12):
+        write_image(folder / f'c/{number:02d}.png', picture(number))
+    command = [sys.executable, '-m', 'dgtl_core.cli', 'predict', str(folder), '--out',
+               str(tmp_path / 'out'), '--save', 'labels,overlay']
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (
+            (tmp_path / 'out/predict.jsonl').exists() and len(journal(tmp_path / 'out')) > 2):
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    done = [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line]
+    assert 0 < len(done) < 16
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 0
+    frames = [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line]
+    assert len(frames) == len(set(frames)) == 16
+    for frame in frames:
+        assert grey(tmp_path / f'out/labels/{frame}.png') is not None
+
+
+@pytest.fixture
+def storage():
+    fsspec = pytest.importorskip('fsspec')
+    files = fsspec.filesystem('memory')
+    yield files
+    files.rm('/bucket', recursive=True)
+
+
+def test_results_go_to_a_storage_and_a_stopped_run_goes_on(
+        tiny_model, folder, storage, count, capsys):
+    run = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/run',
+           '--save', 'labels,overlay', '--quiet']
+    count.at = 3
+    assert main(run) == 130
+    noted = storage.cat('/bucket/run/predict.jsonl').decode().splitlines()
+    before = {json.loads(line)['frame'] for line in noted if '"frame"' in line}
+    count.at, count.seen = 0, 0
+    assert main(run) == 0 and count.seen == 4 - len(before)
+    assert sorted(storage.find('/bucket/run')) == sorted(
+        ['/bucket/run/predict.jsonl'] + [
+            f'/bucket/run/{kind}/{name}' for kind, suffix in (('labels', 'png'), (
+                'overlay', 'jpg'))
+            for name in (f'{of}.{suffix}' for of in ('a/one', 'a/two', 'b/one', 'b/two'))])
+    data = np.frombuffer(storage.cat('/bucket/run/labels/a/one.png'), np.uint8)
+    np.testing.assert_array_equal(
+        cv2.imdecode(data, cv2.IMREAD_UNCHANGED), picture(0)[:, :, 0] // 8)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(run)
+    assert 'memory://bucket/run holds the results of a run that is finished' in (
+        capsys.readouterr().err)
+
+
+def test_a_bag_goes_to_a_storage_as_a_folder(tiny_model, tmp_path, storage, capsys):
+    source = write_bag(tmp_path / 'drive', {'/image': [picture(n) for n in range(3)]})
+    assert main(['predict', str(source), '--model', str(tiny_model), '--save', 'bag', '--json',
+                 '--out', 'memory://bucket/bags']) == 0
+    assert json.loads(capsys.readouterr().out)['files'] == ['memory://bucket/bags/bag/drive']
+    storage.get('/bucket/bags/bag/drive', str(tmp_path / 'back'), recursive=True)
+    assert len(read_bag(tmp_path / 'back')['/segmentation']) == 3
+
+
+def test_a_storage_of_somebody_else_is_not_touched(tiny_model, folder, storage, capsys):
+    storage.pipe('/bucket/other/thesis.tex', b'.')
+    run = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/other']
+    assert 'memory://bucket/other is not empty' in refused(capsys, main, run)
+    assert storage.find('/bucket/other') == ['/bucket/other/thesis.tex']
+
+
+def test_a_storage_that_breaks_ends_in_one_line(tiny_model, folder, storage, monkeypatch, capsys):
+    def denied(*_, **__):
+        raise RuntimeError('access denied')
+    monkeypatch.setattr(type(storage), 'put_file', denied)
+    assert main(['predict', str(folder), '--model', str(tiny_model), '--out',
+                 'memory://bucket/denied', '--quiet']) == 1
+    assert capsys.readouterr().err == (
+        'dgtl predict: memory://bucket/denied: RuntimeError: access denied\n')
+
+
+@pytest.mark.parametrize('content', [
+    b'{"text": "my own"}\n', b'5\n', b'[1]\n', b'\xff\xfe\n', b'{"settings": 3}\n', b'my own'])
+def test_a_file_that_is_not_of_a_run_is_left_alone(predict, folder, tmp_path, capsys, content):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/predict.jsonl').write_bytes(content)
+    assert 'is not of a run' in refused(capsys, predict, folder)
+    assert (tmp_path / 'out/predict.jsonl').read_bytes() == content
+    assert predict(folder, '--force') == 0
+
+
+@pytest.mark.parametrize('cut', [0, 5, 40])
+def test_a_run_that_was_killed_in_the_first_line_goes_on(predict, folder, tmp_path, cut):
+    assert predict(folder) == 0
+    line = (tmp_path / 'out/predict.jsonl').read_bytes().splitlines()[0]
+    (tmp_path / 'out/predict.jsonl').write_bytes(line[:cut])
+    assert predict(folder) == 0
+    assert 'summary' in journal(tmp_path / 'out')[-1]
+
+
+def test_two_runs_do_not_share_a_folder(predict, folder, tmp_path, capsys):
+    from dgtl_core.recorded.journal import Journal
+
+    other = Journal(tmp_path / 'out', {})
+    assert 'another run is writing' in refused(capsys, predict, folder)
+    other.close()
