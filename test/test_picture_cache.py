@@ -126,7 +126,7 @@ def test_two_processes_that_want_a_cache_get_the_same(tmp_path):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(600)
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(children(tmp_path)) == 1
 
