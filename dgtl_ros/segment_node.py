@@ -26,14 +26,15 @@ from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshots
 from dgtl_ros.speed_limit import SpeedLimiter
 from dgtl_ros.stream import Stream
-from dgtl_ros.transition import DroppedError, guarded
+from dgtl_ros.transition import DroppedError, guarded, started
+from dgtl_ros.triggers import offer
 from dgtl_ros.watchdog import Watchdog
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # Humble has no other
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
-from std_srvs.srv import SetBool, Trigger
+from std_srvs.srv import SetBool
 
 _INFERENCE_END = 5.0  # seconds that a deactivation waits for the inference that is running
 _RESTARTS = 3  # without a picture between them; each leaves a thread and a model behind
@@ -68,9 +69,9 @@ class SegmentNode(LifecycleNode):
         self._restarts = self._published = 0  # how often in a row, after how many pictures
 
         self.create_service(SetBool, '~/enable', self._on_enable)
-        self.create_service(Trigger, '~/reset_stats', self._on_reset)
-        self.create_service(Trigger, '~/rebuild_engine', self._on_rebuild)
-        self.create_service(Trigger, '~/snapshot', self._on_snapshot)
+        offer(self, '~/reset_stats', self._reset)
+        offer(self, '~/rebuild_engine', self._rebuild)
+        offer(self, '~/snapshot', self._snapshot)
         self._limiter = SpeedLimiter(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # runs on when simulated time stands
@@ -288,12 +289,9 @@ class SegmentNode(LifecycleNode):
     def _autostart(self) -> None:
         self.destroy_timer(self._start)
         only = self._settings.build_only
-        for transition in (self.trigger_configure, *([] if only else [self.trigger_activate])):
-            if transition() != TransitionCallbackReturn.SUCCESS:
-                self.get_logger().fatal('cannot start; see the error above')
-                self._leave(1)
-                return
-        if only:
+        if not started(self, self.trigger_configure, *([] if only else [self.trigger_activate])):
+            self._leave(1)
+        elif only:
             self.get_logger().info('build_only: the engine is there, the node ends')
             self._leave(0)
 
@@ -317,20 +315,10 @@ class SegmentNode(LifecycleNode):
         response.message = result.reason or ('enabled' if request.data else 'disabled')
         return response
 
-    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def _reset(self) -> str:
         for stream in self._streams:
             stream.reset()
-        response.success, response.message = True, 'all counters are zero'
-        return response
-
-    def _on_rebuild(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        try:
-            response.message = self._rebuild()
-        except (ModelError, OSError, RuntimeError) as error:
-            response.success, response.message = False, printable(error)
-        else:
-            response.success = True
-        return response
+        return 'all counters are zero'
 
     def _rebuild(self) -> str:
         """Build the engine again; return what happens, raise where it cannot."""
@@ -346,20 +334,17 @@ class SegmentNode(LifecycleNode):
         old.close()
         return f'{predict.backend_name}; /diagnostics says when it is there'
 
-    def _on_snapshot(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        model = self._model
+    def _snapshot(self) -> str:
+        """Return the folders that were written; raise where there are none."""
+        model, folder = self._model, self._settings.snapshot_dir
         try:
-            folders = write_snapshots(
+            written = write_snapshots(
                 self._streams, model.name, self._settings) if model is not None else []
         except OSError as error:
-            response.success = False
-            response.message = (f'cannot write to {self._settings.snapshot_dir}: '
-                                f'{printable(error)}; set snapshot_dir')
-            return response
-        response.success = bool(folders)
-        response.message = '\n'.join(map(str, folders)) or (
-            'no picture was segmented since the node was configured')
-        return response
+            raise RuntimeError(f'cannot write to {folder}: {error}; set snapshot_dir') from error
+        if not written:
+            raise RuntimeError('no picture was segmented since the node was configured')
+        return '\n'.join(map(str, written))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -56,3 +56,11 @@ def guarded(method: Callable[[N], None]) -> Callable[..., TransitionCallbackRetu
         return TransitionCallbackReturn.SUCCESS
 
     return callback
+
+
+def started(node: Reporting, *triggers: Callable[[], TransitionCallbackReturn]) -> bool:
+    """Make transitions one after the other; return whether all went well, and say it if not."""
+    if all(trigger() == TransitionCallbackReturn.SUCCESS for trigger in triggers):
+        return True
+    node.get_logger().fatal('cannot start; see the error above')
+    return False

@@ -54,7 +54,6 @@ def test_signals_end_it_within_two_seconds(world, models, moment, number):
 def until_it_is(moment, world, space):
     if moment == 'loading':
         world.task(space, 'model', lambda values: values['state'] == 'configuring')
-        time.sleep(0.3)
         return
     values = world.task(space, 'input')[1]
     camera = world.camera(space)

@@ -43,24 +43,7 @@ from training.device import add_device, choose_device
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     print_any_text()
-    parser = argparse.ArgumentParser(
-        prog='python -m training.evaluate', description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', type=Path, metavar='MODEL')
-    parser.add_argument('data', nargs='+', metavar='DATA')
-    parser.add_argument('--protocol', choices=PROTOCOLS, default='whole',
-                        help='see above (%(default)s)')
-    parser.add_argument('--limit', type=int, default=0, metavar='N',
-                        help='only the first N pictures of each data set; 0: all (%(default)s)')
-    parser.add_argument('--corrupt', default='', metavar='NAMES',
-                        help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
-    parser.add_argument('--severity', default='1,3,5', metavar='N',
-                        help='of the corruptions, 1 to 5, comma between (%(default)s)')
-    add_device(parser)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
-    parser.add_argument('--report', type=Path, metavar='FILE',
-                        help='write a page with plots here (.html)')
-    parser.add_argument('--force', action='store_true', help='overwrite these files')
+    parser = _parser()
     options = parser.parse_args(arguments)
     if options.limit < 0:
         parser.error(f'--limit must be 0 (all) or more, got {options.limit}')
@@ -112,6 +95,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         processes.leave()
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m training.evaluate', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', type=Path, metavar='MODEL')
+    parser.add_argument('data', nargs='+', metavar='DATA')
+    parser.add_argument('--protocol', choices=PROTOCOLS, default='whole',
+                        help='see above (%(default)s)')
+    parser.add_argument('--limit', type=int, default=0, metavar='N',
+                        help='only the first N pictures of each data set; 0: all (%(default)s)')
+    parser.add_argument('--corrupt', default='', metavar='NAMES',
+                        help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
+    parser.add_argument('--severity', default='1,3,5', metavar='N',
+                        help='of the corruptions, 1 to 5, comma between (%(default)s)')
+    add_device(parser)
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
+    parser.add_argument('--report', type=Path, metavar='FILE',
+                        help='write a page with plots here (.html)')
+    parser.add_argument('--force', action='store_true', help='overwrite these files')
+    return parser
 
 
 def _say(processes: Processes, text: str) -> None:

@@ -81,9 +81,7 @@ def _fit_domain(path: Path, drives: Mapping[str, Iterator[np.ndarray]]) -> str:
             f'{", ".join(domain.channels)}')
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Export, print the agreement, return the exit status."""
-    print_any_text()
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m training.export', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,7 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         'of the labels that must be equal ('
         + ', '.join(f'{kind} {share}' for kind, share in MIN_AGREEMENT.items()) + ')'))
     parser.add_argument('--force', action='store_true', help='overwrite out where it exists')
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export, print the agreement, return the exit status."""
+    print_any_text()
+    options = _parser().parse_args(argv)
     logging.getLogger('onnxscript').setLevel(logging.ERROR)  # it warns of what it leaves as it is
     tidy_on_signals()
     try:

@@ -24,6 +24,40 @@ import numpy as np
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.most < 1:
+        parser.error(f'--most must be 1 or more, got {args.most}')
+    if args.reference and args.unverified:
+        parser.error('--reference is what the engine is compared with: leave out --unverified')
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
+    onnx = find_model(args.model)
+    out = args.out or onnx.with_suffix('.engine')
+    try:
+        options = EngineOptions(
+            workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
+            hardware=args.hardware, version_compatible=args.version_compatible,
+            max_batch=args.max_batch)
+        pictures = [] if args.unverified else _pictures(args.pictures, args.most)
+        report, info = build_engine(
+            onnx, out, options, min_agreement=args.min_agreement,
+            reference=args.reference, pictures=pictures,
+            timing_cache=args.timing_cache, module=args.module, device=args.device)
+    except KeyboardInterrupt:
+        print(f'dgtl engine: stopped; {out} is as it was', file=sys.stderr)
+        return 130
+    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
+        print(f'dgtl engine: {error}; {out} is as it was', file=sys.stderr)
+        return 1
+    told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print(f'{out}: ' + ', '.join(f'{key} {value}' for key, value in told.items()))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     options = EngineOptions()
     parser = argparse.ArgumentParser(
         prog='dgtl engine', description='Build a TensorRT engine of a model, on the machine that '
@@ -72,36 +106,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument('--device', default=RunOptions.device,
                         help='build on auto, cuda or cuda:N (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print the report as JSON')
-    args = parser.parse_args(arguments)
-    if args.most < 1:
-        parser.error(f'--most must be 1 or more, got {args.most}')
-    if args.reference and args.unverified:
-        parser.error('--reference is what the engine is compared with: leave out --unverified')
-    logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s')
-    onnx = find_model(args.model)
-    out = args.out or onnx.with_suffix('.engine')
-    try:
-        options = EngineOptions(
-            workspace_mib=args.workspace_mib, optimization_level=args.optimization_level,
-            hardware=args.hardware, version_compatible=args.version_compatible,
-            max_batch=args.max_batch)
-        pictures = [] if args.unverified else _pictures(args.pictures, args.most)
-        report, info = build_engine(
-            onnx, out, options, min_agreement=args.min_agreement,
-            reference=args.reference, pictures=pictures,
-            timing_cache=args.timing_cache, module=args.module, device=args.device)
-    except KeyboardInterrupt:
-        print(f'dgtl engine: stopped; {out} is as it was', file=sys.stderr)
-        return 130
-    except (CudaError, ValueError, OSError) as error:  # ModelError is a ValueError
-        print(f'dgtl engine: {error}; {out} is as it was', file=sys.stderr)
-        return 1
-    told = {**asdict(report), 'gpu': info.gpu, 'labels_equal': info.labels_equal}
-    if args.json:
-        print(json.dumps(told))
-    else:
-        print(f'{out}: ' + ', '.join(f'{key} {value}' for key, value in told.items()))
-    return 0
+    return parser
 
 
 def _pictures(places: Sequence[Path], most: int) -> list[np.ndarray]:

@@ -112,10 +112,11 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     finished_frames, finished_sources = set(journal.frames), set(journal.sources)
     start = time.perf_counter()
     try:
-        done = (sources, job, finished_frames, finished_sources)
-        for record in label(predict, *done) if args.ray is None else label_on_cluster(
-                args.ray, (str(_model(args).absolute()), args.backend, args.device,
-                           args.precision), *done):
+        work = (sources, job, finished_frames, finished_sources)
+        records = label(predict, *work) if args.ray is None else label_on_cluster(
+            args.ray, (str(_model(args).absolute()), args.backend, args.device, args.precision),
+            *work)
+        for record in records:
             if 'frame' in record:
                 journal.frames.pop(record['frame'], None)  # so that new ones are the last
                 new += 1

@@ -8,25 +8,24 @@ from collections.abc import Callable
 import contextlib
 from functools import partial
 import sys
-import threading
 import time
 from typing import Any
 
 from dgtl_ros.bond import ManagerBond
-from dgtl_ros.diagnostics import ERROR, OK, Status, to_message, WARN
-from dgtl_ros.measures import Durations, Rate
+from dgtl_ros.diagnostics import to_message
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
 from dgtl_ros.points.labelling import Labelling
 from dgtl_ros.points.matching import Matcher
+from dgtl_ros.points.report import Report
 from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.points.transforms import StaticTransform, TfTransforms, TransformError, Transforms
 from dgtl_ros.process import own_arguments, run, Ticker
-from dgtl_ros.transition import guarded
+from dgtl_ros.transition import guarded, started
 from dgtl_ros.worker import Worker
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # Humble has no other
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -58,7 +57,7 @@ class LabelPoints(LifecycleNode):
         self._inputs: list[Any] = []
         self._output: Any = None
         self._worker: Worker[dict[str, Any]] | None = None
-        self._report = _Report(self._settings)
+        self._report = Report(self._settings)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._ticker = Ticker(1.0, self._diagnose)
         if self._settings.autostart:
@@ -86,7 +85,7 @@ class LabelPoints(LifecycleNode):
     def on_activate(self) -> None:
         """Subscribe to labels, points and CameraInfo."""
         settings = self._settings
-        self._report = _Report(settings)
+        self._report = Report(settings)
         self._worker = Worker(self._work, lambda: 0.0)
         matcher = self._report.matcher
         # What a sensor and a node of either reliability offer.
@@ -185,11 +184,8 @@ class LabelPoints(LifecycleNode):
 
     def _autostart(self) -> None:
         self.destroy_timer(self._start)
-        for transition in (self.trigger_configure, self.trigger_activate):
-            if transition() != TransitionCallbackReturn.SUCCESS:
-                self.get_logger().fatal('cannot start; see the error above')
-                self._leave(1)
-                return
+        if not started(self, self.trigger_configure, self.trigger_activate):
+            self._leave(1)
 
     def _on_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
@@ -198,65 +194,6 @@ class LabelPoints(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         self._report.settings = self._settings
         return SetParametersResult(successful=True)
-
-
-class _Report:
-    """What is counted since the node was activated, and the status made from it."""
-
-    def __init__(self, settings: PointsSettings) -> None:
-        self.settings = settings
-        self.matcher = Matcher(settings.topics, settings.sync_tolerance, settings.queue_size)
-        self.last_error = ''
-        self._counts = dict.fromkeys(('published', 'failed', 'superseded'), 0)
-        self._lock = threading.Lock()
-        self._rate, self._times = Rate(), Durations()
-        self._last = time.monotonic()
-
-    def count(self, name: str) -> None:
-        with self._lock:
-            self._counts[name] += 1
-
-    def failed(self, error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        self.last_error = text.encode('utf-8', 'backslashreplace').decode()
-        self.count('failed')
-
-    def done(self, milliseconds: float) -> None:
-        self.last_error = ''
-        self.count('published')
-        self._last = time.monotonic()
-        self._rate.tick()
-        self._times.add(milliseconds)
-
-    def status(self, state: str, fault: str) -> Status:
-        matcher = self.matcher
-        values = {
-            'state': state, 'source': self.settings.source, 'rate_hz': self._rate.hz(),
-            'points_ms_p50': self._times.percentile(50),
-            'points_ms_p95': self._times.percentile(95), **self._counts,
-            'unmatched': matcher.unmatched, 'apart_s': matcher.apart_s,
-            **{f'received {name}': number for name, number in matcher.received.items()}}
-        if fault:
-            return Status('points', ERROR, fault, values)
-        if state != 'active':
-            return Status('points', OK, f'not active ({state})', values)
-        if self.last_error:
-            return Status('points', ERROR, self.last_error, values)
-        silent = time.monotonic() - self._last
-        if silent > self.settings.input_timeout:
-            return Status('points', ERROR, self._missing(silent), values)
-        if self._counts['superseded'] > 0.1 * max(self._counts['published'], 10):
-            return Status('points', WARN, (
-                'points come faster than they are labelled; the newest ones are taken'), values)
-        return Status('points', OK, f'{values["rate_hz"]:.1f} Hz', values)
-
-    def _missing(self, silent: float) -> str:
-        silent_topics = [name for name, number in self.matcher.received.items() if not number]
-        if silent_topics:
-            return f'nothing came on {", ".join(silent_topics)}; map the topic, start its node'
-        return (f'no labels and points of one moment for {silent:.0f} s: their stamps must lie '
-                f'within sync_tolerance ({self.settings.sync_tolerance:g} s); do both sensors '
-                'stamp by the same clock?')
 
 
 def main(args: list[str] | None = None) -> int:
