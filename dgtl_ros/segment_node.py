@@ -233,7 +233,7 @@ class SegmentNode(LifecycleNode):
         hanging = [(stream.name, stream.stuck(now), stream.restart_decoder)
                    for stream in self._streams]
         for name, stuck, restart in [*hanging, ('/', inference.stuck(now), self._restart)]:
-            if stuck is None or not self._watchdog.bites(name, stuck):
+            if stuck is None or not self._watchdog.bites(name, stuck, now):
                 continue
             self.get_logger().error(f'{stuck.text(now)}; on_timeout is "{todo}"')
             if todo == 'exit':

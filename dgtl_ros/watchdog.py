@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+import math
 import time
 from typing import Any, NamedTuple
 
 from dgtl_ros.worker import Worker
 
+_PATIENCE = 0.4  # seconds that threads get after a first look
 
 class Stuck(NamedTuple):
     """What hangs, and since when by the steady clock."""
@@ -39,17 +41,21 @@ class Watchdog:
     """
     Decides when to do something about what hangs: once for each time it hangs.
 
-    Not at the first look: a process that was stopped sees all its threads late for a moment.
+    Not at the first look, nor right after it: a process that was stopped sees all its threads
+    late for a moment, and its timers come one upon the other.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, float] = {}
+        self._seen: dict[str, tuple[float, float]] = {}  # since when it hangs, the first look
         self._bitten: dict[str, float] = {}
 
-    def bites(self, name: str, stuck: Stuck) -> bool:
-        """Return whether it is time to act on what hangs below this name."""
-        seen, self._seen[name] = self._seen.get(name), stuck.since
-        if seen != stuck.since or self._bitten.get(name) == stuck.since:
+    def bites(self, name: str, stuck: Stuck, now: float) -> bool:
+        """Return whether it is time, by the steady clock, to act on what hangs below this name."""
+        since, looked = self._seen.get(name, (math.nan, math.nan))
+        if since != stuck.since:
+            self._seen[name] = (stuck.since, now)
+            return False
+        if now - looked < _PATIENCE or self._bitten.get(name) == stuck.since:
             return False
         self._bitten[name] = stuck.since
         return True

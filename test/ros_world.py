@@ -260,6 +260,14 @@ class Link:
                 pause *= 1.5  # a busy machine needs more
         raise AssertionError(f'no answer; the node says:\n{self.running.text()}')
 
+    def send_until(self, message, words, timeout=PATIENCE):
+        """Send a message until the node says those words: a single one may be lost."""
+        limit = time.monotonic() + timeout
+        while words not in self.running.text():
+            assert time.monotonic() < limit, f'{words!r} is not in:\n{self.running.text()}'
+            self.camera.publish(message)
+            time.sleep(0.2)
+
     def close(self):
         self.world.remove(self.camera)
 

@@ -138,7 +138,8 @@ def test_cache_on_a_full_disk_is_an_error_and_no_crash(tmp_path):
         pytest.skip(f'a small file system needs root: {mounted.stderr.strip()}')
     try:
         done = subprocess.run(  # else the bus error would end the tests
-            [sys.executable, '-c', f'import test_picture_cache as t; t.draw(t.Path("{tmp_path}"))'],
+            [sys.executable, '-c',
+             f'from test_picture_cache import draw, Path; draw(Path("{tmp_path}"))'],
             capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(
                 [str(Path(__file__).parent), str(Path(__file__).parents[1])])})
         assert 'No space left on device' in done.stderr

@@ -248,9 +248,9 @@ def test_lifecycle_edges(world, tiny_model):
         link = Link(world, 'edges', node)
         short = rgb8(picture(), link.answer(picture()).header)
         short.data = short.data[:100]
-        link.camera.publish(short)
-        node.wait_for_text('image is truncated: 64x32 rgb8 with step 192 needs 6144 bytes, got '
-                           '100; check the camera driver')
+        link.send_until(
+            short, 'image is truncated: 64x32 rgb8 with step 192 needs 6144 bytes, got '
+            '100; check the camera driver')
         assert go('deactivate')
         until(lambda: not link.camera.get_subscription_count())
         unheard = stamp_of(Image(header=link.send(picture())))

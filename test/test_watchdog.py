@@ -29,6 +29,15 @@ def test_a_worker_is_overdue_while_it_is_busy_for_too_long():
 
 def test_it_bites_at_the_second_look_and_once():
     dog, hung, again = Watchdog(), Stuck('a', 1.0), Stuck('a', 9.0)
-    assert [dog.bites('model', hung) for _ in range(4)] == [False, True, False, False]
-    assert not dog.bites('front', hung), 'another one, the first look'
-    assert [dog.bites('model', again) for _ in range(3)] == [False, True, False]
+    looks = [5.0, 5.5, 6.0, 6.5]
+    assert [dog.bites('model', hung, now) for now in looks] == [False, True, False, False]
+    assert not dog.bites('front', hung, 7.0), 'another one, the first look'
+    assert [dog.bites('model', again, 10 + now) for now in looks] == [False, True, False, False]
+
+
+def test_two_looks_at_once_are_one():
+    """After a pause of the whole process its timers come one upon the other."""
+    dog, late = Watchdog(), Stuck('a', 1.0)
+    assert not dog.bites('model', late, 5.0)
+    assert not dog.bites('model', late, 5.01)
+    assert dog.bites('model', late, 5.5)
