@@ -69,7 +69,7 @@ endif
 # Left out: pages, packages and conversion of weights, which are the same on old versions.
 test-oldest: .venv-oldest/.ready  ## node and core without torch, on the oldest versions that are supported
 	$(OLDEST) -m pytest -n 3 --dist loadfile -m 'not slow and not parity' \
-	    $(foreach name,docs docs_run packaging zoo,--ignore test/test_$(name).py) $(PYTEST)
+	    $(foreach name,docs docs_run fetch packaging zoo,--ignore test/test_$(name).py) $(PYTEST)
 
 lint: $(DEVELOPMENT)  ## ruff (with the rules of the ament linters), mypy, repeated code
 	$(BIN)/ruff check .
