@@ -229,7 +229,9 @@ def test_the_users_own_pictures(start, tmp_path):
     assert 0 < report['latency_ms']['p50'] <= report['latency_ms']['p95']
     assert report['node']['model']['name'] == 'tiny'
     assert (tmp_path / 'out' / 'contact_sheet.jpg').is_file()
-    assert len(list((tmp_path / 'out').glob('input_*.jpg'))) >= 2
+    samples = sorted((tmp_path / 'out').glob('input_*.jpg'))
+    assert len(samples) >= 2
+    assert cv2.imread(str(samples[0])).shape == (90, 160, 3), 'as large as they are'
     assert (tmp_path / 'out' / 'index.html').is_file() and 'index.html in a browser' in text
 
 

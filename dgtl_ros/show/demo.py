@@ -22,6 +22,7 @@ from dgtl_ros.show.children import Child, ChildError, end, isolated_environment
 from dgtl_ros.show.recorder import Recorder, SAMPLES
 
 CONDITIONS = ('clear', 'fog', 'night', 'rain', 'snow')
+_STREET = (384, 768)  # rows and columns of the drawn pictures, as the embedded model sees them
 _START = 120.0   # seconds the node gets to load its model, and the first labels to come
 
 
@@ -67,11 +68,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.model:
         node += ['-p', f'model_path:={options.model}']
     player = ['--loop', '--rate', str(options.rate), '--subscribers', '2']  # the node and us
-    player += ['--height', '384', '--width', '768']
     if options.input:
         player += ['--source', options.input]
     else:
-        player += ['--conditions', ','.join(CONDITIONS), '--seconds-per-condition', str(each)]
+        player += ['--conditions', ','.join(CONDITIONS), '--seconds-per-condition', str(each),
+                   '--height', str(_STREET[0]), '--width', str(_STREET[1])]
     children: list[Child] = []
     fault: ChildError | None = None
     print(f'starting the node and the camera as processes; ROS_DOMAIN_ID='
