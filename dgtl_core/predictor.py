@@ -12,7 +12,7 @@ from dgtl_core.classes import ClassSet
 from dgtl_core.engine.options import EngineOptions
 from dgtl_core.files import file_sha256, shipped
 from dgtl_core.model_file import ModelError, ModelMetadata, onnx_metadata
-from dgtl_core.processing import place, RESIZE_MODES, to_input, to_source
+from dgtl_core.processing import place, Placement, RESIZE_MODES, to_input, to_source
 from dgtl_core.runtime.backend import open_backend
 from dgtl_core.runtime.contract import (
     Backend,
@@ -59,6 +59,13 @@ class LabelledFrame(NamedTuple):
     confidence: np.ndarray
 
 
+class Prepared(NamedTuple):
+    """A picture as the network takes it, and where it lies in there."""
+
+    input: np.ndarray  # (h, w, 3) uint8 RGB
+    placement: Placement
+
+
 class Timing(NamedTuple):
     """Where the time of one call went, milliseconds."""
 
@@ -88,7 +95,8 @@ class Predictor:
              device: str = RunOptions.device, threads: int = RunOptions.threads,
              resize_mode: str = 'stretch', engine: EngineOptions = RunOptions.engine,
              precision: str = RunOptions.precision,
-             compiled: bool = RunOptions.compiled) -> Predictor:
+             compiled: bool = RunOptions.compiled,
+             calls: int = RunOptions.calls) -> Predictor:
         """
         Load a model file.
 
@@ -102,12 +110,14 @@ class Predictor:
         :param precision: ``auto`` (as the file is), ``fp32``, ``fp16`` or ``bf16``; only a
             checkpoint can be run in another than its own.
         :param compiled: run a checkpoint through torch.compile; the first call takes minutes.
+        :param calls: how many threads are to label at once, which on a CPU is faster than one
+            with many threads of its own; what is possible is in :attr:`calls`.
         :raises ModelError: the file is missing, not a model, or cannot run here.
         """
         found = default_model() if path is None else find_model(path)
         options = RunOptions(
             backend=backend, device=device, threads=threads, engine=engine, precision=precision,
-            compiled=compiled)
+            compiled=compiled, calls=calls)
         return cls(open_backend(found, options), resize_mode)
 
     @property
@@ -141,6 +151,11 @@ class Predictor:
         return self._backend.max_batch
 
     @property
+    def calls(self) -> int:
+        """How many threads may label at once."""
+        return self._backend.calls
+
+    @property
     def engine(self) -> EngineStatus | None:
         """How the model's TensorRT engine does now; None: it needs none."""
         return self._backend.engine
@@ -151,7 +166,18 @@ class Predictor:
 
         Shape: (H, W, 3) uint8 RGB -> (h, w, 3) uint8 RGB, :attr:`input_size`.
         """
-        return to_input(image, place(_size(image), self.input_size, self._mode))
+        return self.prepare(image).input
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        """
+        Bring a picture to the network's size, for :meth:`timed_many`.
+
+        Another thread can do so while the network is busy with the picture before.
+
+        :raises ValueError: the array is no (H, W, 3) uint8 picture.
+        """
+        placement = place(_size(image), self.input_size, self._mode)
+        return Prepared(to_input(image, placement), placement)
 
     def __call__(self, image: np.ndarray) -> Segmentation:
         """
@@ -176,27 +202,30 @@ class Predictor:
         """
         return self.timed_many(images)[0]
 
-    def timed_many(self, images: Iterable[np.ndarray]) -> tuple[list[Segmentation], Timing]:
+    def timed_many(self, images: Iterable[np.ndarray | Prepared],
+                   ) -> tuple[list[Segmentation], Timing]:
         """
         Label several pictures and say where the time went, of all of them together.
 
+        :param images: pictures, or what :meth:`prepare` made of them.
         :raises ModelError: the model was closed.
         """
         if self._closed:
             raise ModelError('this model was closed and cannot label pictures; load it again')
-        images = list(images)
-        placements = [place(_size(image), self.input_size, self._mode) for image in images]
+        start = time.perf_counter()
+        prepared = [image if isinstance(image, Prepared) else self.prepare(image)
+                    for image in images]
+        preprocess, infer, postprocess = time.perf_counter() - start, 0.0, 0.0
         results: list[Segmentation] = []
-        preprocess = infer = postprocess = 0.0
-        for first in range(0, len(images), self.max_batch):
-            part = slice(first, first + self.max_batch)
+        for first in range(0, len(prepared), self.max_batch):
+            part = prepared[first:first + self.max_batch]
             start = time.perf_counter()
-            inputs = [to_input(i, p) for i, p in zip(images[part], placements[part])]
+            inputs = [picture.input for picture in part]
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
             ready = time.perf_counter()
             found = self._backend(batch)
             done = time.perf_counter()
-            for index, placement in enumerate(placements[part]):
+            for index, (_, placement) in enumerate(part):
                 results.append(Segmentation(
                     to_source(found.labels[index], placement),
                     to_source(found.confidence[index], placement, fill=0)))

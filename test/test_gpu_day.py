@@ -31,6 +31,17 @@ def test_a_part_that_hangs_or_fails_is_named_and_costs_no_more_than_its_time():
     assert 'no such file' in run(wrong, 60)['error']
 
 
+def test_texts_of_another_model_are_refused_before_anything_is_measured(tmp_path, capsys):
+    names = CITYSCAPES.names
+    texts, out = tmp_path / 'texts.npz', tmp_path / 'out'
+    arguments = ['--rehearse', '--texts', str(texts), '--out', str(out)]
+    assert main(arguments) == 1 and 'there are no class texts' in capsys.readouterr().err
+    save_texts(texts, ClassTexts(torch.randn(len(names), 256), names, ''))
+    assert main(arguments) == 1
+    assert 'are 256 wide, and the embedded model takes 512' in capsys.readouterr().err
+    assert not out.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_rehearsal_measures_and_trains_and_ends_by_itself(tmp_path):

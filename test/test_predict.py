@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+import threading
 
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.cli.main import main
@@ -64,6 +65,65 @@ def test_the_summary_counts_pixels(predict, folder, capsys):
     assert told['shares']['car'] == pytest.approx((labels == 13).mean(), abs=1e-5)
     assert set(told['ms']) == {
         'read', 'preprocess', 'infer', 'postprocess', 'verdict', 'write'}
+
+
+def test_the_next_frame_is_resized_while_the_network_is_at_work(predict, folder, monkeypatch):
+    calls, second = [], threading.Event()
+    prepare, timed_many = Predictor.prepare, Predictor.timed_many
+
+    def counted(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            second.set()
+        return prepare(self, image)
+
+    def late(self, images):
+        assert second.wait(10), 'nothing was prepared ahead'
+        return timed_many(self, images)
+
+    monkeypatch.setattr(Predictor, 'prepare', counted)
+    monkeypatch.setattr(Predictor, 'timed_many', late)
+    assert predict(folder) == 0 and len(calls) == 4
+
+
+def test_two_calls_of_the_network_go_on_at_once_and_keep_the_order(
+        predict, tmp_path, monkeypatch):
+    for number in range(9):
+        write_image(tmp_path / f'drive/{number}.png', picture(number))
+    both, timed_many = threading.Barrier(2), Predictor.timed_many
+    lead = iter(range(8))  # all but the last one: nine are odd
+
+    def together(self, images):
+        if next(lead, None) is not None:
+            assert both.wait(10) in (0, 1)
+        return timed_many(self, images)
+
+    monkeypatch.setattr('dgtl_core.cli.predict.CALLS', 2)
+    monkeypatch.setattr(Predictor, 'timed_many', together)
+    assert predict(tmp_path / 'drive') == 0
+    told = [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line]
+    assert told == [str(number) for number in range(9)]
+    for number in range(9):
+        np.testing.assert_array_equal(
+            grey(tmp_path / f'out/labels/{number}.png'), picture(number)[:, :, 0] // 8)
+
+
+@pytest.mark.parametrize('count, options, calls', [
+    (1, (), 1), (9, (), 3), (2, (), 2), (9, ('--batch', 5), 2), (9, ('--stride', 9), 1)])
+def test_no_more_calls_at_once_than_there_is_work_for(
+        predict, tmp_path, monkeypatch, count, options, calls):
+    for number in range(count):
+        write_image(tmp_path / f'drive/{number}.png', picture(number))
+    load, asked = Predictor.load, []
+
+    def loaded(*args, **kwargs):
+        asked.append(kwargs['calls'])
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr('dgtl_core.cli.predict.CALLS', 3)
+    monkeypatch.setattr('dgtl_core.cli.predict.Predictor.load', loaded)
+    assert predict(tmp_path / 'drive', *options) == 0
+    assert asked == [calls]
 
 
 @pytest.mark.parametrize('rules', [(), ('--threshold', '0.9', '--classes', 'sky')])

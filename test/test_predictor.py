@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import json
 import logging
@@ -119,7 +120,7 @@ def test_several_pictures_are_few_calls_and_their_times_are_summed(tmp_path):
         np.testing.assert_array_equal(result.labels, predict(image).labels)
         assert result.labels.shape == image.shape[:2]
     assert predict.engine == ('cached', 'x.engine', '', '', '')
-    assert predict.timed_many([]) == ([], (0, 0, 0))
+    assert predict.many([]) == []
     with pytest.raises(ValueError, match='a picture must be'):
         predict.timed_many([images[0], np.zeros((4, 4), np.uint8)])
     assert len(counting.calls) == 5, 'the wrong one is found before any call'
@@ -133,6 +134,28 @@ def test_a_picture_as_the_network_sees_it_is_labelled_in_that_size(model, mode):
     assert predict(seen).labels.shape == (32, 64)
     left = (seen[:, 0] == picture(100, 100)[0, 0]).all()
     assert left == (mode != 'letterbox')  # which has a grey bar there
+
+
+@pytest.mark.parametrize('mode', ['stretch', 'letterbox', 'crop'])
+def test_a_prepared_picture_is_labelled_as_the_picture_itself(model, mode):
+    predict = Predictor.load(model, device='cpu', resize_mode=mode)
+    images = [picture(100, 100), picture(50, 200)]
+    (first, second), timing = predict.timed_many([predict.prepare(images[0]), images[1]])
+    for found, image in ((first, images[0]), (second, images[1])):
+        assert found.labels.shape == image.shape[:2]
+        np.testing.assert_array_equal(found, predict(image))
+    assert min(timing) > 0
+    with pytest.raises(ValueError, match='a picture must be'):
+        predict.prepare(np.zeros((4, 4), np.uint8))
+
+
+def test_several_threads_may_label_at_once(model):
+    predict = Predictor.load(model, device='cpu', calls=3)
+    assert predict.calls == 3 and Predictor.load(model, device='cpu').calls == 1
+    images = [np.full((32, 64, 3), value % 152, np.uint8) for value in range(200)]
+    with ThreadPoolExecutor(3) as threads:
+        for image, found in zip(images, threads.map(predict, images)):
+            np.testing.assert_array_equal(found.labels, image[:, :, 0] // 8)
 
 
 def test_timing_is_of_this_call(model):
@@ -214,6 +237,7 @@ def test_wrong_files_are_refused_with_what_to_do(tmp_path, monkeypatch):
     ({'device': 'cuda:01'}, 'device must be'), ({'device': 'cuda:9999'}, 'device must be'),
     ({'device': None}, 'device must be'),
     ({'threads': True}, 'threads must be .* got True'),
+    ({'calls': 0}, 'calls must be 1 to 256, got 0'),
     ({'threads': -1}, 'threads must be 0'), ({'threads': 100_000}, 'to 256, got 100000'),
     ({'precision': 'int4'}, "precision must be one of .*'bf16'.*, got 'int4'"),
     ({'precision': 'fp16'}, "computes in fp32 and precision 'fp16' .* \"--precision fp16\""),

@@ -21,11 +21,13 @@ import sys
 import time
 from typing import Any
 
+from dgtl_core.config import preset
 from dgtl_core.files import write_atomically
 from dgtl_core.folding.precision import Precision
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
 from training.bench.contenders import open_contender, Spec
+from training.mini import class_texts, PRESET
 
 PRECISIONS: tuple[Precision, ...] = ('fp32', 'bf16')
 END = 30.0  # seconds for the start, the last checkpoint and the end of the processes
@@ -121,6 +123,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.agree:
         print(json.dumps(agreement(options.agree, options.rehearse)))
         return 0
+    try:
+        if options.texts:  # what is wrong with them would show when most of the time is gone
+            class_texts(options.texts, preset(PRESET))
+    except (OSError, ValueError) as error:
+        print(f'gpu_day: {error}', file=sys.stderr)
+        return 1
     end = time.monotonic() + 60 * options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}

@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-from dgtl_core.config import preset
+from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.batch_transforms import another_camera, another_view
 from dgtl_core.learning.class_loss import class_loss, class_weights
 from dgtl_core.learning.optim import build_optimizer, OptimConfig, set_learning_rate
@@ -77,6 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def class_texts(file: Path, config: SegmenterConfig) -> Tensor:
+    """
+    Return the text embeddings of the classes. Shape: (K, D), as wide as the model takes them.
+
+    :raises OSError: there is no such file.
+    :raises ValueError: it holds no such texts.
+    """
+    texts = load_texts(file, config.classes.names).embeddings
+    if texts.shape[1] != config.text.width:
+        raise ValueError(
+            f'{file} has texts that are {texts.shape[1]} wide, and the embedded model takes '
+            f'{config.text.width}: make them with "python -m training.embed_classes cityscapes '
+            'FILE --model ViT-B-16"')
+    return texts
+
+
 class MiniTraining:
     """One training: model, average, optimizer, pictures, and the time that is left."""
 
@@ -85,7 +101,7 @@ class MiniTraining:
         self.begin = time.monotonic()
         config = override(preset(PRESET), json.loads(options.set))
         self.config = config
-        texts = load_texts(options.texts, config.classes.names).embeddings
+        texts = class_texts(options.texts, config)
         self.store = PictureStore(
             config.input_size, options.keep, config.num_classes, device, workers=options.workers)
         torch.manual_seed(0)

@@ -24,7 +24,7 @@ from dgtl_core.recorded.cluster import label_on_cluster
 from dgtl_core.recorded.frame import Source, SourceError
 from dgtl_core.recorded.journal import Journal, ResultsExistError
 from dgtl_core.recorded.labels import only, Rules
-from dgtl_core.recorded.run import Job, KINDS, label
+from dgtl_core.recorded.run import CALLS, Job, KINDS, label
 from dgtl_core.recorded.sink import SinkError
 from dgtl_core.recorded.sources import open_sources
 from dgtl_core.recorded.storage import Storage
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     path = _model(args)
     predict = Predictor.load(
         path, args.backend, args.device, precision=args.precision,
-        engine=EngineOptions(max_batch=args.batch))
+        engine=EngineOptions(max_batch=args.batch), calls=_calls(args, sources))
     try:
         if args.size and tuple(args.size) != predict.input_size:
             height, width = predict.input_size
@@ -130,7 +130,7 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     finally:
         progress.close()
     summary = summarize(list(journal.frames.values()), new, broken, time.perf_counter() - start,
-                        job.rules.classes)
+                        job.rules.classes, predict.calls)
     summary = {'out': str(args.out), 'model': predict.metadata.name,
                'backend': predict.backend_name, **summary, 'files': files}
     journal.add({'summary': summary})
@@ -149,6 +149,14 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
 
 def _model(args: argparse.Namespace) -> Path:
     return find_model(args.model) if args.model else default_model()
+
+
+def _calls(args: argparse.Namespace, sources: Sequence[Source]) -> int:
+    """Return how many calls of the network at once there is work for."""
+    if any(source.total is None for source in sources):
+        return CALLS
+    most = max(source.total or 0 for source in sources)  # sources come one after the other
+    return min(CALLS, max(-(-most // (args.stride * args.batch)), 1))
 
 
 def _rules(args: argparse.Namespace, predict: Predictor) -> Rules:

@@ -26,6 +26,8 @@ _PATIENCE_S = 60.0  # with a camera that shows nothing, after the engine is buil
 class BuildingBackend:
     """Answer through ONNX Runtime until the engine is there, then through the engine."""
 
+    calls = 1
+
     def __init__(self, interim: Backend, job: EngineJob) -> None:
         """Start the build; ``interim`` is closed when it is not needed any more."""
         self.metadata, self.sha256 = interim.metadata, job.sha256

@@ -55,7 +55,7 @@ def open_engine(path: Path, options: RunOptions) -> Backend:
             f'there is no engine of {path.name} for this GPU and TensorRT in {job.cache.root}, '
             'and engine build is "never": allow "background" or "blocking"')
     # On the CPU: the GPU is the builder's, which measures kernels on it.
-    interim = OnnxBackend(path, replace(options, device='cpu', precision='auto'))
+    interim = OnnxBackend(path, replace(options, device='cpu', precision='auto', calls=1))
     if engine.build == 'background':
         return BuildingBackend(interim, job)
     try:

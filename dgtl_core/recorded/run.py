@@ -2,23 +2,24 @@
 """
 Label all frames of some sources and write what is wanted of them.
 
-Reading, the network and writing go on at once: a thread reads ahead, one does what has to be in
-order (verdicts, videos, bags), a few write the files of single frames.
+Reading, the network and writing go on at once: a thread reads ahead and resizes, as many run the
+network as it can answer, one does what has to be in order (verdicts, videos, bags), a few write
+the files of single frames.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-import os
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgtl_core.classes import IGNORE_INDEX
-from dgtl_core.predictor import Predictor, Segmentation, Timing
+from dgtl_core.predictor import Predictor, Prepared, Segmentation, Timing
 from dgtl_core.recorded import frame_files
 from dgtl_core.recorded.ahead import read_ahead
 from dgtl_core.recorded.bag import Bag
@@ -32,11 +33,13 @@ from dgtl_core.recorded.sources import frames
 from dgtl_core.recorded.storage import made_in, Storage
 from dgtl_core.recorded.verdicts import Verdicts
 from dgtl_core.recorded.video_sink import VideoSink
+from dgtl_core.runtime.contract import usable_cores
 import numpy as np
 
 SOURCE_KINDS = ('video', 'bag', 'rrd')  # one file of a whole source
 KINDS = (*frame_files.KINDS, 'sheet', *SOURCE_KINDS)
-_WRITERS = min(4, os.cpu_count() or 1)
+CALLS = min(4, usable_cores())  # of the network at once; each takes memory
+_WRITERS = min(4, usable_cores())
 Record = dict[str, Any]  # a line of the journal
 
 
@@ -82,6 +85,19 @@ def label(predict: Predictor, sources: Sequence[Source], job: Job,
             yield {'source': 'sheet', 'files': _kept(job, folder, made.finish())}
 
 
+class _Ready(NamedTuple):
+    """A frame that the network can take."""
+
+    frame: Frame
+    image: np.ndarray  # upright
+    prepared: Prepared
+    ms: float  # that preparing it took
+
+
+_Batch = list[tuple[_Ready, float]]  # each with the milliseconds until it was there
+_Answer = tuple[list[Segmentation], Timing]
+
+
 class _Run:
     """The labelling of one source."""
 
@@ -92,35 +108,51 @@ class _Run:
         self._verdicts = Verdicts(predict)
         self._broken: deque[Record] = deque()
         self._sheet, self._sinks = sheet, list[Sink]()
+        self._calls: deque[tuple[_Batch, Future[_Answer]]] = deque()
         self._waiting: deque[tuple[Record, list[Future[float]]]] = deque()
 
     def records(self) -> Iterator[Record]:
         job = self._job
-        found = read_ahead(frames(
-            [self._source], job.stride, job.limit, self._done.__contains__,
-            lambda name, fault: self._broken.append({'broken': name, 'fault': fault})),
-            depth=2 * job.batch + 2)
+        found = read_ahead(self._ready(), depth=2 * job.batch + 2)
         # One thread opens, fills and closes what has to be in order: SQLite insists on it.
-        with ThreadPoolExecutor(_WRITERS) as files, ThreadPoolExecutor(1) as ordered:
+        calls = self._predict.calls
+        with (ThreadPoolExecutor(_WRITERS) as files, ThreadPoolExecutor(1) as ordered,
+              ThreadPoolExecutor(calls) as network):
             try:
                 ordered.submit(self._open).result()
-                batch: list[tuple[Frame, float]] = []
+                batch: _Batch = []
                 for entry in found:
                     batch.append(entry)
                     if len(batch) == job.batch:
-                        self._label(batch, files, ordered)
+                        self._call(network, batch)
                         batch = []
+                        self._take(files, ordered, most=calls)
                         yield from self._finished(most=2 * job.batch + 2)
                 if batch:
-                    self._label(batch, files, ordered)
+                    self._call(network, batch)
+                self._take(files, ordered, most=0)
                 yield from self._finished(most=0)
                 made = ordered.submit(self._finish).result()
                 yield {'source': self._source.name, 'files': _kept(job, self._folder, made)}
             except BaseException:  # also of a caller that stops
+                for _, call in self._calls:
+                    call.cancel()
                 ordered.submit(self._abandon).result()
                 raise
             finally:
                 found.close()
+
+    def _ready(self) -> Generator[_Ready, None, None]:
+        job = self._job
+        found = frames(
+            [self._source], job.stride, job.limit, self._done.__contains__,
+            lambda name, fault: self._broken.append({'broken': name, 'fault': fault}))
+        with closing(found):
+            for frame in found:
+                start = time.perf_counter()
+                image = job.rules.before(frame.image)
+                prepared = self._predict.prepare(image)
+                yield _Ready(frame, image, prepared, (time.perf_counter() - start) * 1e3)
 
     def _open(self) -> None:
         for make in _sinks(self._source, self._job, self._folder):
@@ -137,20 +169,34 @@ class _Run:
         for sink in self._sinks:
             sink.abandon()
 
-    def _label(self, batch: Sequence[tuple[Frame, float]], files: ThreadPoolExecutor,
+    def _call(self, network: ThreadPoolExecutor, batch: _Batch) -> None:
+        self._calls.append((batch, network.submit(
+            self._predict.timed_many, [ready.prepared for ready, _ in batch])))
+
+    def _take(self, files: ThreadPoolExecutor, ordered: ThreadPoolExecutor, most: int) -> None:
+        """Take what the network answered, in order, until at most so many calls are open."""
+        while len(self._calls) > most:
+            batch, call = self._calls[0]
+            answer = call.result()
+            self._calls.popleft()
+            self._label(batch, answer, files, ordered)
+
+    def _label(self, batch: _Batch, answer: _Answer, files: ThreadPoolExecutor,
                ordered: ThreadPoolExecutor) -> None:
-        rules = self._job.rules
-        images = [rules.before(frame.image) for frame, _ in batch]
-        results, timing = self._predict.timed_many(images)
-        for (frame, read_ms), image, result in zip(batch, images, results):
+        rules, (results, timing) = self._job.rules, answer
+        infer, postprocess = (ms / len(batch) for ms in (timing.infer_ms, timing.postprocess_ms))
+        for (ready, taken_ms), result in zip(batch, results):
+            frame = ready.frame
             try:
                 labelled = rules.after(frame, *result)
             except ValueError as error:
                 self._broken.append({'broken': frame.name, 'fault': str(error)})
                 continue
             record = {'frame': frame.name, 'source': self._source.name, 'stamp': frame.stamp,
-                      'ms': _stages(read_ms, timing, len(batch))}
-            writing = [ordered.submit(self._judge, frame, image, result, record),
+                      'ms': {'read': round(taken_ms - ready.ms, 3),
+                             'preprocess': round(ready.ms, 3), 'infer': round(infer, 3),
+                             'postprocess': round(postprocess, 3)}}
+            writing = [ordered.submit(self._judge, frame, ready.image, result, record),
                        files.submit(self._write, labelled, record)]
             if self._sheet or self._sinks:
                 writing.append(ordered.submit(self._add, labelled))
@@ -211,9 +257,3 @@ def _sinks(source: Source, job: Job, folder: Path) -> list[Callable[[], Sink]]:
     if isinstance(source, Bag):
         make['bag'] = lambda: BagSink(places['bag'], source, classes)
     return [make[kind] for kind in job.kinds if kind in make]
-
-
-def _stages(read_ms: float, timing: Timing, count: int) -> dict[str, float]:
-    return {'read': round(read_ms, 3), 'preprocess': round(timing.preprocess_ms / count, 3),
-            'infer': round(timing.infer_ms / count, 3),
-            'postprocess': round(timing.postprocess_ms / count, 3)}

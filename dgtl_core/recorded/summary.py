@@ -17,28 +17,28 @@ STAGES = ('read', 'preprocess', 'infer', 'postprocess', 'verdict', 'write')
 
 
 def summarize(frames: Sequence[Mapping[str, Any]], new: int, broken: Sequence[Mapping[str, Any]],
-              seconds: float, classes: ClassSet) -> dict[str, Any]:
+              seconds: float, classes: ClassSet, calls: int = 1) -> dict[str, Any]:
     """
     Return the figures of a run, ready for JSON.
 
     :param frames: the records of all frames, those of a run that this one went on with too.
     :param new: how many of them are of this run, the last ones; times are of these.
     :param seconds: that this run took.
+    :param calls: of the network, that one process made at once.
 
-    ``model_fps`` is what one process would reach if reading and writing cost no time.
+    ``model_fps`` is what one process would reach if everything but the network cost no time.
     """
     now = frames[len(frames) - new:]
     pixels = np.array([frame['pixels'] for frame in frames]).reshape(-1, len(classes) + 1).sum(0)
     total = max(int(pixels.sum()), 1)
     ms = {stage: round(sum(f['ms'][stage] for f in now) / new, 3)
           for stage in (STAGES if new else ())}
-    alone = sum(ms.get(stage, 0.0) for stage in STAGES[1:4])  # the rest goes on beside it
     means = [frame['confidence'] for frame in frames if frame['confidence'] is not None]
     return {
         'frames': len(frames), 'frames_before': len(frames) - new, 'broken': len(broken),
         'faults': {entry['broken']: entry['fault'] for entry in broken},
         'seconds': round(seconds, 3), 'fps': round(new / seconds, 3) if seconds else 0.0,
-        'model_fps': round(1e3 / alone, 3) if alone else 0.0, 'ms': ms,
+        'model_fps': round(1e3 * calls / ms['infer'], 3) if ms.get('infer') else 0.0, 'ms': ms,
         'shares': {name: round(int(count) / total, 5) for name, count in zip(
             [*classes.names, 'unlabelled'], pixels)},
         'confidence': round(float(np.mean(means)), 4) if means else None,
@@ -59,7 +59,7 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     before = f', {summary["frames_before"]} of them before' if summary['frames_before'] else ''
     lines = [f'frames      {summary["frames"]}{before}; broken {summary["broken"]}',
              f'rate        {summary["fps"]:.1f} frames/s in {summary["seconds"]:.1f} s; one '
-             f'process without reading and writing: {summary["model_fps"]:.1f}']
+             f'process with the network alone: {summary["model_fps"]:.1f}']
     if summary['ms']:
         lines.append('per frame   ' + ', '.join(
             f'{stage} {ms:.1f}' for stage, ms in summary['ms'].items())

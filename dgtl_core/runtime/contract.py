@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import re
 from typing import NamedTuple, Protocol
@@ -27,6 +28,7 @@ class RunOptions:
     device: str = 'auto'     # auto, cpu, cuda or cuda:N
     precision: str = 'auto'  # one of PRECISIONS; auto: the file's own, float32 for a checkpoint
     threads: int = 0         # CPU threads for one inference; 0 leaves it to the backend
+    calls: int = 1           # from several threads at once; see Backend.calls
     compiled: bool = False   # a checkpoint, by torch.compile; the first call takes minutes
     engine: EngineOptions = EngineOptions()  # how the engine of an .onnx file is made
 
@@ -41,6 +43,8 @@ class RunOptions:
         if type(self.threads) is not int or not 0 <= self.threads <= MAX_THREADS:
             raise ModelError(
                 f'threads must be 0 (automatic) to {MAX_THREADS}, got {self.threads!r}')
+        if type(self.calls) is not int or not 1 <= self.calls <= MAX_THREADS:
+            raise ModelError(f'calls must be 1 to {MAX_THREADS}, got {self.calls!r}')
 
 
 class EngineStatus(NamedTuple):
@@ -67,6 +71,7 @@ class Backend(Protocol):
     name: str  # what runs it, for people: 'onnxruntime (CPU)'
     metadata: ModelMetadata
     max_batch: int  # the most pictures in one call
+    calls: int  # at most as many as were asked for: how many it can answer at once
 
     @property
     def sha256(self) -> str:
@@ -81,6 +86,12 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds; the backend cannot be called afterwards."""
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else (
+        os.cpu_count() or 1)
 
 
 def check_precision(path: Path, metadata: ModelMetadata, wanted: str) -> None:

@@ -23,6 +23,7 @@ from dgtl_core.runtime.contract import (
     Outputs,
     RunOptions,
     SIGNATURE,
+    usable_cores,
 )
 import numpy as np
 
@@ -53,21 +54,25 @@ class OnnxBackend:
         device, precision = options.device, options.precision
         providers = _providers(device, engine_folder)
         session = ort.SessionOptions()
-        session.intra_op_num_threads = options.threads
+        on_cpu = len(providers) == 1
+        self.calls = options.calls if on_cpu else 1
+        # One core for each call; the threads of the session help with all of them.
+        session.intra_op_num_threads = options.threads or (
+            max(usable_cores() - self.calls + 1, 1) if self.calls > 1 else 0)
         session.log_severity_level = 3
         # A thread that spins while it waits takes the core from the camera driver.
         session.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.metadata = metadata = onnx_metadata(path)
         beside = onnx_data(path)
         # Alive until the session is made, which copies from it.
-        weights = _read_weights(session, path.parent, beside) if len(providers) == 1 else []
+        weights = _read_weights(session, path.parent, beside) if on_cpu else []
         self._path = path
-        rounds = precision == 'bf16' and metadata.precision == 'fp32' and len(providers) == 1
+        rounds = precision == 'bf16' and metadata.precision == 'fp32' and on_cpu
         if rounds:
             _allow_bfloat16(session)
         else:
             check_precision(path, metadata, precision)
-        if metadata.precision == 'bf16' and len(providers) == 1:
+        if metadata.precision == 'bf16' and on_cpu:
             raise ModelError(
                 f'{path.name} computes in bf16, which ONNX Runtime does not on a CPU: take the '
                 'fp32 or fp16 file here, or the .safetensors checkpoint with precision "bf16"')
@@ -76,7 +81,7 @@ class OnnxBackend:
             self._session = ort.InferenceSession(
                 str(path), session, providers=providers,
                 disabled_optimizers=['SkipLayerNormFusion'],
-                enable_fallback=int(len(providers) > 1))  # prints; there is nothing else anyway
+                enable_fallback=int(not on_cpu))  # prints; there is nothing else anyway
         except Exception as error:  # ONNX Runtime's own exceptions share no public base class
             raise ModelError(
                 f'{path} is not a model that ONNX Runtime {ort.__version__} can load '

@@ -48,6 +48,7 @@ _INSTALL = (
 class TensorRTBackend:
     """Run an ``.engine`` file that keeps the model contract (uint8 picture to uint8 labels)."""
 
+    calls = 1
     _engine: Any = None
     _context: Any = None
     _runtime: Any = None

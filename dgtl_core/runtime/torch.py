@@ -24,7 +24,7 @@ import torch
 class TorchBackend:
     """Run a checkpoint without exporting it; the same graph as the model file has."""
 
-    engine = None
+    engine, calls = None, 1
 
     def __init__(self, path: Path, options: RunOptions) -> None:
         """
