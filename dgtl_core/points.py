@@ -82,7 +82,8 @@ class PinholeCamera:
         u = (np.arange(self.size[1]) - self.cx) / self.fx
         v = (np.arange(self.size[0]) - self.cy) / self.fy
         bent = np.stack(np.meshgrid(u, v))
-        return (self._straight(bent) if any(self.distortion) else bent).astype(np.float32)
+        with np.errstate(over='ignore'):  # infinitely far from the axis is no ray either
+            return (self._straight(bent) if any(self.distortion) else bent).astype(np.float32)
 
     def _straight(self, bent: np.ndarray) -> np.ndarray:
         """Undo the distortion by Newton's method. Shape: (2, H, W) float64 -> the same."""
@@ -110,7 +111,12 @@ class PinholeCamera:
         x, y = self.rays
         edge = np.concatenate([(x ** 2 + y ** 2)[rows] for rows in (0, -1)] +
                               [(x ** 2 + y ** 2)[:, column] for column in (0, -1)])
-        return float(np.sqrt(edge[np.isfinite(edge)].max())) * _MARGIN
+        edge = edge[np.isfinite(edge)]
+        if not edge.size:
+            raise ValueError(
+                f'the camera has no rays at the edge of its pictures with fx {self.fx:g}, fy '
+                f'{self.fy:g} and these coefficients; calibrate it again')
+        return float(np.sqrt(edge.max())) * _MARGIN
 
     def project(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[
             np.ndarray, np.ndarray, np.ndarray]:
@@ -184,7 +190,8 @@ def from_depth(depth: np.ndarray, camera: PinholeCamera) -> np.ndarray:
 def moved(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
     """Apply a rigid transform. Shape: (3, N) float32, (4, 4) -> (3, N) float32."""
     matrix = transform.astype(np.float32)
-    result: np.ndarray = matrix[:3, :3] @ points
+    with np.errstate(over='ignore', invalid='ignore'):  # of points that are nan or far away
+        result: np.ndarray = matrix[:3, :3] @ points
     result += matrix[:3, 3:]
     return result
 

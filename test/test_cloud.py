@@ -92,16 +92,40 @@ def damage(msg, **values):
 
 
 @pytest.mark.parametrize('msg, text', [
-    (damage(lidar(), width=6), 'truncated'),
-    (damage(lidar(), row_step=4), 'truncated'),
+    (damage(lidar(), width=6), 'do not fit into a row of 95'),
+    (damage(lidar(), height=3), 'truncated'),
+    (damage(lidar(), row_step=4), 'row of 4: correct point_step and row_step'),
     (damage(lidar(), width=1 << 30, height=1 << 30), 'at most'),
-    (damage(lidar(), width=0), 'no points'),
     (damage(lidar(), fields=lidar().fields[:2]), 'x, y and z'),
     (damage(lidar(), point_step=8, row_step=40), 'beyond'),
 ])
 def test_a_cloud_that_lies_is_refused(msg, text):
     with pytest.raises(CloudError, match=text):
         read_xyz(msg)
+
+
+@pytest.mark.parametrize('changes', [
+    {'width': 0}, {'height': 0}, {'width': 0, 'height': 0, 'point_step': 0, 'fields': []}])
+def test_a_cloud_of_nothing_stays_one(changes):
+    msg = damage(lidar(), data=b'', row_step=0, **changes)
+    assert read_xyz(msg).shape == (3, 0)
+    out = with_labels(msg, *np.empty((2, 0), np.uint8))
+    assert (out.height, out.width, len(out.data)) == (msg.height, msg.width, 0)
+    assert [field.name for field in out.fields][-2:] == ['label', 'confidence']
+
+
+def test_one_row_needs_no_row_step():
+    msg = damage(lidar(), height=1, row_step=0)
+    np.testing.assert_array_equal(read_xyz(msg), np.arange(5) + [[100], [200], [300]])
+    found = records(with_labels(msg, *np.full((2, 5), 9, np.uint8)))
+    assert (found['label'] == 9).all() and (found['i'] == 7).all()
+
+
+@pytest.mark.filterwarnings('error')
+def test_numbers_beyond_float32_are_far_away_without_a_warning():
+    msg = lidar()
+    np.ndarray(1, '<f8', msg.data)[0] = 1e300  # y comes first
+    assert read_xyz(msg)[1, 0] == np.inf
 
 
 def test_a_cloud_with_labels_gets_none_again():

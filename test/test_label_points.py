@@ -140,18 +140,54 @@ def test_a_lidar_with_other_axes_is_projected():
     assert found['confidence'][0, 2] == 0
 
 
+@pytest.mark.parametrize('source', ['cloud', 'lidar'])
+@pytest.mark.parametrize('size', [(1, 0), (0, 64), (48, 0)])
+def test_a_cloud_without_points_is_passed_on(source, size):
+    """It is what a lidar sends that sees nothing; no calibration and no transform are needed."""
+    label = Labelling(PointsSettings(source=source), None)
+    cloud = PointCloud2(header=Header(frame_id='lidar'), height=size[0], width=size[1])
+    out = label(messages(points=cloud), None)
+    assert (out.height, out.width, out.header.frame_id) == (*size, 'lidar')
+    assert [field.name for field in out.fields] == ['label', 'confidence']
+
+
+@pytest.mark.filterwarnings('error')
+def test_points_that_are_no_numbers_are_seen_by_nobody_without_a_warning():
+    still = '0 0 0 0 0 0'
+    label = Labelling(PointsSettings(source='lidar', extrinsic=still), StaticTransform(still))
+    points = np.full((3, 1, 4), [[[np.nan, np.inf, 3e38, 0]]], np.float32)
+    points[2, 0, 3] = 5
+    cloud = organised(points, None, np.zeros((1, 4), np.uint8), None, Header())
+    cloud.fields = cloud.fields[:4]
+    labels = mono8(np.full(SIZE, 6, np.uint8), Header())
+    found = records(label(messages(points=cloud, segmentation=labels), camera_info()))
+    assert found['label'].tolist() == [[255, 255, 255, 6]]
+
+
+def test_a_camera_without_rays_is_said():
+    still = '0 0 0 0 0 0'
+    label = Labelling(PointsSettings(source='lidar', extrinsic=still), StaticTransform(still))
+    cloud = organised(np.ones((3, 1, 1), np.float32), None, np.zeros((1, 1), np.uint8), None,
+                      Header())
+    cloud.fields = cloud.fields[:4]
+    info = camera_info()
+    info.k[0] = info.k[4] = 1e-40
+    with pytest.raises(ValueError, match='no rays.*calibrate it again'):
+        label(messages(points=cloud), info)
+
+
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     with World(tmp_path_factory.mktemp('world')) as world:
         yield world
 
 
-def task(world, space, wanted):
+def task(world, space, wanted, timeout=PATIENCE):
     """Wait for a status of the node; return it."""
     def found(array):
         return [s for s in array.status
                 if s.name == f'/{space}/label_points: points' and wanted(s)]
-    return found(world.diagnostics.wait(found, first=len(world.diagnostics.items)))[0]
+    return found(world.diagnostics.wait(found, timeout, first=len(world.diagnostics.items)))[0]
 
 
 def publish_until(world, node, space, answers, make):
@@ -197,6 +233,30 @@ def test_clouds_over_a_real_middleware(world):
     publish_until(world, ends, running, clouds, make)
     task(world, 'arm', lambda s: s.level == b'\0' and 'Hz' in s.message)
     assert running.signal(signal.SIGINT)[0] == 0
+
+
+def test_a_topic_that_falls_silent_is_named(world):
+    running = world.start('points.label_points', 'torn', source='cloud', use_confidence=False,
+                          input_timeout=1.0)
+    ends = {'segmentation': world.node.create_publisher(Image, '/torn/segmentation', 5),
+            'points': world.node.create_publisher(PointCloud2, '/torn/points', 5)}
+    clouds = world.listen(PointCloud2, '/torn/segmentation/points')
+
+    def make(header):
+        return {'segmentation': mono8(pictures()[0], header),
+                'points': PointCloud2(header=header, height=1)}  # a sensor that sees nothing
+
+    cloud, _ = publish_until(world, ends, running, clouds, make)
+    assert cloud.width == 0
+    limit, said = time.monotonic() + PATIENCE, ''
+    while 'nothing came on points for' not in said:
+        assert time.monotonic() < limit, said
+        ends['segmentation'].publish(mono8(pictures()[0], Header(stamp=world.now())))
+        try:
+            said = task(world, 'torn', lambda s: s.level == b'\2', 0.3).message
+        except AssertionError:
+            continue
+    assert 'nothing came on points for' in said and 'segmentation' not in said
 
 
 def test_a_silent_topic_is_named(world):

@@ -35,6 +35,8 @@ def read_xyz(msg: PointCloud2) -> np.ndarray:
     rows = _rows(msg)
     fields = {field.name: field for field in msg.fields}
     result = np.empty((3, msg.height * msg.width), np.float32)
+    if not result.size:  # a lidar may see nothing
+        return result
     for axis, name in enumerate('xyz'):
         field = fields.get(name)
         size = _FLOATS.get(field.datatype, 0) if field is not None else 0
@@ -44,8 +46,9 @@ def read_xyz(msg: PointCloud2) -> np.ndarray:
                 'inside of each point are needed')
         kind = np.dtype(f'{">" if msg.is_bigendian else "<"}f{size}')
         values = np.ndarray(
-            (msg.height, msg.width), kind, rows, field.offset, (msg.row_step, msg.point_step))
-        result[axis] = values.reshape(-1)
+            (msg.height, msg.width), kind, rows, field.offset, (_row_step(msg), msg.point_step))
+        with np.errstate(over='ignore', invalid='ignore'):  # beyond float32 is infinitely far
+            result[axis] = values.reshape(-1)
     return result
 
 
@@ -90,10 +93,11 @@ def with_labels(msg: PointCloud2, labels: np.ndarray, confidence: np.ndarray) ->
     rows = _rows(msg)
     old, step = msg.point_step, (msg.point_step + 2 + 3) // 4 * 4
     data = np.zeros((msg.height, msg.width, step), np.uint8)
-    data[:, :, :old] = np.ndarray(
-        (msg.height, msg.width, old), np.uint8, rows, 0, (msg.row_step, old, 1))
-    data[:, :, old] = labels.reshape(msg.height, msg.width)
-    data[:, :, old + 1] = confidence.reshape(msg.height, msg.width)
+    if data.size:
+        data[:, :, :old] = np.ndarray(
+            (msg.height, msg.width, old), np.uint8, rows, 0, (_row_step(msg), old, 1))
+        data[:, :, old] = labels.reshape(msg.height, msg.width)
+        data[:, :, old + 1] = confidence.reshape(msg.height, msg.width)
     result = PointCloud2(
         header=msg.header, height=msg.height, width=msg.width, point_step=step,
         row_step=step * msg.width, is_dense=msg.is_dense, is_bigendian=msg.is_bigendian)
@@ -112,16 +116,25 @@ def _rows(msg: PointCloud2) -> np.ndarray:
     if msg.height * msg.width > MAX_POINTS:
         raise CloudError(
             f'the cloud claims {msg.width}x{msg.height} points; at most {MAX_POINTS} are read')
-    if not msg.height * msg.width or not msg.point_step:
-        raise CloudError('the cloud has no points')
+    data, row = view(msg.data), msg.point_step * msg.width
+    if not msg.height * msg.width:
+        return data
     for field in msg.fields:
         if field.offset + _SIZES.get(field.datatype, 1) > msg.point_step:
             raise CloudError(
                 f'field {field.name!r} lies beyond the {msg.point_step} bytes of a point')
-    data = view(msg.data)
-    needed = msg.row_step * (msg.height - 1) + msg.point_step * msg.width
-    if msg.row_step < msg.point_step * msg.width or data.size < needed:
+    if not msg.point_step or _row_step(msg) < row:
+        raise CloudError(
+            f'{msg.width} points of {msg.point_step} bytes do not fit into a row of '
+            f'{msg.row_step}: correct point_step and row_step in the driver of the sensor')
+    needed = _row_step(msg) * (msg.height - 1) + row
+    if data.size < needed:
         raise CloudError(
             f'the cloud is truncated: {msg.width}x{msg.height} points of {msg.point_step} bytes '
-            f'in rows of {msg.row_step} need {needed} bytes, got {data.size}')
+            f'in rows of {_row_step(msg)} need {needed} bytes, got {data.size}')
     return data
+
+
+def _row_step(msg: PointCloud2) -> int:
+    """Return the bytes of a row; drivers of lidars leave it out, where there is only one."""
+    return int(msg.row_step if msg.height > 1 else msg.point_step * msg.width)

@@ -157,7 +157,7 @@ class LabelPoints(LifecycleNode):
                     message: Any) -> None:
         found = matcher.put(topic, message)
         if found is not None and worker.mailbox.put(found):
-            self._report.count('superseded')
+            self._report.superseded()
 
     def _work(self, items: list[dict[str, Any]]) -> None:  # in the worker's thread
         label, output, report = self._label, self._output, self._report

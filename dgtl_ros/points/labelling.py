@@ -47,6 +47,8 @@ class Labelling:
                 f'labels of {_text(labels.shape)} came with a confidence of '
                 f'{_text(confidence.shape)}; both must be of one node')
         source = self._settings.source
+        if source != 'depth' and not messages['points'].height * messages['points'].width:
+            return with_labels(messages['points'], *np.empty((2, 0), np.uint8))
         if source == 'cloud':
             return self._aligned(messages['points'], labels, confidence)
         if info is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 import threading
+import time
 from typing import Any
 
 _NANO = 1_000_000_000
@@ -37,6 +38,7 @@ class Matcher:
         self._queues: dict[str, deque[Any]] = {name: deque(maxlen=depth) for name in topics}
         self._lock = threading.Lock()
         self.received = dict.fromkeys(topics, 0)
+        self._heard = dict.fromkeys(topics, float('-inf'))  # by the steady clock
         self.unmatched = 0  # leading messages that were given up
         self.apart_s = float('nan')  # between the leading message and the farthest of its set
 
@@ -44,6 +46,7 @@ class Matcher:
         """Take a message; return the newest set that it completes, by topic."""
         with self._lock:
             self.received[topic] += 1
+            self._heard[topic] = time.monotonic()
             queue = self._queues[topic]
             if topic == self._leader and len(queue) == queue.maxlen:
                 self.unmatched += 1
@@ -56,6 +59,11 @@ class Matcher:
                     self._forget(found)
                     return found
             return None
+
+    def silent(self, seconds: float) -> list[str]:
+        """Return the topics on which nothing came for so long."""
+        now = time.monotonic()
+        return [topic for topic, heard in self._heard.items() if now - heard > seconds]
 
     def _set_of(self, leader: Any) -> dict[str, Any] | None:
         moment, found, apart = stamp_ns(leader), {self._leader: leader}, 0

@@ -12,6 +12,8 @@ from dgtl_ros.points.matching import Matcher
 from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.printable import printable
 
+_MANY_SKIPPED = 0.1  # of the sets that are labelled, lately
+
 
 class Report:
     """What is counted since the node was activated, and the status made from it."""
@@ -22,23 +24,23 @@ class Report:
         self.last_error = ''
         self._counts = dict.fromkeys(('published', 'failed', 'superseded'), 0)
         self._lock = threading.Lock()
-        self._rate, self._times = Rate(), Durations()
+        self._rate, self._skipped, self._times = Rate(), Rate(), Durations()
         self._last = time.monotonic()
 
-    def count(self, name: str) -> None:
-        """Count one of them."""
-        with self._lock:
-            self._counts[name] += 1
+    def superseded(self) -> None:
+        """Count a set whose place a newer one took."""
+        self._count('superseded')
+        self._skipped.tick()
 
     def failed(self, error: Exception) -> None:
         """Count a set of messages that could not be labelled, and keep why."""
         self.last_error = printable(error) or type(error).__name__
-        self.count('failed')
+        self._count('failed')
 
     def done(self, milliseconds: float) -> None:
         """Count one that was published, and how long it took."""
         self.last_error = ''
-        self.count('published')
+        self._count('published')
         self._last = time.monotonic()
         self._rate.tick()
         self._times.add(milliseconds)
@@ -61,15 +63,20 @@ class Report:
         silent = time.monotonic() - self._last
         if silent > self.settings.input_timeout:
             return Status('points', ERROR, self._missing(silent), values)
-        if self._counts['superseded'] > 0.1 * max(self._counts['published'], 10):
+        if self._skipped.hz() > _MANY_SKIPPED * self._rate.hz():
             return Status('points', WARN, (
                 'points come faster than they are labelled; the newest ones are taken'), values)
         return Status('points', OK, f'{values["rate_hz"]:.1f} Hz', values)
 
+    def _count(self, name: str) -> None:
+        with self._lock:
+            self._counts[name] += 1
+
     def _missing(self, silent: float) -> str:
-        silent_topics = [name for name, number in self.matcher.received.items() if not number]
-        if silent_topics:
-            return f'nothing came on {", ".join(silent_topics)}; map the topic, start its node'
+        topics = self.matcher.silent(self.settings.input_timeout)
+        if topics:
+            return (f'nothing came on {", ".join(topics)} for {silent:.0f} s; map the topic, '
+                    'start its node')
         return (f'no labels and points of one moment for {silent:.0f} s: their stamps must lie '
                 f'within sync_tolerance ({self.settings.sync_tolerance:g} s); do both sensors '
                 'stamp by the same clock?')
