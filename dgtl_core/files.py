@@ -189,19 +189,19 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def shipped(name: str) -> Path:
+def shipped(name: str, folder: str = 'models') -> Path:
     """
-    Find a file of ``models/``: in the source tree, or where it was installed.
+    Find a file of ``models/``, or of ``config/classes``: in the source tree, or where installed.
 
     :raises FileNotFoundError: it is in none of the places; the message lists them.
     """
     # A checkout has it beside the package; pip and colcon put it below the prefix they install to.
     parents = Path(__file__).resolve().parents
-    places = [parents[1] / 'models' / name]
-    places += [parent / 'share' / 'dgtl_ros' / 'models' / name for parent in parents[1:]]
+    places = [parents[1] / folder / name]
+    places += [parent / 'share' / 'dgtl_ros' / folder / name for parent in parents[1:]]
     for candidate in places:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f'{name} is neither at {places[0]} nor in share/dgtl_ros/models of a folder above it; '
-        'install the package again')
+        f'{name} is neither at {places[0]} nor in share/dgtl_ros/{folder} of a folder above '
+        'it; install the package again')

@@ -6,6 +6,9 @@ import re
 from dgtl_core.folding.fold import fold
 from dgtl_core.model.checkpoint import load_segmenter
 from dgtl_core.model.eomt import segmenter_from_eomt
+from dgtl_core.model.mask_decoder import semantic_scores
+from dgtl_core.zoo.convert import to_checkpoint
+from dgtl_core.zoo.entries import find_entry
 import pytest
 from small_segmenter import normalised, street
 import torch
@@ -15,12 +18,12 @@ transformers = pytest.importorskip('transformers')
 SIZE, QUERIES, CLASSES = 96, 7, 5
 
 
-def untrained():
+def untrained(classes=CLASSES):
     """An EoMT of transformers with random weights."""
     torch.manual_seed(0)
     model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(
         hidden_size=128, num_hidden_layers=5, num_attention_heads=2, image_size=SIZE,
-        num_blocks=2, num_queries=QUERIES, num_labels=CLASSES))
+        num_blocks=2, num_queries=QUERIES, num_labels=classes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -105,6 +108,52 @@ def test_everything_is_read_from_the_shapes(published):
     assert (config.num_classes, config.method) == (CLASSES, 'eomt')
 
 
+# The published config.json: width, blocks, heads, side, queries, blocks with queries, classes.
+FORMS = {
+    'dinov2-s-reg': (384, 12, 6, 640, 200, 3, 133), 'dinov2-b-reg': (768, 12, 12, 640, 200, 3, 133),
+    'dinov2-l-reg': (1024, 24, 16, 512, 100, 4, 150)}
+
+
+def of_form(name):
+    width, depth, heads, side, queries, blocks, classes = FORMS[name]
+    return transformers.EomtConfig(
+        hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, image_size=side,
+        num_queries=queries, num_blocks=blocks, num_labels=classes)
+
+
+@pytest.mark.parametrize('name', FORMS)
+def test_the_published_forms_are_those_of_their_backbones(name):
+    with torch.device('meta'):
+        published = transformers.EomtForUniversalSegmentation(of_form(name)).state_dict()
+    config = segmenter_from_eomt({  # of no memory before they are joined
+        key: torch.zeros(()).expand(value.shape) for key, value in published.items()}).config
+    _, _, _, side, queries, blocks, classes = FORMS[name]
+    assert (config.backbone.name, config.backbone.patch_size) == (name, 16)
+    assert config.input_size == (side, side) and config.num_classes == classes
+    assert (config.head.num_queries, config.head.num_blocks) == (queries, blocks)
+    processor = transformers.EomtImageProcessor()
+    assert config.mean == pytest.approx([255 * value for value in processor.image_mean])
+    assert config.std == pytest.approx([255 * value for value in processor.image_std])
+
+
+def test_a_small_coco_model_gives_the_labels_of_transformers():
+    torch.manual_seed(0)
+    published = transformers.EomtForUniversalSegmentation(of_form('dinov2-s-reg')).eval()
+    with torch.no_grad():
+        published.attn_mask_probs.zero_()
+        published.class_predictor.weight.normal_(std=0.3)  # so that the queries differ
+    model = segmenter_from_eomt(published.state_dict())
+    images = torch.randn(1, 3, 640, 640)
+    with torch.no_grad():
+        outputs = published(images)
+        scores = semantic_scores(model.predict(images), (640, 640))
+    close(model.predict(images).masks, outputs.masks_queries_logits)
+    expected, = transformers.EomtImageProcessor().post_process_semantic_segmentation(
+        outputs, [(640, 640)], {'shortest_edge': 640, 'longest_edge': 640})
+    assert len(expected.unique()) > 3
+    assert (scores.argmax(1)[0] == expected).float().mean() > 0.999
+
+
 def test_folded_gives_the_same(published):
     model, picture = segmenter_from_eomt(published.state_dict()), street((SIZE, SIZE))
     with torch.no_grad():
@@ -123,6 +172,20 @@ def test_the_command_imports_a_file_and_the_checkpoint_gives_the_same(published,
     images = torch.randn(1, 3, SIZE, SIZE)
     with torch.no_grad():
         close(model.predict(images).masks, published(images).masks_queries_logits)
+
+
+@pytest.mark.parametrize('name, count, some', [
+    ('eomt-ade20k-l-512', 150, {2: 'sky', 6: 'road', 149: 'flag'}),
+    ('eomt-coco-s-640', 133, {0: 'person', 100: 'road', 119: 'sky-other-merged'})])
+def test_fetched_weights_know_the_names_of_their_classes(tmp_path, name, count, some):
+    torch.save(as_its_authors_store_it(untrained(count).state_dict()), tmp_path / 'it.bin')
+    out = tmp_path / 'out.safetensors'
+    to_checkpoint(find_entry(name), {name: tmp_path / 'it.bin'}, out, 'a test')
+    classes = load_segmenter(out)[1].classes
+    assert len(classes) == count and {i: classes.names[i] for i in some} == some
+    torch.save(as_its_authors_store_it(untrained(7).state_dict()), tmp_path / 'it.bin')
+    with pytest.raises(ValueError, match=f'the checkpoint has 7 classes, .* has {count}'):
+        to_checkpoint(find_entry(name), {name: tmp_path / 'it.bin'}, out, 'a test')
 
 
 def test_the_command_says_which_options_do_not_go_with_it(published, tmp_path, capsys):

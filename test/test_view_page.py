@@ -6,6 +6,8 @@ import shutil
 import threading
 
 import cv2
+from dgtl_core.classes import ClassSet, SegmentationClass
+from dgtl_core.predictor import Segmentation
 from dgtl_core.view.player import Player
 import numpy as np
 import pytest
@@ -30,9 +32,21 @@ def browser():
         browser.close()
 
 
+class ManyClasses(FakePredictor):
+    """Knows 150 classes and sees the 140th alone."""
+
+    classes = ClassSet('many', tuple(
+        SegmentationClass(id=i, name=f'class {i}', color=(i, 99, 7)) for i in range(150)))
+
+    def timed(self, image):
+        (labels, confidence), timing = super().timed(image)
+        return Segmentation(np.full_like(labels, 140), confidence), timing
+
+
 @pytest.fixture
-def player():
-    player = Player([Recording(200, size=(90, 160))], FakePredictor(), rate=20.0)
+def player(request):
+    predict = getattr(request, 'param', FakePredictor)()
+    player = Player([Recording(200, size=(90, 160))], predict, rate=20.0)
     yield player
     player.close()
 
@@ -93,6 +107,16 @@ def test_classes_are_drawn_named_and_toggled(page):
     page.click('#all')
     page.locator('#opacity').fill('100')
     assert overlay(page, 0.25, 0.5) == [128, 64, 128, 255]
+
+
+@pytest.mark.parametrize('player', [ManyClasses], indirect=True)
+def test_of_many_classes_those_that_were_seen_stand_on_top(page):
+    tops = {row.get_attribute('data-id'): row.bounding_box()['y']
+            for row in page.locator('#legend label').all()}
+    assert len(tops) == 150 and min(tops, key=tops.get) == '140'
+    assert list(tops) == [str(i) for i in range(150)]  # and all others in the order of their ids
+    legend = page.locator('#legend').bounding_box()
+    assert tops['140'] - legend['y'] < 5 and legend['height'] < 500
 
 
 def test_the_cursor_is_told_class_and_confidence(page):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-from dgtl_core.classes import CITYSCAPES
+from dgtl_core.classes import CITYSCAPES, ClassSet, SegmentationClass
 from dgtl_core.visualize import colorize, legend, overlay, sheet, title
 import numpy as np
 import pytest
@@ -41,6 +41,15 @@ def test_title_and_legend_draw_something():
     assert title(image, 'fog').shape == (32, 80, 3) and title(image, 'fog')[:22].max() > 200
     picture = legend(CITYSCAPES)
     assert all((picture == entry.color).all(-1).any() for entry in CITYSCAPES)
+
+
+def test_a_legend_of_many_classes_uses_the_width_that_there_is():
+    many = ClassSet('many', tuple(
+        SegmentationClass(id=i, name=f'class {i}', color=(i, 99, 7)) for i in range(150)))
+    assert legend(many, 384).shape == (1000, 384, 3)
+    wide = legend(many, 1280)
+    assert wide.shape == (500, 1280, 3)
+    assert all((wide == entry.color).all(-1).any() for entry in many)
 
 
 def test_text_that_is_none_is_drawn_as_an_escape():

@@ -4,6 +4,7 @@
 import json
 from pathlib import Path
 
+from dgtl_core.classes import ClassSet
 from dgtl_core.cli.fetch import main, weights_table
 from dgtl_core.files import shipped
 from dgtl_core.model_file import ModelError
@@ -28,6 +29,8 @@ def test_the_list_that_is_shipped():
         assert not entry.url or entry.url.startswith('https://')
         free = entry.licence in ('Apache-2.0', 'GPL-3.0', 'MIT')
         assert entry.accept != free, entry.name
+        if entry.classes:
+            ClassSet.from_yaml(shipped(f'{entry.classes}.yaml', 'config/classes'))
     text = weights_table(listed.values())
     assert text.count('\n') == len(listed) and 'not checked' in text
     published = [entry for entry in listed.values() if entry.method == 'rein' and entry.url]
@@ -46,6 +49,7 @@ def test_the_list_that_is_shipped():
     ({'sha256': 'ab'}, 'must be 64 digits'),
     ({'needs': 'tiny-soma'}, "needs 'tiny-soma', which is no backbone"),
     ({'image_size': 0}, 'needs method and image_size'),
+    ({'classes': '../../x'}, 'must name a file of config/classes'),
     ({'name': 'base'}, 'two entries have the same name'),
     ({'kind': 'text'}, 'is a CLIP and needs its sha256'),
 ])

@@ -16,7 +16,7 @@ from dgtl_core.zoo.fetch import fetch, LicenceError, Plan
 
 def weights_table(entries: Iterable[Entry]) -> str:
     """Return the published weights as a table for people."""
-    rows = [('name', 'method', 'backbone', 'trained on', 'published mIoU', 'size', 'licence',
+    rows = [('name', 'method', 'backbone', 'trained on', 'published score', 'size', 'licence',
              'address', 'here')]
     for entry in entries:
         rows.append((
@@ -76,8 +76,9 @@ def main(arguments: Sequence[str]) -> int:
         if args.files or args.size or args.accept_license or args.classes:
             parser.error('name the weights; "dgtl fetch" lists them')
         print(weights_table(published().values()))
-        print('\n* needs --accept-license. "not checked": the address comes from the authors and '
-              'nobody has tried it for this list.\nFetch one with: dgtl fetch NAME')
+        print('\n* needs --accept-license. Scores are mIoU in percent, or PQ where they say so. "not '
+              'checked": the address comes from the authors and nobody has tried it for this '
+              'list.\nFetch one with: dgtl fetch NAME')
         return 0
     plan = Plan.of(args.name)
     if args.classes and plan.entry.kind != 'text':

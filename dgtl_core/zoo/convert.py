@@ -10,6 +10,8 @@ import json
 import logging
 from pathlib import Path
 
+from dgtl_core.classes import ClassSet
+from dgtl_core.files import shipped
 from dgtl_core.zoo.entries import Entry
 
 _NEEDED = ('torch', 'timm', 'safetensors', 'onnx', 'onnxscript')
@@ -41,8 +43,10 @@ def to_checkpoint(entry: Entry, files: Mapping[str, Path], out: Path, source: st
     from dgtl_core.model.released_files import import_released
 
     size = None if entry.method == 'eomt' else entry.image_size  # its file says it itself
+    classes = (ClassSet.from_yaml(shipped(f'{entry.classes}.yaml', 'config/classes'))
+               if entry.classes else None)
     model = import_released(entry.method, files.get(entry.needs), files[entry.name],
-                            image_size=size)
+                            image_size=size, classes=classes)
     save_checkpoint(out, model, replace(model.config, name=entry.name), source=source)
 
 

@@ -15,6 +15,7 @@ from dgtl_core.strict import closest, from_dict, read_yaml
 
 _MAX_SIZE = 16 << 30  # of one file
 _NAME = re.compile(r'[a-z0-9][a-z0-9+.-]{0,63}')
+_CLASSES = re.compile(r'[a-z0-9_]*')
 _SHA256 = re.compile(r'[0-9a-f]{64}')
 
 
@@ -28,11 +29,12 @@ class Entry:
     trained_on: str
     licence: str
     method: str = ''  # of a model: rein, dgtl, vltseg, soma, eomt
-    score: str = ''  # as its authors publish it, mIoU in percent
+    score: str = ''  # as its authors publish it, in percent; mIoU where it does not say PQ
     note: str = ''  # what to know about the licence besides its name
     accept: bool = False  # non-commercial, gated or unclear: the user has to say yes
     needs: str = ''  # the entry of the backbone, where the file holds only what was trained
     image_size: int = 0  # of a model: its training crop, pixels
+    classes: str = ''  # of a model: its file in config/classes; '': the 19 of Cityscapes
     url: str = ''  # of the file; '' where only a person can get it, from ``page``
     page: str = ''
     size: int = 0  # bytes; 0: not known
@@ -48,6 +50,9 @@ class Entry:
             raise ValueError(f'{self.name} needs a url or a page')
         if self.kind == 'model' and (not self.method or self.image_size <= 0):
             raise ValueError(f'{self.name} is a model and needs method and image_size')
+        if not _CLASSES.fullmatch(self.classes):
+            raise ValueError(
+                f'classes of {self.name} must name a file of config/classes, got {self.classes!r}')
         if not 0 <= self.size <= _MAX_SIZE:
             raise ValueError(f'size of {self.name} must be in 0..{_MAX_SIZE}, got {self.size}')
         if self.sha256 and not _SHA256.fullmatch(self.sha256):

@@ -104,6 +104,7 @@ function showLegend() {
   const names = JSON.stringify(frame.classes);
   if (names !== listed) {
     listed = names;
+    $('legend').classList.toggle('long', frame.classes.length > 20);
     $('legend').replaceChildren(...frame.classes.map(({id, name, color}) => {
       const row = document.createElement('li');
       const label = document.createElement('label');
@@ -128,6 +129,7 @@ function showLegend() {
   }
   for (const label of $('legend').querySelectorAll('label')) {
     const share = frame.shares[label.dataset.id] ?? 0;
+    if (share) label.parentNode.className = 'seen';  // which a long list has on top
     label.lastChild.textContent = share ? `${(share * 100).toFixed(1)} %` : '';
   }
 }
