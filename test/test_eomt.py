@@ -110,7 +110,8 @@ def test_everything_is_read_from_the_shapes(published):
 
 # The published config.json: width, blocks, heads, side, queries, blocks with queries, classes.
 FORMS = {
-    'dinov2-s-reg': (384, 12, 6, 640, 200, 3, 133), 'dinov2-b-reg': (768, 12, 12, 640, 200, 3, 133),
+    'dinov2-s-reg': (384, 12, 6, 640, 200, 3, 133),
+    'dinov2-b-reg': (768, 12, 12, 640, 200, 3, 133),
     'dinov2-l-reg': (1024, 24, 16, 512, 100, 4, 150)}
 
 
