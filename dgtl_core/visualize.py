@@ -75,7 +75,7 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (),
 
 
 def legend(classes: ClassSet, width: int = 384) -> np.ndarray:
-    """Draw the class names beside their colours, three to a line or as many as are easy to read."""
+    """Draw the class names beside their colours, three to a line or as many as there is room."""
     per_line, height = max(3, width // 200), 20
     lines = -(-len(classes) // per_line)
     picture = np.full((lines * height, width, 3), 24, np.uint8)

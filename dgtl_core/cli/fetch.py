@@ -76,8 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         if args.files or args.size or args.accept_license or args.classes:
             parser.error('name the weights; "dgtl fetch" lists them')
         print(weights_table(published().values()))
-        print('\n* needs --accept-license. Scores are mIoU in percent, or PQ where they say so. "not '
-              'checked": the address comes from the authors and nobody has tried it for this '
+        print('\n* needs --accept-license. Scores are mIoU in percent, or PQ where they say so. '
+              '"not checked": the address comes from the authors and nobody has tried it for this '
               'list.\nFetch one with: dgtl fetch NAME')
         return 0
     plan = Plan.of(args.name)
