@@ -2,7 +2,7 @@
 """
 The diagnostic statuses, made from what the node knows about itself.
 
-Nothing here needs a running node: a :class:`Snapshot` goes in, :class:`Status` comes out.
+Nothing here needs a running node: a :class:`Snapshot` goes in, ``Status`` comes out.
 """
 
 from __future__ import annotations
@@ -11,31 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import math
 import time
-from typing import NamedTuple, TYPE_CHECKING
+from typing import NamedTuple
 
 from dgtl_core.domain import Verdict
 from dgtl_core.predictor import EngineStatus
 from dgtl_ros.health import Camera, Health, OUTCOMES, RECENT_S, STAGES
-from dgtl_ros.printable import printable
 from dgtl_ros.settings import Settings
 from dgtl_ros.silence import old, starvation
+from dgtl_ros.status import ERROR, OK, Status, WARN
 from dgtl_ros.watchdog import Stuck
 
-if TYPE_CHECKING:
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-
-OK, WARN, ERROR = 0, 1, 2
 _LATELY = f' in the last {RECENT_S:.0f} s'
 _MANY_DROPPED = 0.1  # share of the pictures whose loss is worth a warning
-
-
-class Status(NamedTuple):
-    """One line of the diagnostics: a task of the node, how it does, and its figures."""
-
-    task: str
-    level: int
-    message: str
-    values: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -93,6 +80,16 @@ class _Seen(NamedTuple):
     counts: Mapping[str, int]
     recent: Mapping[str, int]  # what the counters grew by lately
 
+    @property
+    def hangs(self) -> Stuck | None:
+        """What its pictures wait for."""
+        return self.snap.stuck or self.camera.stuck
+
+    @property
+    def silent(self) -> float:
+        """Seconds without a picture; while the node was inactive nobody listened."""
+        return self.now - max(self.camera.active_since, self.camera.health.last_input or 0.0)
+
 
 def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
     """Return the status of each task; ``now`` by the steady clock."""
@@ -104,7 +101,7 @@ def statuses(snap: Snapshot, now: float | None = None) -> list[Status]:
         seen = _Seen(snap, camera, now, camera.health.counts(), camera.health.recent(now))
         found = [_input(seen), _inference(seen), _output(seen)]
         if snap.settings.domain_enabled:
-            found.append(domain(camera.domain, snap.settings))
+            found.append(_domain(seen))
         result += [s._replace(task=f'{s.task} {camera.name}'.strip()) for s in found]
     if snap.device:
         result.append(_device(snap.device))
@@ -141,8 +138,7 @@ def _model(snap: Snapshot) -> Status:
 def _input(at: _Seen) -> Status:
     snap, seen, now, counts, recent = at
     health, camera, settings = seen.health, seen.camera, snap.settings
-    # While the node was inactive nobody listened.
-    silent = now - max(seen.active_since, health.last_input or 0.0)
+    reasons = health.reasons
     values = {
         'topic': camera.topic, 'publishers': camera.publishers, 'qos_match': camera.compatible,
         'qos_offered': camera.offered, 'qos_asked': camera.asked, 'encoding': health.encoding,
@@ -156,10 +152,11 @@ def _input(at: _Seen) -> Status:
     if seen.stuck is not None:
         return Status('input', ERROR, f'{seen.stuck.text(now)}; on_timeout says what follows',
                       values)
-    if silent > settings.input_timeout:
-        return Status('input', ERROR, starvation(camera, silent, health.size, now), values)
+    if at.silent > settings.input_timeout:
+        return Status('input', ERROR, starvation(camera, at.silent, health.size, now), values)
     if recent['decode_errors'] and recent['decode_errors'] >= recent['received']:
-        return Status('input', ERROR, 'no picture could be read; see the log', values)
+        return Status(
+            'input', ERROR, f'no picture could be read: {reasons["decode_errors"]}', values)
     if snap.stuck is not None:
         return Status('input', WARN, 'pictures come, and wait for what hangs', values)
     sent, lost = _account(recent)
@@ -185,7 +182,8 @@ def _input(at: _Seen) -> Status:
             'the camera and the network'), values)
     if recent['decode_errors']:
         return Status('input', WARN, (
-            f'{recent["decode_errors"]} pictures could not be read{_LATELY}'), values)
+            f'{recent["decode_errors"]} pictures could not be read{_LATELY}, the last one: '
+            f'{reasons["decode_errors"]}'), values)
     return Status('input', OK, f'{values["rate_hz"]:.1f} Hz', values)
 
 
@@ -254,15 +252,17 @@ def _output(at: _Seen) -> Status:
     if not settings.enabled:
         return Status('output', OK, 'disabled (parameter enabled, service ~/enable)', values)
     held = _held_back(seen, settings)
-    hangs = snap.stuck or seen.stuck
-    if _idle(health, now) and (hangs or not held):
-        return Status('output', ERROR if hangs else WARN, (
+    if at.hangs is not None:
+        return Status('output', ERROR, f'no labels for {now - at.hangs.since:.1f} s; the statuses '
+                      'input and inference say what hangs', values)
+    if _idle(health, now) and not held:
+        return Status('output', WARN, (
             f'no labels, and pictures come at {health.input_rate.hz(now):.1f} Hz; the statuses '
             'input and inference say why'), values)
     if recent['publish_errors']:
         return Status('output', WARN, (
-            f'{recent["publish_errors"]} times something could not be published{_LATELY}; see '
-            'the log'), values)
+            f'{recent["publish_errors"]} times something could not be published{_LATELY}, the '
+            f'last time: {health.reasons["publish_errors"]}'), values)
     if held:
         return Status('output', WARN, f'no labels: the pictures are {seen.domain.state} and '
                       'domain.action is "stop_publishing"', values)
@@ -276,6 +276,21 @@ def _output(at: _Seen) -> Status:
                   values)
 
 
+def _domain(at: _Seen) -> Status:
+    """Return the status of the verdict, unless the pictures that it is about are long gone."""
+    verdict, settings = at.camera.domain, at.snap.settings
+    unknown = domain(Verdict(), settings)
+    if not settings.enabled:
+        return unknown._replace(message='disabled (parameter enabled, service ~/enable)')
+    judged = domain(verdict, settings)
+    if at.hangs is None and at.silent <= settings.input_timeout and (
+            not at.camera.health.consecutive_errors):
+        return judged
+    return unknown._replace(
+        level=max(WARN, judged.level), message='no picture is judged, the other statuses say why; '
+        f'the last verdict: {judged.message}')
+
+
 def domain(verdict: Verdict, settings: Settings) -> Status:
     """Return the status of the domain, at the level that the user chose for its state."""
     chosen = {'familiar': 'ok', 'shifted': settings.domain_level_shifted,
@@ -283,7 +298,7 @@ def domain(verdict: Verdict, settings: Settings) -> Status:
     state = verdict.state if verdict.values else 'unknown'
     return Status('domain', {'ok': OK, 'warn': WARN, 'error': ERROR}[chosen],
                   ', '.join(verdict.causes) or state,
-                  {'state': state, 'score': verdict.score, **verdict.values})
+                  {'verdict': state, 'state': state, 'score': verdict.score, **verdict.values})
 
 
 def _device(values: Mapping[str, object]) -> Status:
@@ -292,27 +307,3 @@ def _device(values: Mapping[str, object]) -> Status:
         return Status('device', WARN, f'slowed down: {why}; look at its cooling, its power supply '
                       'and its power mode', values)
     return Status('device', OK, str(values.get('gpu') or values.get('power_mode', '')), values)
-
-
-def to_message(found: list[Status], node: str, hardware: str, stamp: object) -> DiagnosticArray:
-    """Build the message; ``node``, the fully qualified name, comes before each task."""
-    from diagnostic_msgs.msg import DiagnosticArray
-
-    array = DiagnosticArray()
-    array.header.stamp = stamp
-    array.status.extend(status_message(status, node, hardware) for status in found)
-    return array
-
-
-def status_message(status: Status, node: str, hardware: str = '') -> DiagnosticStatus:
-    """Build the message of one status; ``node`` comes before its task."""
-    from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-
-    return DiagnosticStatus(
-        name=f'{node}: {status.task}', level=bytes([status.level]),
-        message=printable(status.message), hardware_id=printable(hardware),
-        values=[KeyValue(key=k, value=_text(v)) for k, v in status.values.items()])
-
-
-def _text(value: object) -> str:
-    return f'{value:.4g}' if isinstance(value, float) else printable(value)

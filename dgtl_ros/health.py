@@ -63,6 +63,7 @@ class Health:
             self._past: deque[tuple[float, dict[str, int]]] = deque()
             self.consecutive_errors = 0
             self.last_error = ''
+        self.reasons = dict.fromkeys(('decode_errors', 'publish_errors'), '')  # of the last one
         self.input_rate, self.output_rate = Rate(), Rate()
         self.stages = {name: Durations() for name in STAGES}
         self.pipeline = Durations()  # from the picture's stamp to its labels

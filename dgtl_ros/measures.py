@@ -47,19 +47,28 @@ class Rate:
 
 
 class Durations:
-    """The most recent durations in milliseconds, and their percentiles."""
+    """
+    The durations of the last seconds in milliseconds, and their percentiles.
 
-    def __init__(self, size: int = 300) -> None:
-        self._values: deque[float] = deque(maxlen=size)
+    :param window: seconds; so what was fast an hour ago does not hide what is slow now.
+    :param least: the number that is kept in any case.
+    """
+
+    def __init__(self, window: float = 10.0, least: int = 10) -> None:
+        self._window, self._least = window, least
+        self._values: deque[tuple[float, float]] = deque()
         self._lock = threading.Lock()
 
-    def add(self, milliseconds: float) -> None:
-        """Note one duration."""
+    def add(self, milliseconds: float, now: float | None = None) -> None:
+        """Note one duration, ``now`` by the steady clock."""
+        now = time.monotonic() if now is None else now
         with self._lock:
-            self._values.append(milliseconds)
+            self._values.append((now, milliseconds))
+            while len(self._values) > self._least and self._values[0][0] < now - self._window:
+                self._values.popleft()
 
     def percentile(self, percent: float) -> float:
         """Return the value that so many percent, 0..100, lie below; nan where there is none."""
         with self._lock:
-            values = list(self._values)
+            values = [value for _, value in self._values]
         return float(np.percentile(values, percent)) if values else float('nan')

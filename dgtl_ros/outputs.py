@@ -12,10 +12,10 @@ from dgtl_core.classes import ClassSet
 from dgtl_core.domain import Verdict
 from dgtl_core.visualize import colorize, overlay
 from dgtl_ros.camera_info import CameraInfoRelay
-from dgtl_ros.diagnostics import Status, status_message
 from dgtl_ros.image_codec import jpeg, mono8, png, rgb8
 from dgtl_ros.qos import publisher_overrides
 from dgtl_ros.settings import Settings
+from dgtl_ros.status import Status, status_message
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from rclpy.duration import Duration
@@ -44,7 +44,10 @@ try:
 except ImportError:  # not among the wheels for machines without ROS
     LabelInfo = VisionClass = None
 
-_ACKNOWLEDGED = 3.0  # seconds that subscribers get
+# Seconds that subscribers get to acknowledge. Fast DDS asks for it when the history is full, and
+# every three seconds; in between, the latest of small messages are never acknowledged.
+_ACKNOWLEDGED = 7.0
+_LOOK_S = 0.5  # between two looks, where all is acknowledged
 
 
 class Outputs:
@@ -60,7 +63,7 @@ class Outputs:
         self._publishers: list[Publisher] = []
         self._next_overlay = 0.0
         self._refused: dict[str, str] = {}  # topic: what a subscriber asks for and we do not offer
-        self._unacknowledged_since: float | None = None
+        self._acknowledged = time.monotonic()  # when all of it was seen to be
         qos = QoSProfile(
             depth=settings.output_depth,
             reliability=ReliabilityPolicy.RELIABLE if settings.output_reliability == 'reliable'
@@ -104,16 +107,22 @@ class Outputs:
         """Return what keeps our messages from who asks for them; to be called now and then."""
         lines = [f'a subscriber of {topic} asks for another {policy} and gets nothing: set it '
                  'there, or qos.output.*' for topic, policy in dict(self._refused).items()]
-        try:
-            waits = not self._labels.wait_for_all_acked(Duration())
-        except RuntimeError:  # closed by another thread
-            waits = False
-        self._unacknowledged_since = (self._unacknowledged_since or now) if waits else None
-        if self._unacknowledged_since and now - self._unacknowledged_since > _ACKNOWLEDGED:
-            lines.append('a reliable subscriber of the labels has not acknowledged the latest for '
-                         f'{now - self._unacknowledged_since:.0f} s: it hangs, or large messages '
-                         'are lost (dds_profile)')
+        self._look(now)
+        if now - self._acknowledged > _ACKNOWLEDGED:
+            lines.append('a reliable subscriber of the labels has not acknowledged them for '
+                         f'{now - self._acknowledged:.0f} s: it hangs, or large messages are lost '
+                         '(dds_profile)')
         return lines
+
+    def _look(self, now: float) -> None:
+        """Look whether all labels are acknowledged; best right before there are new ones."""
+        if now - self._acknowledged < _LOOK_S:
+            return
+        try:
+            if self._labels.wait_for_all_acked(Duration()):
+                self._acknowledged = now
+        except RuntimeError:  # closed by another thread
+            self._acknowledged = now
 
     @property
     def announces_label_info(self) -> bool:
@@ -143,6 +152,7 @@ class Outputs:
 
         Shape: labels, confidence (h, w) uint8.
         """
+        self._look(time.monotonic())
         self._labels.publish(mono8(labels, header))
         self._camera_info.publish(header, labels.shape)
         if self._png.get_subscription_count():

@@ -137,10 +137,11 @@ class Pipeline:
         except Exception as error:  # the middleware, a drawing, a full memory: this camera's
             if self.stopped:
                 return
-            frame.stream.health.count('publish_errors')
+            health, why = frame.stream.health, described(error)
+            health.reasons['publish_errors'] = why
+            health.count('publish_errors')
             frame.arrival.end('unpublished')  # unless its labels are out
-            self._logger.error(
-                f'cannot publish: {described(error)}', throttle_duration_sec=_THROTTLE)
+            self._logger.error(f'cannot publish: {why}', throttle_duration_sec=_THROTTLE)
 
     def _read(self, arrival: Arrival, settings: Settings) -> _Picture | None:
         """Return the picture of a message, if it is worth an inference."""

@@ -58,6 +58,7 @@ class Reader:
 
     def broken(self, ticket: int, why: str) -> None:
         """Note that a message holds no picture."""
+        self._health.reasons['decode_errors'] = why
         if self._health.end(ticket, 'decode_errors'):
             self._logger.error(
                 f'picture of {self._topic} dropped: {why}', throttle_duration_sec=_THROTTLE)

@@ -15,7 +15,7 @@ from dgtl_core.predictor import ModelError, Predictor
 from dgtl_core.runtime.board import Device
 from dgtl_ros.bond import ManagerBond
 from dgtl_ros.dds_profile import add_argument
-from dgtl_ros.diagnostics import Model, Snapshot, statuses, to_message
+from dgtl_ros.diagnostics import Model, Snapshot, statuses
 from dgtl_ros.inference import Inference
 from dgtl_ros.loading import advice, batch_of, load_model, rebuild
 from dgtl_ros.namesakes import Namesakes
@@ -25,6 +25,7 @@ from dgtl_ros.process import own_arguments, run, Ticker
 from dgtl_ros.settings import Settings
 from dgtl_ros.snapshot import write_snapshots
 from dgtl_ros.speed_limit import SpeedLimiter
+from dgtl_ros.status import to_message
 from dgtl_ros.stream import Stream
 from dgtl_ros.transition import DroppedError, guarded, started
 from dgtl_ros.triggers import offer

@@ -6,19 +6,12 @@ import pytest
 pytest.importorskip('rclpy', reason='needs rclpy', exc_type=ImportError)
 from dgtl_core.domain import Verdict
 from dgtl_core.predictor import EngineStatus
-from dgtl_ros.diagnostics import (
-    CameraSnapshot,
-    ERROR,
-    Model,
-    OK,
-    Snapshot,
-    statuses,
-    to_message,
-    WARN,
-)
+from dgtl_ros.diagnostics import CameraSnapshot, Model, Snapshot, statuses
 from dgtl_ros.health import Camera, Health
 from dgtl_ros.settings import Settings
 from dgtl_ros.silence import starvation
+from dgtl_ros.status import ERROR, OK, to_message, WARN
+from dgtl_ros.watchdog import Stuck
 
 pytestmark = pytest.mark.ros
 MODEL = Model(name='tiny', path='/m/tiny.onnx', sha256='0123456789abcdef', num_classes=19,
@@ -243,17 +236,81 @@ def test_unlabelled_pixels_that_look_like_a_class_warn():
 
 
 def test_domain():
-    assert look('domain').values == {'state': 'unknown', 'score': 0.0}
+    assert look('domain').values == {'verdict': 'unknown', 'state': 'unknown', 'score': 0.0}
     assert look('domain', domain=Verdict(values={'blur': 50.0})).message == 'familiar'
     shifted = Verdict(0.9, 'shifted', ('fog-like contrast', 'dark'), {'blur': 5.0})
     status = look('domain', domain=shifted)
     assert status.level == WARN and status.message == 'fog-like contrast, dark'
-    assert status.values == {'blur': 5.0, 'state': 'shifted', 'score': 0.9}
+    assert status.values == {
+        'blur': 5.0, 'verdict': 'shifted', 'state': 'shifted', 'score': 0.9}
     chosen = Settings(domain_level_shifted='error', domain_level_unusable='ok')
     assert look('domain', domain=shifted, settings=chosen).level == ERROR
     assert look('domain', domain=Verdict(1.0, 'unusable'), settings=chosen).level == OK
     with pytest.raises(KeyError):
         look('domain', settings=Settings(domain_enabled=False))
+
+
+FAILING = fed()
+FAILING.failed(MemoryError())
+
+
+@pytest.mark.parametrize('changes', [
+    {'stuck': Stuck('the inference has been running', 1.0)}, {'now': 12.5}, {'health': FAILING}],
+    ids=['hangs', 'silent', 'fails'])
+@pytest.mark.parametrize('state', ['familiar', 'shifted'])
+def test_a_verdict_on_pictures_that_are_gone_is_none(changes, state):
+    verdict = Verdict(0.2, state, (), {'blur': 50.0})
+    levels = Settings(domain_level_shifted='error')
+    status = look('domain', domain=verdict, settings=levels, **changes)
+    assert status.level == (WARN if state == 'familiar' else ERROR)
+    assert 'no picture is judged' in status.message and state in status.message
+    assert status.values['verdict'] == status.values['state'] == 'unknown'
+
+
+def test_a_node_that_is_disabled_has_no_verdict():
+    status = look('domain', domain=Verdict(1.0, 'shifted', ('dark',), {'blur': 50.0}),
+                  settings=Settings(enabled=False))
+    assert status.level == OK and status.message.startswith('disabled')
+    assert status.values['verdict'] == 'unknown'
+
+
+def test_what_hangs_gives_no_labels_from_the_first_moment():
+    health = fed()
+    assert health.output_rate.hz(10.05) > 9, 'the rate still knows better times'
+    status = look('output', health=health, stuck=Stuck('the inference has been running', 9.0))
+    assert status.level == ERROR and 'no labels for 1.1 s' in status.message
+
+
+@pytest.mark.parametrize('task, counter', [
+    ('input', 'decode_errors'), ('output', 'publish_errors')])
+def test_the_reason_of_the_last_fault_is_shown(task, counter):
+    for number in (1, 200):
+        health = fed(**{counter: number})
+        health.reasons[counter] = "image encoding '8UC2' is not supported: use rgb8"
+        assert "encoding '8UC2' is not supported: use rgb8" in look(task, health=health).message
+        health.reset()
+        assert not health.reasons[counter]
+
+
+def test_the_figures_of_the_interface_have_their_names():
+    """Monitors look them up by name."""
+    figures = dict.fromkeys((
+        'mean_confidence', 'entropy', 'unlabeled_fraction', 'luma_mean', 'frozen_frames',
+        'luma_saturated_fraction', 'blur', 'class_hist_shift'), 0.5)
+    wanted = {
+        'input': 'topic publishers qos_match encoding width height rate_hz last_frame_age_s '
+                 'received dropped_superseded dropped_stale lost_middleware decode_errors '
+                 'header_stamp_zero out_of_order',
+        'inference': 'backend precision batch fps latency_ms_p50 latency_ms_p95 latency_ms_max '
+                     'errors_total consecutive_errors last_error preprocess_ms_p50 infer_ms_p50 '
+                     'postprocess_ms_p50 publish_ms_p50',
+        'output': 'rate_hz pipeline_latency_ms subscribers published',
+        'model': 'name sha256 num_classes input_size engine engine_path trt_version cuda_version '
+                 'load_s',
+        'domain': ' '.join([*figures, 'verdict'])}
+    for task, names in wanted.items():
+        found = look(task, domain=Verdict(values=figures)).values
+        assert set(names.split()) <= set(found), task
 
 
 def test_reset_starts_from_zero():

@@ -73,7 +73,8 @@ def test_an_inference_that_hangs_is_an_error_that_says_since_when(node):
     try:
         status = faulty.status('inference', ERROR, 'the inference has been running for')
         assert ', since ' in status.message and 'on_timeout is "report"' in status.message
-        faulty.status('output', ERROR, 'no labels, and pictures come at')
+        faulty.status('output', ERROR, 'no labels for')
+        faulty.status('domain', WARN, 'no picture is judged')
         faulty.status('input', WARN, 'wait for what hangs')
         faulty.running.wait_for_text('the inference has been running for')
     finally:

@@ -35,15 +35,27 @@ def test_a_rate_below_one_in_the_window():
 
 
 def test_percentiles_are_of_the_recent_past():
-    durations = Durations(size=100)
+    durations = Durations(window=10.0, least=3)
     assert math.isnan(durations.percentile(50))
     for value in range(1000):
-        durations.add(value)
-    assert durations.percentile(0) == 900 and durations.percentile(100) == 999
+        durations.add(value, now=value / 10)
+    assert durations.percentile(0) == 899 and durations.percentile(100) == 999
+
+
+def test_a_network_that_gets_slow_shows_within_the_window():
+    durations = Durations(window=10.0, least=3)
+    for i in range(1000):
+        durations.add(2, now=i / 20)
+    for i in range(14):
+        durations.add(800, now=50 + 0.8 * i)
+    assert durations.percentile(50) == 800
+    for i in range(3):  # and so slow that the window holds none but the last
+        durations.add(60_000, now=120 + 60 * i)
+    assert durations.percentile(0) == 60_000
 
 
 def test_reading_while_another_thread_writes():
-    durations, rate, faults = Durations(size=50), Rate(window=0.01), []
+    durations, rate, faults = Durations(window=0.01), Rate(window=0.01), []
 
     def read():
         try:

@@ -43,6 +43,10 @@ def test_a_reliable_subscriber_that_hangs_is_named(world, tiny_model):
                 s.name == '/deaf/segmenter: output' and s.level == level and words in s.message
                 for s in array.status), first=seen)
 
+        def faulty(array):
+            return any(s.name == '/deaf/segmenter: output' and s.level != OK
+                       for s in array.status)
+
         filming = threading.Thread(target=film)
         filming.start()
         subscriber = subprocess.Popen(
@@ -50,8 +54,12 @@ def test_a_reliable_subscriber_that_hangs_is_named(world, tiny_model):
             stdout=subprocess.PIPE, text=True)
         try:
             assert subscriber.stdout.readline() == 'labels\n'
+            seen = len(world.diagnostics.items)
+            status(OK)
+            with pytest.raises(AssertionError):  # it takes them, though not all of them at once
+                world.diagnostics.wait(faulty, 10, seen)
             subscriber.send_signal(signal.SIGSTOP)
-            status(WARN, 'a reliable subscriber of the labels has not acknowledged the latest')
+            status(WARN, 'a reliable subscriber of the labels has not acknowledged them for')
             subscriber.send_signal(signal.SIGCONT)
             status(OK)
         finally:

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 from dgtl_ros.bond import ManagerBond
-from dgtl_ros.diagnostics import to_message
 from dgtl_ros.parameters import declare, ParameterError, unknown_parameters, updated
 from dgtl_ros.points.labelling import Labelling
 from dgtl_ros.points.matching import Matcher
@@ -20,6 +19,7 @@ from dgtl_ros.points.report import Report
 from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.points.transforms import StaticTransform, TfTransforms, TransformError, Transforms
 from dgtl_ros.process import own_arguments, run, Ticker
+from dgtl_ros.status import to_message
 from dgtl_ros.transition import guarded, started
 from dgtl_ros.worker import Worker
 from diagnostic_msgs.msg import DiagnosticArray

@@ -6,11 +6,11 @@ from __future__ import annotations
 import threading
 import time
 
-from dgtl_ros.diagnostics import ERROR, OK, Status, WARN
 from dgtl_ros.measures import Durations, Rate
 from dgtl_ros.points.matching import Matcher
 from dgtl_ros.points.settings import PointsSettings
 from dgtl_ros.printable import printable
+from dgtl_ros.status import ERROR, OK, Status, WARN
 
 _MANY_SKIPPED = 0.1  # of the sets that are labelled, lately
 
