@@ -100,8 +100,8 @@ def test_what_a_page_tells_to_type_works(name, number, words, rooms, at_home, mo
             pytest.skip(f'{line}: {reason}')
     monkeypatch.chdir(rooms(name))
     assert words[0] == 'dgtl', f'{line} has no place in NOT_RUN and is no command of ours'
-    try:
-        code = main(words[1:])
+    try:  # a storage in memory stands for S3
+        code = main([word.replace('s3://', 'memory://') for word in words[1:]])
     except SystemExit as wrong:
         code = wrong.code
     assert code == 0, line

@@ -9,9 +9,12 @@ import sys
 import time
 
 import cv2
+from dgtl_core import progress
 from dgtl_core.cli.main import main
 from dgtl_core.pictures import write_image
 from dgtl_core.predictor import Predictor
+from dgtl_core.recorded import journal as journals, run
+from dgtl_core.recorded.storage import Storage
 import numpy as np
 import pytest
 
@@ -35,8 +38,9 @@ def predict(tiny_model, tmp_path):
 
 def test_results_are_refused_and_replaced_when_told(predict, folder, tmp_path, capsys):
     assert predict(folder) == 0
-    assert 'finished: name another folder, or replace them with --force' in refused(
-        capsys, predict, folder)
+    for other in ((), ('--save', 'color')):
+        assert 'finished: name another folder, or replace them with --force' in refused(
+            capsys, predict, folder, *other)
     assert predict(folder / 'a/one.png', '--force') == 0
     assert [line['frame'] for line in journal(tmp_path / 'out') if 'frame' in line] == ['one']
 
@@ -81,6 +85,21 @@ def test_a_stopped_run_goes_on_where_it_was(predict, folder, count, tmp_path, ca
     assert lines[-1]['summary']['frames_before'] == len(before)
 
 
+def test_what_is_one_file_of_a_source_is_counted_from_its_beginning(
+        predict, folder, tmp_path, monkeypatch, capsys):
+    pytest.importorskip('av')
+    monkeypatch.setattr(progress, '_EVERY', 0)
+    assert predict(folder, '--save', 'video') == 0
+    noted = tmp_path / 'out/predict.jsonl'
+    noted.write_text(''.join(noted.read_text().splitlines(keepends=True)[:3]))  # it was killed
+    capsys.readouterr()
+    assert predict(folder, '--save', 'video') == 0
+    said = capsys.readouterr().err
+    assert 'going on with' in said and '0 frames are finished' in said
+    assert [line[:6] for line in said.splitlines() if ' frames, ' in line] == [
+        f'{done} of 4' for done in (1, 2, 3, 4)]
+
+
 def test_a_killed_run_leaves_nothing_half_written(folder, tmp_path):
     for number in range(12):
         write_image(folder / f'c/{number:02d}.png', picture(number))
@@ -112,14 +131,14 @@ def storage():
 
 def test_results_go_to_a_storage_and_a_stopped_run_goes_on(
         tiny_model, folder, storage, count, capsys):
-    run = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/run',
+    command = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/run',
            '--save', 'labels,overlay', '--quiet']
     count.at = 3
-    assert main(run) == 130
+    assert main(command) == 130
     noted = storage.cat('/bucket/run/predict.jsonl').decode().splitlines()
     before = {json.loads(line)['frame'] for line in noted if '"frame"' in line}
     count.at, count.seen = 0, 0
-    assert main(run) == 0 and count.seen == 4 - len(before)
+    assert main(command) == 0 and count.seen == 4 - len(before)
     assert sorted(storage.find('/bucket/run')) == sorted(
         ['/bucket/run/predict.jsonl'] + [
             f'/bucket/run/{kind}/{name}' for kind, suffix in (('labels', 'png'), (
@@ -130,7 +149,7 @@ def test_results_go_to_a_storage_and_a_stopped_run_goes_on(
         cv2.imdecode(data, cv2.IMREAD_UNCHANGED), picture(0)[:, :, 0] // 8)
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        main(run)
+        main(command)
     assert 'memory://bucket/run holds the results of a run that is finished' in (
         capsys.readouterr().err)
 
@@ -146,9 +165,66 @@ def test_a_bag_goes_to_a_storage_as_a_folder(tiny_model, tmp_path, storage, caps
 
 def test_a_storage_of_somebody_else_is_not_touched(tiny_model, folder, storage, capsys):
     storage.pipe('/bucket/other/thesis.tex', b'.')
-    run = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/other']
-    assert 'memory://bucket/other is not empty' in refused(capsys, main, run)
+    command = ['predict', str(folder), '--model', str(tiny_model), '--out', 'memory://bucket/other']
+    assert 'memory://bucket/other is not empty' in refused(capsys, main, command)
     assert storage.find('/bucket/other') == ['/bucket/other/thesis.tex']
+
+
+@pytest.fixture
+def buckets():
+    """A storage with buckets, as S3 has: what is asked to make folders makes a bucket too."""
+    fsspec = pytest.importorskip('fsspec')
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Buckets(MemoryFileSystem):
+        protocol, store, pseudo_dirs, cachable = 'buckets', {}, ['', 'mine'], False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return path.removeprefix('buckets://').strip('/')
+
+    fsspec.register_implementation('buckets', Buckets, clobber=True)
+    return Buckets
+
+
+def test_a_bucket_that_is_not_there_is_not_made(tiny_model, folder, buckets, capsys):
+    command = ['predict', str(folder), '--model', str(tiny_model), '--quiet', '--out']
+    for force in ([], ['--force']):
+        assert main([*command, 'buckets://mien/run', *force]) == 1
+        assert capsys.readouterr().err == (
+            'dgtl predict: buckets://mien/run: there is no bucket mien, or your keys may not see '
+            'it; make it, or correct the address\n')
+    assert not buckets.store and buckets.pseudo_dirs == ['', 'mine']
+    assert main([*command, 'buckets://mine/run']) == 0
+    assert len([name for name in buckets.store if name.startswith('mine/run/labels/')]) == 4
+
+
+@pytest.mark.parametrize('address', ['memory://', 'memory:///', '://x'])
+def test_an_address_of_nothing_is_no_place(tiny_model, folder, address, tmp_path, monkeypatch,
+                                           capsys):
+    pytest.importorskip('fsspec')
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    command = ['predict', str(folder), '--model', str(tiny_model), '--out', address]
+    assert 'expected an address such as s3://bucket/run' in refused(capsys, main, command)
+    assert files(tmp_path) == before
+
+
+def test_copies_of_a_long_journal_become_rare(storage, monkeypatch, tmp_path):
+    """They take a small share of the time, however long the journal and slow the storage."""
+    now = [0.0]
+    monkeypatch.setattr(journals.time, 'monotonic', lambda: now[0])
+    out, copies = Storage('memory://bucket/long'), []
+    write = out.write
+    monkeypatch.setattr(out, 'write', lambda name, content: (
+        copies.append(now[0]), now.__setitem__(0, now[0] + 5), write(name, content)))
+    noted = journals.Journal(out, {})
+    for frame in range(400):
+        now[0] += 1
+        noted.add({'frame': str(frame)})
+    assert 2 <= len(copies) <= 6
+    noted.close()
+    assert storage.cat('/bucket/long/predict.jsonl').count(b'frame') == 400
 
 
 def test_a_storage_that_breaks_ends_in_one_line(tiny_model, folder, storage, monkeypatch, capsys):
@@ -159,6 +235,23 @@ def test_a_storage_that_breaks_ends_in_one_line(tiny_model, folder, storage, mon
                  'memory://bucket/denied', '--quiet']) == 1
     assert capsys.readouterr().err == (
         'dgtl predict: memory://bucket/denied: RuntimeError: access denied\n')
+
+
+def test_a_storage_that_is_away_is_not_tried_for_every_file(
+        tiny_model, tmp_path, storage, monkeypatch, capsys):
+    tried = []
+
+    def away(*_, **__):
+        tried.append(time.sleep(0.3))
+        raise ConnectionError('no route')
+    monkeypatch.setattr(type(storage), 'put_file', away)
+    monkeypatch.setattr(run, '_WRITERS', 1)
+    for number in range(12):
+        write_image(tmp_path / f'many/{number:02d}.png', picture(number))
+    assert main(['predict', str(tmp_path / 'many'), '--model', str(tiny_model), '--out',
+                 'memory://bucket/away', '--quiet']) == 1
+    assert 'memory://bucket/away: ConnectionError: no route' in capsys.readouterr().err
+    assert len(tried) <= 2  # while that of the first came to light, the second may have begun
 
 
 @pytest.mark.parametrize('content', [

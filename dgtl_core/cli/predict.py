@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 import json
 import logging
 import os
@@ -104,10 +105,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source], job: Job,
          journal: Journal) -> int:
-    progress = Progress(_total(args, sources, journal), 'frame', args.quiet)
+    finished = Counter(
+        frame.get('source') for frame in journal.frames.values()
+        if frame.get('source') in journal.sources or not job.by_source)
+    progress = Progress(_total(args, sources, finished), 'frame', args.quiet)
     if journal.resumed and not args.quiet:
-        progress.note(f'dgtl predict: going on with {args.out}, where {len(journal.frames)} '
-                      'frames are finished')
+        progress.note(f'dgtl predict: going on with {args.out}, where {finished.total()} frames '
+                      'are finished')
     new, broken, files = 0, [], [f for s in journal.sources.values() for f in s['files']]
     finished_frames, finished_sources = set(journal.frames), set(journal.sources)
     start = time.perf_counter()
@@ -182,14 +186,17 @@ def _settings(args: argparse.Namespace, model: Path) -> dict[str, Any]:
                 'precision')}, **content}
 
 
-def _total(args: argparse.Namespace, sources: Sequence[Source], journal: Journal) -> int | None:
+def _total(args: argparse.Namespace, sources: Sequence[Source],
+           finished: Mapping[str | None, int]) -> int | None:
+    """Return how many frames there are to label; None: not known."""
     total = 0
     for source in sources:
         if source.total is None and not args.limit:
             return None
         count = -(-(source.total or args.limit * args.stride) // args.stride)
         total += min(count, args.limit * len(source.cameras)) if args.limit else count
-    return max(total - len(journal.frames), 0)
+        total -= finished.get(source.name, 0)
+    return max(total, 0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,7 +23,8 @@ from dgtl_core.recorded.storage import Storage
 
 NAME = 'predict.jsonl'
 _START = '{"settings": {'  # of the first line
-_COPY_S = 10.0  # between two copies to a storage
+_COPY_S = 10.0  # between two copies to a storage, at least
+_COPY_SHARE = 20  # and so many times as long as a copy takes: a journal grows
 
 
 class ResultsExistError(ValueError):
@@ -43,7 +44,7 @@ class Journal:
     def __init__(self, out: Path | Storage, settings: Mapping[str, Any],
                  force: bool = False) -> None:
         settings = json.loads(json.dumps(settings))
-        self._out, self._copied = out, time.monotonic()
+        self._out, self._next_copy = out, time.monotonic() + _COPY_S
         self._file = _opened(out, force)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,7 +71,7 @@ class Journal:
         return bool(self.frames or self.sources)
 
     def _take_up(self, out: Path | Storage, settings: Mapping[str, Any]) -> None:
-        whole = 0
+        whole, different = 0, list[str]()
         for line in self._lines(out):
             try:
                 entry = json.loads(line) if line.endswith('\n') else None
@@ -87,15 +88,14 @@ class Journal:
                 before = dict(entry['settings'])
                 different = sorted(key for key in {*settings, *before}
                                    if settings.get(key) != before.get(key))
-                if different:
-                    raise ResultsExistError(
-                        f'{out} holds an unfinished run with another {", ".join(different)}: '
-                        'repeat its command to go on with it, name another folder, or begin anew '
-                        'with --force')
             elif 'frame' in entry:
                 self.frames[entry['frame']] = entry
             elif 'source' in entry:
                 self.sources[entry['source']] = entry
+        if different:
+            raise ResultsExistError(
+                f'{out} holds an unfinished run with another {", ".join(different)}: repeat its '
+                'command to go on with it, name another folder, or begin anew with --force')
         self._file.seek(whole)
         self._file.truncate()
 
@@ -121,7 +121,7 @@ class Journal:
         """Note what is finished."""
         self._file.write(json.dumps(entry) + '\n')
         self._file.flush()
-        if 'frame' not in entry or time.monotonic() - self._copied > _COPY_S:
+        if 'frame' not in entry or time.monotonic() > self._next_copy:
             self._copy()
         if 'frame' in entry:
             self.frames[entry['frame']] = dict(entry)
@@ -135,9 +135,11 @@ class Journal:
 
     def _copy(self) -> None:
         if not isinstance(self._out, Path):
+            start = time.monotonic()
             self._file.seek(0)
             self._out.write(NAME, self._file.read().encode())
-            self._copied = time.monotonic()
+            end = time.monotonic()
+            self._next_copy = end + max(_COPY_S, _COPY_SHARE * (end - start))
 
 
 def _opened(out: Path | Storage, force: bool) -> Any:

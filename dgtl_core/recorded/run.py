@@ -137,6 +137,7 @@ class _Run:
             except BaseException:  # also of a caller that stops
                 for _, call in self._calls:
                     call.cancel()
+                files.shutdown(wait=False, cancel_futures=True)  # a storage that is away is slow
                 ordered.submit(self._abandon).result()
                 raise
             finally:

@@ -19,7 +19,7 @@ class Storage:
     where the storage puts files as a whole, as object storages do.
 
     :raises SinkError: fsspec, or its package for such an address, is not installed, or there is
-        no such kind of address.
+        no such kind of address, or it names no place.
     """
 
     def __init__(self, url: str) -> None:
@@ -27,6 +27,10 @@ class Storage:
             import fsspec
         except ImportError:
             raise SinkError(f'to write to {url} install fsspec: pip install fsspec') from None
+        kind, _, place = url.partition('://')
+        if not kind or not place.strip('/'):
+            raise SinkError(
+                f'{url} names no place: expected an address such as s3://bucket/run')
         self._url = url.rstrip('/')
         try:
             self._files, self._root = fsspec.url_to_fs(self._url)
@@ -37,7 +41,18 @@ class Storage:
         return self._url
 
     def filled(self) -> bool:
-        """Return whether something is there."""
+        """
+        Return whether something is there.
+
+        :raises OSError: there is no such bucket, which would be made by the first file.
+        """
+        bucket = self._root.partition('/')[0]  # '' where the storage has none, as sftp
+        with self._faults():
+            there = not bucket or self._files.exists(bucket)
+        if not there:
+            raise FileNotFoundError(
+                f'{self._url}: there is no bucket {bucket}, or your keys may not see it; make it, '
+                'or correct the address')
         with self._faults():
             return self._files.isdir(self._root) and bool(
                 self._files.ls(self._root, detail=False))
