@@ -13,7 +13,8 @@ from dgtl_core import progress
 from dgtl_core.cli.main import main
 from dgtl_core.pictures import write_image
 from dgtl_core.predictor import Predictor
-from dgtl_core.recorded import journal as journals, run
+from dgtl_core.recorded import journal as journals
+from dgtl_core.recorded import run
 from dgtl_core.recorded.storage import Storage
 import numpy as np
 import pytest
