@@ -13,6 +13,7 @@ import mmap
 import re
 import struct
 from typing import NamedTuple
+import zlib
 
 MAX_PIXELS = 1 << 26  # 8192 x 8192; more is refused before it is decoded
 # Each scan of a progressive JPEG visits all pixels. Encoders make about ten; a file of 400 KB may
@@ -125,6 +126,10 @@ def _png(data: Data, whole: bool) -> PictureHeader:
             raise PictureError(_CUT)
         if kind == b'eXIf':
             orientation = _tags(bytes(data[at + 8:at + 8 + length])).get(ORIENTATION, 1)
+        # A decoder would draw what it can of it, or nothing, and complain to standard error.
+        if whole and kind[0] < ord('a') and zlib.crc32(data[at + 4:at + 8 + length]) != \
+                int.from_bytes(data[at + 8 + length:at + 12 + length], 'big'):
+            raise PictureError(f'it is damaged: the checksum of {kind.decode("latin-1")} is wrong')
         at += 12 + length
     raise PictureError(_MANY)
 

@@ -22,6 +22,8 @@ from dgtl_ros.status import ERROR, OK, Status, WARN
 from dgtl_ros.watchdog import Stuck
 
 _LATELY = f' in the last {RECENT_S:.0f} s'
+_CLOCK_STANDS = ('have a stamp in the future, because use_sim_time is true and nobody publishes '
+                 '/clock: start the simulator, play the bag with --clock, or set it to false')
 _MANY_DROPPED = 0.1  # share of the pictures whose loss is worth a warning
 
 
@@ -68,6 +70,7 @@ class Snapshot:
     device: Mapping[str, object] = field(default_factory=dict)
     stuck: Stuck | None = None  # what all cameras wait for
     twins: int = 0  # other nodes with our name
+    clock_stands: bool = False  # simulated time that nobody publishes
     unlabeled: str = ''  # the class that has the id unlabeled_id, if one has
 
 
@@ -154,7 +157,7 @@ def _input(at: _Seen) -> Status:
                       values)
     if at.silent > settings.input_timeout:
         return Status('input', ERROR, starvation(camera, at.silent, health.size, now), values)
-    if recent['decode_errors'] and recent['decode_errors'] >= recent['received']:
+    if _unreadable(at):
         return Status(
             'input', ERROR, f'no picture could be read: {reasons["decode_errors"]}', values)
     if snap.stuck is not None:
@@ -165,8 +168,8 @@ def _input(at: _Seen) -> Status:
         return Status('input', WARN, f'{recent["dropped_stale"]} of {sent} pictures{_LATELY} '
                       f'were too old, {why}', values)
     for name, what in (
-            ('stamp_in_future', 'have a stamp in the future: synchronise the clocks; max_image_age'
-             ' does not see how old they are'),
+            ('stamp_in_future', _CLOCK_STANDS if snap.clock_stands else 'have a stamp in the '
+             'future: synchronise the clocks; max_image_age does not see how old they are'),
             ('header_stamp_zero', 'have no stamp: nobody can match their labels to other topics; '
              'let the camera driver set header.stamp')):
         if recent[name] > _MANY_DROPPED * sent:
@@ -176,15 +179,24 @@ def _input(at: _Seen) -> Status:
         return Status('input', WARN, (
             f'of {sent} pictures{_LATELY} {recent["dropped_superseded"]} were skipped (the camera '
             f'is faster than the model) and {lost} not delivered (by the middleware)'), values)
-    if recent['damaged']:
-        return Status('input', WARN, (
-            f'{recent["damaged"]} pictures were damaged{_LATELY}, and labelled as they are: check '
-            'the camera and the network'), values)
     if recent['decode_errors']:
         return Status('input', WARN, (
             f'{recent["decode_errors"]} pictures could not be read{_LATELY}, the last one: '
             f'{reasons["decode_errors"]}'), values)
+    if recent['damaged']:
+        return Status('input', WARN, (
+            f'{recent["damaged"]} pictures were damaged{_LATELY}, and labelled as they are: check '
+            'the camera and the network'), values)
     return Status('input', OK, f'{values["rate_hz"]:.1f} Hz', values)
+
+
+def _unreadable(at: _Seen) -> bool:
+    """Whether no message holds a picture, for longer than a camera may be silent."""
+    health, timeout = at.camera.health, at.snap.settings.input_timeout
+    if at.recent['decode_errors'] and at.recent['decode_errors'] >= at.recent['received']:
+        return True
+    return (at.now - health.last_unread <= timeout
+            and at.now - max(at.camera.active_since, health.last_read) > timeout)
 
 
 def _account(recent: Mapping[str, int]) -> tuple[int, int]:
@@ -283,8 +295,9 @@ def _domain(at: _Seen) -> Status:
     if not settings.enabled:
         return unknown._replace(message='disabled (parameter enabled, service ~/enable)')
     judged = domain(verdict, settings)
-    if at.hangs is None and at.silent <= settings.input_timeout and (
-            not at.camera.health.consecutive_errors):
+    health = at.camera.health
+    if not (at.hangs or at.silent > settings.input_timeout or health.consecutive_errors
+            or _idle(health, at.now) and not _held_back(at.camera, settings)):
         return judged
     return unknown._replace(
         level=max(WARN, judged.level), message='no picture is judged, the other statuses say why; '

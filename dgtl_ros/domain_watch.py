@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dgtl_core.classes import IGNORE_INDEX
 from dgtl_core.domain import DomainModel, DomainMonitor, Verdict
 from dgtl_core.predictor import Segmentation
 from dgtl_ros.diagnostics import domain as status_of
@@ -87,7 +86,8 @@ class DomainWatch:
         if settings.domain_action == 'zero_confidence':
             return Segmentation(finished.labels, np.zeros_like(finished.confidence))
         if settings.domain_action == 'ignore_labels':
-            return Segmentation(np.full_like(finished.labels, IGNORE_INDEX), finished.confidence)
+            nothing = np.full_like(finished.labels, settings.unlabeled_id)
+            return Segmentation(nothing, finished.confidence)
         return None if settings.domain_action == 'stop_publishing' else finished
 
 

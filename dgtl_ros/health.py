@@ -50,6 +50,7 @@ class Health:
         self._tickets = itertools.count()
         self._open: set[int] = set()
         self.last_input: float | None = None  # by the steady clock
+        self.last_read = self.last_unread = float('-inf')  # when one held a picture, or none
         self._last_stamp = 0
         self.encoding = ''
         self.size = (0, 0)  # of the last picture that could be read, (height, width)

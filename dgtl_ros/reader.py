@@ -53,12 +53,14 @@ class Reader:
             self.broken(ticket, described(error))
         else:
             self._health.size = image.shape[0], image.shape[1]
-            return Decoded(image, time.monotonic() - start)
+            self._health.last_read = now = time.monotonic()
+            return Decoded(image, now - start)
         return None
 
     def broken(self, ticket: int, why: str) -> None:
         """Note that a message holds no picture."""
         self._health.reasons['decode_errors'] = why
+        self._health.last_unread = time.monotonic()
         if self._health.end(ticket, 'decode_errors'):
             self._logger.error(
                 f'picture of {self._topic} dropped: {why}', throttle_duration_sec=_THROTTLE)

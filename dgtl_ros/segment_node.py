@@ -207,6 +207,11 @@ class SegmentNode(LifecycleNode):
         classes = [c for stream in self._streams[:1] for c in stream.finish.classes]
         return next((c.name for c in classes if c.id == self._settings.unlabeled_id), '')
 
+    def _clock_stands(self) -> bool:
+        """Whether the time is simulated, and nobody says what it is."""
+        simulated = self.get_parameter('use_sim_time').value
+        return bool(simulated) and not self.get_clock().now().nanoseconds
+
     def _begin(self) -> None:
         assert self._predict is not None
         self._inference = inference = Inference(
@@ -278,7 +283,8 @@ class SegmentNode(LifecycleNode):
             batch=batch_of(predict, self._settings) if predict is not None else 0,
             cameras=[stream.snapshot(now) for stream in self._streams],
             device=device, stuck=inference.stuck(now) if inference is not None else None,
-            twins=self._namesakes.count, unlabeled=self._class_named()), now)
+            twins=self._namesakes.count, clock_stands=self._clock_stands(),
+            unlabeled=self._class_named()), now)
         for status in found:
             self.get_logger().debug(printable(f'{status.task}: {status.message}'))
         message = to_message(

@@ -105,9 +105,11 @@ class Settings:
         "labels stay in the camera's own frame", low=0, high=270)
     ego_mask: str = option(
         '', "Picture of the size of the camera's, 255 where it shows the robot itself: these "
-        'pixels are never judged; {camera} stands for the name of the camera; empty: none')
+        'pixels are never judged, their label is unlabeled_id and their confidence 0; {camera} '
+        'stands for the name of the camera; empty: none')
     unlabeled_id: int = option(
-        255, 'Label of pixels without a class', low=0, high=255, dynamic=True)
+        255, 'Label of pixels without a class: below a threshold, in the ego mask, cut away by '
+        'resize_mode crop, or all by domain.action ignore_labels', low=0, high=255, dynamic=True)
     overlay_alpha: float = option(
         0.5, 'Weight of the colours in the overlay', low=0.0, high=1.0, dynamic=True)
     overlay_max_rate: float = option(

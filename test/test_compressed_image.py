@@ -3,6 +3,7 @@
 
 import sys
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -64,6 +65,7 @@ def test_garbage_inside_a_compressed_picture():
 def test_compressed_bomb_is_refused_before_it_is_decoded(picture):
     msg = compressed('.png', picture)
     msg.data[16:24] = type(msg.data)('B', b'\0\1\0\0\0\1\0\0')  # 65536 x 65536
+    msg.data[29:33] = type(msg.data)('B', zlib.crc32(msg.data[12:29]).to_bytes(4, 'big'))
     start = time.monotonic()
     with pytest.raises(ImageError, match='65536x65536 is refused'):
         to_rgb(msg)
@@ -130,6 +132,22 @@ def test_a_jpeg_that_is_damaged_inside_is_a_picture_with_a_remark():
     rgb, said = remarks(msg)
     assert rgb.shape == noise.shape
     assert [kind for kind, _ in said] == [DAMAGED]
+
+
+def test_a_camera_with_a_loose_cable_does_not_fill_the_log(capfd):
+    """Decoders in C write to standard error on their own, once for each picture."""
+    pytest.importorskip('simplejpeg')
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    for suffix, broken in (('.jpg', None), ('.png', 'the checksum of IDAT is wrong')):
+        for at in np.random.default_rng(1).integers(1000, 10_000, 20):
+            msg = compressed(suffix, noise)
+            msg.data[int(at)] ^= 0x55
+            if broken is None:
+                assert to_rgb(msg).shape == noise.shape
+            else:
+                with pytest.raises(ImageError, match=broken):
+                    to_rgb(msg)
+    assert capfd.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize('flags', [[], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]])

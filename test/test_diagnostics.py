@@ -8,6 +8,7 @@ from dgtl_core.domain import Verdict
 from dgtl_core.predictor import EngineStatus
 from dgtl_ros.diagnostics import CameraSnapshot, Model, Snapshot, statuses
 from dgtl_ros.health import Camera, Health
+from dgtl_ros.measures import Rate
 from dgtl_ros.settings import Settings
 from dgtl_ros.silence import starvation
 from dgtl_ros.status import ERROR, OK, to_message, WARN
@@ -153,6 +154,29 @@ def test_what_is_judged_is_the_last_minute_and_the_figures_are_totals():
     later(3600)
     later(15, skipped=5)
     assert levels() == (WARN, OK), 'an hour without a loss hides nothing'
+
+
+def test_a_clock_that_nobody_publishes_is_named():
+    status = look('input', health=fed(stamp_in_future=50), clock_stands=True)
+    assert status.level == WARN and 'nobody publishes /clock' in status.message
+
+
+def test_a_camera_whose_pictures_cannot_be_read_any_more_is_an_error_soon():
+    health = fed(decode_errors=30)  # and good ones before
+    health.last_read, health.last_unread = 7.5, 10.0
+    health.reasons['decode_errors'] = 'it is cut short'
+    status = look('input', health=health)
+    assert status.level == ERROR and status.message == 'no picture could be read: it is cut short'
+    for read, unread in ((9.5, 10.0), (7.5, 7.6)):  # one among good ones; long ago
+        health.last_read, health.last_unread = read, unread
+        assert look('input', health=health).level == WARN
+
+
+def test_no_verdict_where_pictures_come_and_no_labels_go():
+    health = fed()
+    health.output_rate = Rate()
+    status = look('domain', domain=Verdict(values={'blur': 50.0}), health=health)
+    assert status.level == WARN and 'no picture is judged' in status.message
 
 
 def test_skipping_on_purpose_is_no_warning():

@@ -104,6 +104,13 @@ def test_each_action_takes_from_the_labels_what_it_says(node):
         assert camera.see() == 'familiar' and camera.watch.allowed(finished) is finished
 
 
+def test_labels_that_are_ignored_are_those_of_no_class(node):
+    camera = Camera(SpeedLimiter(node), domain_action='ignore_labels', unlabeled_id=20)
+    assert camera.see(UNSURE) == 'shifted'
+    finished = Segmentation(np.full((4, 4), 3, np.uint8), np.full((4, 4), 99, np.uint8))
+    assert (camera.watch.allowed(finished).labels == 20).all()
+
+
 def test_a_change_is_told_at_once_and_the_same_once_a_second(node):
     camera = Camera(SpeedLimiter(node), domain_level_unusable='error')
     camera.see(count=30)  # 3 s
