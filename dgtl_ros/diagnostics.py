@@ -267,6 +267,8 @@ def _output(at: _Seen) -> Status:
     if at.hangs is not None:
         return Status('output', ERROR, f'no labels for {now - at.hangs.since:.1f} s; the statuses '
                       'input and inference say what hangs', values)
+    if _idle(health, now) and recent['unpublished'] and not health.consecutive_errors:
+        return Status('output', ERROR, f'no labels: {health.reasons["publish_errors"]}', values)
     if _idle(health, now) and not held:
         return Status('output', WARN, (
             f'no labels, and pictures come at {health.input_rate.hz(now):.1f} Hz; the statuses '

@@ -62,9 +62,12 @@ def declare(node: Node, kind: type[S]) -> S:
             value = node.declare_parameter(name, _ros(entry.default), _descriptor(entry)).value
         except (InvalidParameterTypeException, InvalidParameterValueException):
             given = getattr(node, '_parameter_overrides', {}).get(name)
+            got = None if given is None else given.value
             raise ParameterError(
-                f'parameter {name} must be {_allowed(entry)}, such as {_yaml(entry.default)}'
-                + (f', got {_yaml(given.value)}' if given is not None else '')) from None
+                f'parameter {name} must be {_allowed(entry)}, such as '
+                f'{_yaml(_meant(got, entry))}, got {_yaml(got)}') from None
+        if value is None and isinstance(entry.default, tuple):  # what ROS makes of []
+            value = entry.default
         values[entry.name] = _checked(name, entry, value)
     return kind(**values)
 
@@ -110,6 +113,18 @@ def updated(settings: S, changes: Iterable[Parameter], configured: bool) -> S:
                 '(lifecycle transitions deactivate and cleanup lead there)')
         values[entry.name] = value
     return dataclasses.replace(settings, **values)  # type: ignore[type-var]
+
+
+def _meant(given: Any, entry: Field[Any]) -> Any:
+    """Return what a value of the wrong type was probably meant to be, else the default."""
+    kind, meta = type(entry.default), entry.metadata
+    if {kind, type(given)} == {int, float} and meta['low'] <= given <= meta['high']:
+        return kind(given)
+    if kind is str and isinstance(given, list):
+        return ' '.join(map(str, given))
+    if kind is tuple and isinstance(given, str):
+        return [word.strip() for word in given.split(',')]
+    return entry.default
 
 
 def _ros(value: Any) -> Any:

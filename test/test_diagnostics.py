@@ -316,6 +316,16 @@ def test_the_reason_of_the_last_fault_is_shown(task, counter):
         assert not health.reasons[counter]
 
 
+def test_labels_none_of_which_can_be_published_are_an_error_with_the_reason():
+    health = Health()
+    for i in range(20):
+        health.end(health.image('rgb8', i + 1, 9 + i / 20), 'unpublished')
+        health.count('publish_errors')
+    health.reasons['publish_errors'] = 'the ego mask has 60x30 pixels and the picture 64x32'
+    status = look('output', health=health)
+    assert status.level == ERROR and status.message.startswith('no labels: the ego mask has 60x30')
+
+
 def test_the_figures_of_the_interface_have_their_names():
     """Monitors look them up by name."""
     figures = dict.fromkeys((

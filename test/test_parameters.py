@@ -62,6 +62,11 @@ def test_cameras(make_node, given, names):
     assert updated(settings, changes(cameras=list(settings.cameras)), True) == settings
 
 
+def test_an_empty_list_is_that_of_the_default(make_node):
+    """ROS reads [] in a file or on the command line as no value at all."""
+    assert declare(make_node(cameras=None), Settings) == Settings()
+
+
 def test_the_choices_are_those_of_the_library():
     entries = parameters_of(Settings)
     for name, allowed in (('backend', BACKENDS), ('engine_build', BUILDS),
@@ -84,7 +89,10 @@ def test_every_parameter_says_what_it_is_for(make_node):
 
 
 @pytest.mark.parametrize('values, message', [
-    ({'overlay_alpha': 1}, 'overlay_alpha must be a double in 0.0..1.0, such as 0.5'),
+    ({'overlay_alpha': 1}, 'overlay_alpha must be a double in 0.0..1.0, such as 1.0, got 1$'),
+    ({'overlay_alpha': 5}, 'overlay_alpha must be a double in 0.0..1.0, such as 0.5, got 5$'),
+    ({'jpeg_quality': 70.0}, 'jpeg_quality must be an integer in 1..100, such as 70, got 70.0'),
+    ({'ego_mask': ['a', 'b']}, "ego_mask must be a string, such as 'a b', got"),
     ({'overlay_alpha': 1.5}, 'overlay_alpha must be a double in 0.0..1.0'),
     ({'overlay_alpha': float('nan')}, 'overlay_alpha must be a double in 0.0..1.0'),
     ({'jpeg_quality': 0}, 'jpeg_quality must be an integer in 1..100'),
@@ -97,7 +105,8 @@ def test_every_parameter_says_what_it_is_for(make_node):
     ({'max_batch_size': 17}, 'max_batch_size must be an integer in 1..16'),
     ({'engine_build': 'later'}, r"engine_build must be one of \['background', 'blocking'"),
     ({'input_encoding': 'rgb9'}, r"input_encoding must be one of \['auto', 'bayer_bggr16'"),
-    ({'cameras': 'front'}, r"cameras must be a list of strings, such as \[''\]"),
+    ({'cameras': 'front'}, r"cameras must be a list of strings, such as \['front'\], got 'front'"),
+    ({'cameras': 'a, b'}, r"such as \['a', 'b'\], got 'a, b'"),
     ({'cameras': ['front', '1st']}, "cameras must be names of topics.*got '1st'"),
     ({'cameras': ['front', 'rear cam']}, "got 'rear cam'"),
     ({'cameras': ['front', 'rear', 'front']}, 'cameras names one twice'),
