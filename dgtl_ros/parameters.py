@@ -119,7 +119,7 @@ def _meant(given: Any, entry: Field[Any]) -> Any:
     """Return what a value of the wrong type was probably meant to be, else the default."""
     kind, meta = type(entry.default), entry.metadata
     if {kind, type(given)} == {int, float} and meta['low'] <= given <= meta['high']:
-        return kind(given)
+        return float(given) if kind is float else int(given)
     if kind is str and isinstance(given, list):
         return ' '.join(map(str, given))
     if kind is tuple and isinstance(given, str):
