@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import NamedTuple, TYPE_CHECKING
 
 from dgtl_core.classes import ClassSet
 from dgtl_core.domain import Verdict
@@ -47,7 +47,16 @@ except ImportError:  # not among the wheels for machines without ROS
 # Seconds that subscribers get to acknowledge. Fast DDS asks for it when the history is full, and
 # every three seconds; in between, the latest of small messages are never acknowledged.
 _ACKNOWLEDGED = 7.0
+_SEEN_S = 2.0  # after which the graph shows a subscriber that was refused
 _LOOK_S = 0.5  # between two looks, where all is acknowledged
+
+
+class _Refused(NamedTuple):
+    """What a subscriber asks for and our publisher does not offer."""
+
+    policy: str
+    publisher: Publisher
+    since: float  # by the steady clock
 
 
 class Outputs:
@@ -62,7 +71,7 @@ class Outputs:
         self._node, self.classes = node, classes
         self._publishers: list[Publisher] = []
         self._next_overlay = 0.0
-        self._refused: dict[str, str] = {}  # topic: what a subscriber asks for and we do not offer
+        self._refused: dict[str, _Refused] = {}  # by topic
         self._acknowledged = time.monotonic()  # when all of it was seen to be
         qos = QoSProfile(
             depth=settings.output_depth,
@@ -95,7 +104,8 @@ class Outputs:
 
     def _add(self, kind: type, topic: str, qos: QoSProfile) -> Publisher:
         def refused(event: QoSOfferedIncompatibleQoSInfo) -> None:
-            self._refused[topic] = qos_policy_name_from_kind(event.last_policy_kind)
+            self._refused[topic] = _Refused(
+                qos_policy_name_from_kind(event.last_policy_kind), publisher, time.monotonic())
 
         publisher: Publisher = self._node.create_publisher(
             kind, topic, qos, qos_overriding_options=publisher_overrides(self._node, topic),
@@ -105,14 +115,26 @@ class Outputs:
 
     def faults(self, now: float) -> list[str]:
         """Return what keeps our messages from who asks for them; to be called now and then."""
-        lines = [f'a subscriber of {topic} asks for another {policy} and gets nothing: set it '
-                 'there, or qos.output.*' for topic, policy in dict(self._refused).items()]
+        for topic, refused in list(self._refused.items()):
+            if now - refused.since > _SEEN_S and not self._unmatched(topic, refused.publisher):
+                del self._refused[topic]  # it is gone, or asks for what we have
+        lines = [f'a subscriber of {topic} asks for another {refused.policy} and gets nothing: '
+                 'set it there, or qos.output.*' for topic, refused in list(self._refused.items())]
         self._look(now)
         if now - self._acknowledged > _ACKNOWLEDGED:
             lines.append('a reliable subscriber of the labels has not acknowledged them for '
                          f'{now - self._acknowledged:.0f} s: it hangs, or large messages are lost '
                          '(dds_profile)')
         return lines
+
+    def _unmatched(self, topic: str, publisher: Publisher) -> bool:
+        """Whether more subscribe than our publisher serves."""
+        try:
+            name = self._node.resolve_topic_name(topic)
+            return len(self._node.get_subscriptions_info_by_topic(name)) > \
+                publisher.get_subscription_count()
+        except RuntimeError:  # closed by another thread
+            return False
 
     def _look(self, now: float) -> None:
         """Look whether all labels are acknowledged; best right before there are new ones."""

@@ -102,6 +102,7 @@ class World:
 
     def __init__(self, folder):
         self._folder, self._numbers, self._children = folder, itertools.count(), []
+        self._listeners = {}
         self.environment = {**isolated_environment(), 'ROS_LOG_DIR': str(folder / 'log')}
         self._before = {name: os.environ.get(name) for name in self.environment}
 
@@ -151,8 +152,12 @@ class World:
 
     def listen(self, kind, topic, reliable=True, latched=False, depth=50):
         inbox = Inbox()
-        self.node.create_subscription(kind, topic, inbox, qos(reliable, latched, depth))
+        self._listeners[inbox] = self.node.create_subscription(
+            kind, topic, inbox, qos(reliable, latched, depth))
         return inbox
+
+    def remove_listener(self, inbox):
+        in_executor(self._executor, self.node.destroy_subscription, self._listeners.pop(inbox))
 
     def camera(self, space, kind=Image, reliable=True):
         topic = f'/{space}/image' + ('' if kind is Image else '/compressed')

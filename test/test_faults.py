@@ -179,6 +179,12 @@ def test_a_subscriber_that_gets_nothing_is_named(make, world):
             assert time.monotonic() < limit, faulty.last('output')
             link.send(picture())
             time.sleep(0.1)
+        world.remove_listener(link.labels)
+        limit = time.monotonic() + PATIENCE
+        while 'RELIABILITY' in faulty.last('output'):
+            assert time.monotonic() < limit, 'it is gone, and still complained of'
+            link.send(picture())
+            time.sleep(0.1)
         link.close()
 
 

@@ -16,6 +16,7 @@ from dgtl_ros.parameters import (  # noqa: E402
     unknown_parameters,
     updated,
 )
+from dgtl_ros.points.settings import PointsSettings  # noqa: E402
 from dgtl_ros.settings import Settings  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
@@ -24,6 +25,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, NODE_PAGE = ROOT / 'config' / 'segment.yaml', ROOT / 'docs' / 'node.md'
+POINTS_PAGE = ROOT / 'docs' / 'how-to' / 'points.md'
 
 
 @pytest.fixture
@@ -185,17 +187,19 @@ def described(path):
     return found
 
 
-@pytest.mark.parametrize('path', [CONFIG, NODE_PAGE], ids=lambda p: p.name)
-def test_what_people_read_has_every_parameter_with_its_range(path):
+@pytest.mark.parametrize('path, kind', [
+    (CONFIG, Settings), (NODE_PAGE, Settings), (POINTS_PAGE, PointsSettings)],
+    ids=lambda p: getattr(p, 'name', ''))
+def test_what_people_read_has_every_parameter_with_its_range(path, kind):
     texts = described(path)
-    for name, entry in parameters_of(Settings).items():
+    for name, entry in parameters_of(kind).items():
         meta, text = entry.metadata, texts[name]
         assert ('[D]' in text) == meta['dynamic'], name
         if meta['low'] is not None:
             assert f'{meta["low"]}..{meta["high"]}' in text, f'{name}: {text}'
         if len(meta['choices']) < 8:  # the encodings are listed elsewhere
             assert not [c for c in meta['choices'] if c not in text], f'{name}: {text}'
-        if path is NODE_PAGE:
+        if path is not CONFIG:
             assert f'| {shown(entry.default)} |' in text, f'{name}: {text}'
 
 
