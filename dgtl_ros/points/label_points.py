@@ -53,6 +53,7 @@ class LabelPoints(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_parameters)
         self._state, self.model_error = 'unconfigured', ''
         self._label: Labelling | None = None
+        self._tf: TfTransforms | None = None  # once it was needed
         self._info: CameraInfo | None = None
         self._inputs: list[Any] = []
         self._output: Any = None
@@ -72,7 +73,7 @@ class LabelPoints(LifecycleNode):
         if self._settings.source == 'lidar':
             try:
                 transforms = (StaticTransform(self._settings.extrinsic)
-                              if self._settings.extrinsic else TfTransforms(self))
+                              if self._settings.extrinsic else self._listening())
             except TransformError as error:
                 raise ParameterError(str(error)) from None
         self._label = Labelling(self._settings, transforms)
@@ -133,6 +134,10 @@ class LabelPoints(LifecycleNode):
         """Leave the graph; nothing of ours publishes any more."""
         self._bond.end()
         super().destroy_node()
+
+    def _listening(self) -> TfTransforms:
+        self._tf = self._tf or TfTransforms(self)
+        return self._tf
 
     def _pause(self) -> None:
         self._bond.end()

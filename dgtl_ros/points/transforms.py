@@ -7,6 +7,7 @@ from typing import Protocol, TYPE_CHECKING
 
 from dgtl_core.points import transform_of
 import numpy as np
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.time import Time
 
@@ -46,7 +47,7 @@ class StaticTransform:
 
 class TfTransforms:
     """
-    Asks tf.
+    Asks tf. It listens for as long as the node lives, so that one is enough.
 
     :raises TransformError: tf2_ros is not installed.
     """
@@ -56,8 +57,14 @@ class TfTransforms:
             raise TransformError(
                 'tf2_ros is not installed: install it (sudo apt install ros-$ROS_DISTRO-tf2-ros), '
                 'or set the parameter extrinsic')
-        self._buffer = tf2_ros.Buffer(node=node)  # by its clock: forgets when a bag begins again
+        self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
+        # When a bag begins again, what is known lies in the future and hides what comes. Humble's
+        # buffer never forgets, and Jazzy's raised until October 2024 (geometry2#606 and #710).
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1),
+                          on_clock_change=True),
+            post_callback=lambda _: self._buffer.clear())
 
     def __call__(self, target: str, source: str, stamp: object) -> np.ndarray:
         """Look the transform up at the time of the points; not in the executor's thread."""
