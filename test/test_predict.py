@@ -7,11 +7,14 @@ from pathlib import Path
 import subprocess
 import sys
 import threading
+import time
 
 from dgtl_core.classes import CITYSCAPES
 from dgtl_core.cli.main import main
 from dgtl_core.pictures import read_image, write_image
 from dgtl_core.predictor import Predictor
+from dgtl_core.recorded import run
+from dgtl_core.recorded.journal import Journal
 from dgtl_core.visualize import colorize, overlay
 import numpy as np
 import pytest
@@ -106,6 +109,34 @@ def test_two_calls_of_the_network_go_on_at_once_and_keep_the_order(
     for number in range(9):
         np.testing.assert_array_equal(
             grey(tmp_path / f'out/labels/{number}.png'), picture(number)[:, :, 0] // 8)
+
+
+@pytest.mark.parametrize('batch', [1, 4])
+def test_of_large_pictures_fewer_are_held(predict, tmp_path, monkeypatch, batch):
+    for number in range(30):
+        write_image(tmp_path / f'many/{number:02d}.png', picture(number))
+    held = most = 0
+    real_prepare, real_add = Predictor.prepare, Journal.add
+
+    def prepare(self, image):
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return real_prepare(self, image)
+
+    def add(self, entry):
+        nonlocal held
+        held -= 'frame' in entry
+        time.sleep(0.01)  # a slow consumer: everything before it fills up
+        real_add(self, entry)
+    monkeypatch.setattr(Predictor, 'prepare', prepare)
+    monkeypatch.setattr(Journal, 'add', add)
+    assert predict(tmp_path / 'many', '--batch', batch) == 0
+    usual, held, most = most, 0, 0
+    monkeypatch.setattr(run, '_LARGE', picture(0).nbytes // 20)
+    assert predict(tmp_path / 'many', '--batch', batch, '--force') == 0
+    assert held == 0 and most <= 6 < usual
+    assert len(journal(tmp_path / 'out')) == 30 + 3
 
 
 @pytest.mark.parametrize('count, options, calls', [

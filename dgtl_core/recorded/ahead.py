@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 import queue
 import threading
 import time
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar('T')
 
@@ -16,13 +17,15 @@ class ReadAhead(Generic[T]):
     """
     Runs a generator in a thread, up to ``depth`` items ahead, and hands them over in order.
 
+    An item counts as so many as it weighs, where ``weight`` says so: fewer heavy ones are held.
     Iterating waits for the next item and raises what the generator raised. The thread closes the
     generator: it is the one that opened what it reads.
     """
 
-    def __init__(self, items: Generator[T, None, None], depth: int) -> None:
+    def __init__(self, items: Generator[T, None, None], depth: int,
+                 weight: Callable[[T], int] = lambda item: 1) -> None:
         self._items = items
-        self._queue: queue.Queue[T | BaseException | None] = queue.Queue(depth)
+        self._queue: queue.Queue[T | BaseException | None] = _Weighed(depth, weight)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name='read ahead', daemon=True)
         self._thread.start()
@@ -67,14 +70,41 @@ class ReadAhead(Generic[T]):
         return False
 
 
-def read_ahead(items: Generator[T, None, None],
-               depth: int) -> Generator[tuple[T, float], None, None]:
+class _Weighed(queue.Queue[Any]):
+    """Takes items until they weigh ``maxsize`` together; the last may weigh more than is left."""
+
+    def __init__(self, maxsize: int, weight: Callable[[Any], int]) -> None:
+        self._weigh, self._weight = weight, 0
+        super().__init__(maxsize)
+
+    # The four below are those that queue.Queue has for this, and calls with its lock held.
+    def _init(self, maxsize: int) -> None:
+        self.queue = deque()
+
+    def _qsize(self) -> int:
+        return self._weight
+
+    def _put(self, item: Any) -> None:
+        weight = 1 if item is None or isinstance(item, BaseException) else self._weigh(item)
+        self.queue.append((item, weight))
+        self._weight += weight
+
+    def _get(self) -> Any:
+        item, weight = self.queue.popleft()
+        self._weight -= weight
+        return item
+
+
+def read_ahead(items: Generator[T, None, None], depth: int,
+               weight: Callable[[T], int] = lambda item: 1,
+               ) -> Generator[tuple[T, float], None, None]:
     """
     Yield the items in order, each with the milliseconds that it took; what is raised comes here.
 
-    A thread takes up to ``depth`` of them in advance. It ends with this generator.
+    A thread takes up to ``depth`` of them in advance, as many as :class:`ReadAhead` would. It ends
+    with this generator.
     """
-    ahead = ReadAhead(_timed(items), depth)
+    ahead = ReadAhead(_timed(items), depth, lambda entry: weight(entry[0]))
     try:
         yield from ahead
     finally:

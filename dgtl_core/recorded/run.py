@@ -40,6 +40,7 @@ SOURCE_KINDS = ('video', 'bag', 'rrd')  # one file of a whole source
 KINDS = (*frame_files.KINDS, 'sheet', *SOURCE_KINDS)
 CALLS = min(4, usable_cores())  # of the network at once; each takes memory
 _WRITERS = min(4, usable_cores())
+_LARGE = 64 << 20  # bytes: of larger pictures, 20 million pixels, fewer are held at once
 Record = dict[str, Any]  # a line of the journal
 
 
@@ -94,6 +95,11 @@ class _Ready(NamedTuple):
     ms: float  # that preparing it took
 
 
+def _weight(ready: _Ready) -> int:
+    """Return for how many pictures this one counts where it is decided how many are held."""
+    return 1 + ready.frame.image.nbytes // _LARGE
+
+
 _Batch = list[tuple[_Ready, float]]  # each with the milliseconds until it was there
 _Answer = tuple[list[Segmentation], Timing]
 
@@ -109,11 +115,11 @@ class _Run:
         self._broken: deque[Record] = deque()
         self._sheet, self._sinks = sheet, list[Sink]()
         self._calls: deque[tuple[_Batch, Future[_Answer]]] = deque()
-        self._waiting: deque[tuple[Record, list[Future[float]]]] = deque()
+        self._waiting: deque[tuple[Record, int, list[Future[float]]]] = deque()
 
     def records(self) -> Iterator[Record]:
         job = self._job
-        found = read_ahead(self._ready(), depth=2 * job.batch + 2)
+        found = read_ahead(self._ready(), depth=2 * job.batch + 2, weight=_weight)
         # One thread opens, fills and closes what has to be in order: SQLite insists on it.
         calls = self._predict.calls
         with (ThreadPoolExecutor(_WRITERS) as files, ThreadPoolExecutor(1) as ordered,
@@ -123,10 +129,10 @@ class _Run:
                 batch: _Batch = []
                 for entry in found:
                     batch.append(entry)
-                    if len(batch) == job.batch:
+                    if sum(_weight(ready) for ready, _ in batch) >= job.batch:
                         self._call(network, batch)
                         batch = []
-                        self._take(files, ordered, most=calls)
+                        self._take(files, ordered, most=calls * job.batch)
                         yield from self._finished(most=2 * job.batch + 2)
                 if batch:
                     self._call(network, batch)
@@ -175,8 +181,8 @@ class _Run:
             self._predict.timed_many, [ready.prepared for ready, _ in batch])))
 
     def _take(self, files: ThreadPoolExecutor, ordered: ThreadPoolExecutor, most: int) -> None:
-        """Take what the network answered, in order, until at most so many calls are open."""
-        while len(self._calls) > most:
+        """Take what the network answered, in order, until at most so many pictures are there."""
+        while sum(_weight(ready) for batch, _ in self._calls for ready, _ in batch) > most:
             batch, call = self._calls[0]
             answer = call.result()
             self._calls.popleft()
@@ -201,7 +207,7 @@ class _Run:
                        files.submit(self._write, labelled, record)]
             if self._sheet or self._sinks:
                 writing.append(ordered.submit(self._add, labelled))
-            self._waiting.append((record, writing))
+            self._waiting.append((record, _weight(ready), writing))
 
     def _judge(self, frame: Frame, image: np.ndarray, result: Segmentation,
                record: Record) -> float:
@@ -234,9 +240,9 @@ class _Run:
         """Yield what is finished; wait until at most so many frames are still being written."""
         while self._broken:
             yield self._broken.popleft()
-        while len(self._waiting) > most or (
-                self._waiting and all(f.done() for f in self._waiting[0][1])):
-            record, writing = self._waiting[0]
+        while sum(weight for _, weight, _ in self._waiting) > most or (
+                self._waiting and all(f.done() for f in self._waiting[0][2])):
+            record, _, writing = self._waiting[0]
             record['ms']['write'] = round(sum(future.result() for future in writing), 3)
             self._waiting.popleft()
             yield record
