@@ -54,6 +54,24 @@ def test_a_fault_is_one_line_and_the_code_1(capsys):
     assert err.startswith('dgtl info: there is no model file') and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('fault, said', [
+    (OSError(28, 'No space left on device'), 'No space left on device; make room, and repeat'),
+    (MemoryError(), 'there is not enough memory for this; close other programs')])
+def test_a_machine_that_is_too_small_is_told_in_one_line(monkeypatch, capsys, fault, said):
+    def broken(arguments):
+        raise fault
+    monkeypatch.setattr('dgtl_core.cli.info.main', broken)
+    assert main(['info', 'model.onnx']) == 1
+    err = capsys.readouterr().err
+    assert said in err and err.count('\n') == 1
+
+
+def test_a_camera_that_is_not_there_is_told_once(tmp_path):
+    done = dgtl('predict', 'camera:77', '--out', str(tmp_path / 'out'), '--quiet')
+    assert done.returncode == 1 and 'camera:77 cannot be opened' in done.stderr
+    assert done.stderr.count('\n') == 2, done.stderr  # the source, and how many
+
+
 def test_wrong_use_is_the_code_2():
     assert dgtl('info', '--jsno').returncode == 2
 

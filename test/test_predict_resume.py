@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dgtl_core.pictures import write_image
 from dgtl_core.predictor import Predictor
 from dgtl_core.recorded import journal as journals
 from dgtl_core.recorded import run
+from dgtl_core.recorded.sheet import Sheet
 from dgtl_core.recorded.storage import Storage
 import numpy as np
 import pytest
@@ -84,6 +86,27 @@ def test_a_stopped_run_goes_on_where_it_was(predict, folder, count, tmp_path, ca
     assert sorted(line['frame'] for line in lines if 'frame' in line) == [
         'a/one', 'a/two', 'b/one', 'b/two']
     assert lines[-1]['summary']['frames_before'] == len(before)
+
+
+@pytest.mark.parametrize('save', ['sheet', 'sheet,video'])
+def test_a_run_that_was_killed_makes_the_same_sheet(predict, tmp_path, save):
+    """In whatever state it was: a cell may be there of a frame that is not noted yet."""
+    if 'video' in save:
+        pytest.importorskip('av')
+    for number in range(30):
+        write_image(tmp_path / f'many/{number:02d}.png', picture(number))
+    assert predict(tmp_path / 'many', '--save', save) == 0
+    whole = (tmp_path / 'out/sheet.jpg').read_bytes()
+    noted = (tmp_path / 'out/predict.jsonl').read_text().splitlines(keepends=True)
+    shutil.rmtree(tmp_path / 'out')
+    sheet = Sheet.finish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sheet, 'finish', lambda self: exec('raise KeyboardInterrupt'))
+        assert predict(tmp_path / 'many', '--save', save) == 130
+    assert Sheet.finish is sheet and not (tmp_path / 'out/sheet.jpg').exists()
+    (tmp_path / 'out/predict.jsonl').write_text(''.join(noted[:27]))
+    assert predict(tmp_path / 'many', '--save', save) == 0
+    assert (tmp_path / 'out/sheet.jpg').read_bytes() == whole
 
 
 def test_what_is_one_file_of_a_source_is_counted_from_its_beginning(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import errno
 from importlib import import_module
 import os
 import sys
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # faults are told by us, once
     if name in COMMANDS:
         code: int = import_module(f'dgtl_core.cli.{name}').main(arguments)
         return code
@@ -67,8 +69,14 @@ def _guarded(name: str, command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except MemoryError:
+        print(f'dgtl{name}: there is not enough memory for this; close other programs, or give '
+              'smaller pictures or a smaller model', file=sys.stderr)
+        return 1
     except (ImportError, OSError, ValueError) as error:  # a ModelError is a ValueError
-        print(f'dgtl{name}: {error}', file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        print(f'dgtl{name}: {error}' + '; make room, and repeat the command' * full,
+              file=sys.stderr)
         return 1
 
 

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR if args.quiet else logging.WARNING,
                         format='%(levelname)s: %(message)s')
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '8')  # faults are told by us, once
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '8')
     try:
         sources = open_sources(args.sources, args.topic)
     except SourceError as error:
@@ -105,15 +105,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source], job: Job,
          journal: Journal) -> int:
-    finished = Counter(
-        frame.get('source') for frame in journal.frames.values()
-        if frame.get('source') in journal.sources or not job.by_source)
-    progress = Progress(_total(args, sources, finished), 'frame', args.quiet)
+    finished = {name: frame.get('source') for name, frame in journal.frames.items()
+                if frame.get('source') in journal.sources or not job.by_source}
+    progress = Progress(
+        _total(args, sources, Counter(finished.values())), 'frame', args.quiet)
     if journal.resumed and not args.quiet:
-        progress.note(f'dgtl predict: going on with {args.out}, where {finished.total()} frames '
+        progress.note(f'dgtl predict: going on with {args.out}, where {len(finished)} frames '
                       'are finished')
     new, broken, files = 0, [], [f for s in journal.sources.values() for f in s['files']]
-    finished_frames, finished_sources = set(journal.frames), set(journal.sources)
+    finished_frames, finished_sources = set(finished), set(journal.sources)
     start = time.perf_counter()
     try:
         work = (sources, job, finished_frames, finished_sources)

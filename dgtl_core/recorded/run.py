@@ -73,12 +73,16 @@ def label(predict: Predictor, sources: Sequence[Source], job: Job,
     milliseconds}}``, ``{'broken': name, 'fault': text}``, or ``{'source': name, 'files':
     [...]}``. Files that are not finished when the caller stops are removed.
 
+    :param finished_frames: names of those that an earlier run wrote; where something is one file
+        of a source, those of finished sources.
+
     :raises OSError: something cannot be written.
     :raises SinkError: something that is wanted needs a package that is not there.
     """
     done = frozenset() if job.by_source else frozenset(finished_frames)
     with made_in(job.out) as folder:
-        sheet = [Sheet(folder, job.rules.classes, job.alpha)] * ('sheet' in job.kinds)
+        sheet = [Sheet(folder, job.rules.classes, job.alpha, len(finished_frames))
+                 for kind in job.kinds if kind == 'sheet']
         for source in sources:
             if source.name not in finished_sources:
                 yield from _Run(predict, source, job, folder, done, sheet).records()

@@ -24,13 +24,17 @@ class Sheet:
     Collects its cells in a hidden folder, so that a run that was killed can go on.
 
     How many frames there will be need not be known: when there are too many, every second goes.
+
+    :param done: how many frames came before; the cells of later ones, which come again, go.
     """
 
-    def __init__(self, out: Path, classes: ClassSet, alpha: float) -> None:
+    def __init__(self, out: Path, classes: ClassSet, alpha: float, done: int = 0) -> None:
         self._out, self._cells = out / 'sheet.jpg', out / '.sheet'
-        self._classes, self._alpha = classes, alpha
+        self._classes, self._alpha, self._number = classes, alpha, done
+        for number in self._kept():
+            if number >= done:
+                (self._cells / f'{number}.png').unlink()
         kept = self._kept()
-        self._number = max(kept, default=-1) + 1
         self._step = kept[1] - kept[0] if len(kept) > 1 else 1
 
     def _kept(self) -> list[int]:
