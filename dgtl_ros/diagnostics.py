@@ -163,7 +163,7 @@ def _input(at: _Seen) -> Status:
     if snap.stuck is not None:
         return Status('input', WARN, 'pictures come, and wait for what hangs', values)
     sent, lost = _account(recent)
-    if recent['dropped_stale'] > _MANY_DROPPED * sent:
+    if settings.max_image_age and recent['dropped_stale'] > _MANY_DROPPED * sent:
         why = old(settings, recent['dropped_stale'] >= recent['received'])
         return Status('input', WARN, f'{recent["dropped_stale"]} of {sent} pictures{_LATELY} '
                       f'were too old, {why}', values)

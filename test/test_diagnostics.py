@@ -156,6 +156,11 @@ def test_what_is_judged_is_the_last_minute_and_the_figures_are_totals():
     assert levels() == (WARN, OK), 'an hour without a loss hides nothing'
 
 
+def test_pictures_that_were_too_old_for_a_limit_that_is_gone_are_no_warning():
+    health = fed(dropped_stale=50)
+    assert look('input', health=health, settings=Settings(max_image_age=0.0)).level == OK
+
+
 def test_a_clock_that_nobody_publishes_is_named():
     status = look('input', health=fed(stamp_in_future=50), clock_stands=True)
     assert status.level == WARN and 'nobody publishes /clock' in status.message
