@@ -122,13 +122,13 @@ class ClassSet:
         :raises ValueError: the file does not hold a class set; the message says what is wrong.
         """
         data = read_yaml(path)
+        allowed = ('name', 'classes', 'ids', 'colors')
+        unknown = data.keys() - set(allowed) if isinstance(data, dict) else ()
+        if unknown:
+            raise ValueError(f'{path}: {_unlike(unknown, allowed)}allowed are {list(allowed)}')
         if not isinstance(data, dict) or not isinstance(data.get('classes'), list):
             raise ValueError(
                 f'{path} must hold "name: ..." and "classes: [{{id, name, color}}, ...]"')
-        allowed = ('name', 'classes', 'ids', 'colors')
-        unknown = data.keys() - set(allowed)
-        if unknown:
-            raise ValueError(f'{path}: {_unlike(unknown, allowed)}allowed are {list(allowed)}')
         try:
             return cls.from_list(str(data.get('name', Path(path).stem)), data['classes'], {
                 key: data[key] for key in ('ids', 'colors') if data.get(key) is not None})

@@ -38,9 +38,22 @@ def destination(path: Path, suffix: str, *, force: bool = True,
         raise ValueError(f'{path} is what is read here; give the result another name')
     if path.exists() and not force:
         raise ValueError(f'{path} exists; --force overwrites it, another name keeps it')
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'nothing can be written to the folder {path.parent}')
+
+
+def make_folder(folder: Path) -> None:
+    """
+    Make a folder for results, and those above it.
+
+    :raises NotADirectoryError: there is a file in its place, or above it.
+    """
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise NotADirectoryError(
+                f'{place} is a file, and the results need a folder; give another name')
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def file_sha256(path: str | Path) -> str:

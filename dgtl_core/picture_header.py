@@ -20,6 +20,7 @@ MAX_PIXELS = 1 << 26  # 8192 x 8192; more is refused before it is decoded
 # hold hundreds. All together are as much work as so many scans of the largest picture.
 _MOST_SCANS, _SCANS_OF_LARGEST = 64, 16
 _MOST_PARTS = 1 << 16  # segments or chunks; a picture of 500 MB has fewer
+ENDS = b'\xff\xd9', b'IEND\xaeB`\x82'  # the last bytes of a JPEG and of a PNG
 ORIENTATION = 0x0112  # the tag of EXIF and TIFF: 1 upright, 2..8 mirrored or turned
 _WIDTH, _HEIGHT = 0x0100, 0x0101  # tags of TIFF
 

@@ -17,7 +17,14 @@ from pathlib import Path
 
 import cv2
 from dgtl_core.files import write_atomically
-from dgtl_core.picture_header import ORIENTATION, PictureError, PictureHeader, read_header, upright
+from dgtl_core.picture_header import (
+    ENDS,
+    ORIENTATION,
+    PictureError,
+    PictureHeader,
+    read_header,
+    upright,
+)
 import numpy as np
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
@@ -58,16 +65,17 @@ def find_pictures(places: Iterable[Path]) -> list[Path]:
 
 def header_of(path: str | Path) -> PictureHeader:
     """
-    Return kind, size and orientation of a picture file; only its header is read.
+    Return kind, size and orientation of a picture file; its header is read, and its end.
 
     :raises FileNotFoundError: there is no such file.
-    :raises PictureError: it is no picture, or too large.
+    :raises PictureError: it is no picture, cut short, or too large.
     """
     path = _existing(path)
     with open(path, 'rb') as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return read_header(data, whole=False)
+                # a file that ends as its kind does is whole; in another the end is looked for
+                return read_header(data, whole=not data[-8:].endswith(ENDS))
         except ValueError as error:  # also mmap's for an empty file
             raise PictureError(f'{path} cannot be read: {error}') from None
 

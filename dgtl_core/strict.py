@@ -77,8 +77,13 @@ def read_yaml(path: str | Path) -> Any:
     :raises ValueError: it is longer, or what :func:`parse_yaml` refuses.
     :raises OSError: it cannot be read.
     """
-    with open(path, 'rb') as file:
-        content = file.read(MAX_BYTES + 1)
+    try:
+        with open(path, 'rb') as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise FileNotFoundError(f'there is no file {path}') from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f'{path} is a folder; name the YAML file in it') from None
     if len(content) > MAX_BYTES:
         raise ValueError(f'{path} is longer than {MAX_BYTES} bytes; a file like that is no YAML '
                          'of ours')

@@ -110,6 +110,57 @@ def test_broken_files_are_named_before_the_run(tmp_path):
         check(open_pictures(spec))
 
 
+def test_a_picture_that_is_cut_short_is_found_before_the_run(tmp_path):
+    spec = own(tmp_path)
+    for kind in ('JPEG', 'PNG'):
+        file = tmp_path / 'images' / '1.png'
+        picture(file, (64, 64), format=kind)
+        labels(tmp_path / 'labels' / '1.png', np.uint8([0, 1]), (64, 64))
+        assert check(open_pictures(spec)) == []
+        whole = file.read_bytes()
+        file.write_bytes(whole + bytes(4))
+        assert check(open_pictures(spec)) == [], 'decoders pass over what follows the end'
+        file.write_bytes(whole[:-20])
+        with pytest.raises(DataError, match='1 of 3 pictures cannot be read: .*1.png.* cut short'):
+            check(open_pictures(spec))
+
+
+def test_label_files_of_no_picture_are_said(tmp_path):
+    spec = own(tmp_path)
+    for number in range(2):
+        labels(tmp_path / 'labels' / f'a{number}.png', np.uint8([0, 1]))
+    (tmp_path / 'labels' / '.hidden.png').write_bytes(b'')
+    assert check(open_pictures(spec)) == [
+        f'{tmp_path.name}: 2 label files have no picture of their name and are not used: '
+        f'{tmp_path}/labels/a0.png, {tmp_path}/labels/a1.png']
+
+
+def test_labels_in_colours_are_refused_with_one_advice(tmp_path):
+    spec = own(tmp_path)
+    for number in range(3):
+        picture(tmp_path / 'labels' / f'{number}.png')
+        image = np.zeros((*SIZE, 3), np.uint8)
+        image[..., 1] = 200
+        Image.fromarray(image).save(tmp_path / 'labels' / f'{number}.png')
+    with pytest.raises(DataError, match='is in colours.*"colors: ') as caught:
+        check(open_pictures(spec))
+    assert 'ids:' not in str(caught.value), 'numbers are not what these files hold'
+
+
+@pytest.mark.parametrize(('spec', 'message'), [
+    ('folder:{}/empty', 'there are no pictures in .*empty/images'),
+    ('{}/empty', 'is a folder and not the name of a data set; write folder:.*/empty'),
+    ('folder:{}/typo', 'unknown key clases .did you mean classes'),
+    ('streetworld:clear,count=-1', "count of streetworld must be a whole number .*got '-1'"),
+    ('streetworld:clear,height=99999999,width=99999999', 'size must .*99999999')])
+def test_wrong_names_and_folders_are_refused_with_the_next_step(spec, message, tmp_path):
+    own(tmp_path / 'typo', classes=TWO.replace('classes', 'clases'))
+    own(tmp_path / 'empty', count=1)
+    (tmp_path / 'empty' / 'images' / '0.png').unlink()
+    with pytest.raises(ValueError, match=message):
+        open_pictures(spec.format(tmp_path))
+
+
 def test_masks_of_0_and_255_are_refused_with_the_way_to_map_them(tmp_path):
     spec = own(tmp_path, (0, 0, 255))
     with pytest.raises(DataError, match='nothing but 0 and 255.*"ids: {0: background') as caught:

@@ -44,6 +44,8 @@ def test_a_full_disk_and_an_interrupt_leave_nothing(tmp_path, monkeypatch, fault
 @pytest.mark.parametrize('out, options, message', [
     ('a.safetensors', [], 'the result must be a file that ends in .onnx, got .*a.safetensors'),
     ('folder.onnx', [], 'the result must be a file that ends in .onnx, got .*folder.onnx'),
+    ('m.onnx', ['--count', '0'], '--count must be at least 1, got 0'),
+    ('m.onnx', ['--calibrate-count', '-1'], '--calibrate-count must be at least 1, got -1'),
     ('m.onnx', ['--min-agreement', '2'], 'must be in 0..1, got 2.0'),
     ('m.onnx', ['--min-agreement', 'nan'], 'must be in 0..1, got nan')])
 def test_what_would_be_in_the_way_is_said_first(

@@ -100,6 +100,14 @@ def test_result_alone_is_not_overwritten_without_force(whole, tmp_path, capsys):
     assert not [p.name for p in (tmp_path / 'out').iterdir() if p.name.startswith('.')]
 
 
+@pytest.mark.parametrize('change', ['data=["folder:nowhere"]', 'transforms.crop=[20,32]'])
+def test_a_run_that_does_not_begin_removes_none(whole, tmp_path, change):
+    recipe, out = whole
+    shutil.copytree(out, tmp_path / 'out')
+    assert run(recipe, tmp_path / 'out', '--force', '--set', change) == 1
+    assert all(same(out / name, tmp_path / 'out' / name) for name in (LAST, FINAL))
+
+
 def test_two_trainings_into_one_folder_are_one_too_many(whole, tmp_path, capsys):
     recipe, _ = whole
     out = tmp_path / 'out'
@@ -150,7 +158,7 @@ def test_what_a_resumed_run_did_not_begin_with_is_said(whole, tmp_path, capsys):
 def test_run_that_is_further_than_the_recipe_is_refused(whole, capsys):
     recipe, out = whole
     assert run(recipe, out, '--resume', '--set', 'steps=3') == 1
-    assert 'is at step 8, beyond the steps 3' in capsys.readouterr().err
+    assert 'beyond the steps 3; to go on, set steps to more' in capsys.readouterr().err
 
 
 def test_checkpoint_without_an_optimizer_is_nothing_to_resume_from(whole, tmp_path, capsys):

@@ -102,3 +102,21 @@ def test_the_program_writes_tables_and_a_page_and_remembers_signals(tmp_path, ca
 def test_what_is_missing_is_said(tmp_path, capsys):
     assert main([str(tmp_path), '--model', str(tmp_path / 'no.onnx')]) == 1
     assert 'no.onnx' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (['file'], 'file is a file, and the results need a folder'),
+    (['out', '--cache', 'file/cache'], 'file is a file, and the results need a folder'),
+    (['out', '--camvid', 'out'], 'there is no folder out/train/images'),
+    (['out', '--minutes', 'nan'], '--minutes must be more than 0 and at most 1440, got nan'),
+    (['out', '--minutes', 'inf'], '--minutes must be more than 0 and at most 1440, got inf')])
+def test_what_cannot_work_is_said_before_anything_is_measured(
+        options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr('training.shift_report.Predictor', None)
+    try:
+        assert main([*options, *(() if '--cache' in options else ('--cache', 'c'))]) == 1
+    except SystemExit as ended:
+        assert ended.code == 2
+    assert message in capsys.readouterr().err

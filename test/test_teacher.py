@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distillation: what a teacher says of clean pictures, learned from distorted ones."""
 
+from dataclasses import replace
 import json
 
 import cv2
@@ -129,6 +130,29 @@ def test_a_teacher_of_other_classes_or_none_is_refused(tmp_path, capsys):
     assert 'knows the classes road, sidewalk' in said and 'the data have box 0, box 1' in said
     assert run(recipe, tmp_path / 'out', changes=['teacher=none.safetensors']) == 1
     assert 'there is no file none.safetensors, which teacher names' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_is_no_teacher_is_refused_before_pictures_are_drawn(teachers, tmp_path, capsys):
+    (tmp_path / 'x.onnx').write_bytes(b'\x08\x0a' * 50)
+    recipe = light_recipe(tmp_path, 'classes', cache=True, data=['streetworld:clear,count=9999'])
+    for name, message in (('x.onnx', 'x.onnx is not a .safetensors file'), ('', 'is a folder')):
+        assert run(recipe, tmp_path / 'out', changes=[f'teacher={tmp_path}/{name}']) == 1
+        said = capsys.readouterr().err
+        assert 'train: teacher: ' in said and message in said
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_crop_that_the_teacher_does_not_take_is_named(teachers, tmp_path, capsys):
+    model, config = load_segmenter(teachers['light'])
+    fixed = replace(config, backbone=replace(config.backbone, positions='fixed'))
+    save_checkpoint(tmp_path / 'fixed.safetensors', model, fixed)
+    recipe = light_recipe(tmp_path, 'classes')
+    assert run(recipe, tmp_path / 'out', changes=[
+        f'teacher={tmp_path}/fixed.safetensors', 'transforms.crop=[64,64]']) == 1
+    assert 'transforms.crop does not fit the teacher: ' in capsys.readouterr().err
+    assert run(recipe, tmp_path / 'out', changes=['transforms.crop=[30,64]']) == 1
+    assert 'transforms.crop does not fit the model: ' in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

@@ -128,6 +128,20 @@ def test_embeds_classes_from_a_released_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_file_of_another_kind_is_not_taken_for_a_missing_network(tmp_path, capsys):
+    pytest.importorskip('open_clip')
+    torch.save({'x': torch.zeros(2)}, tmp_path / 'other.pt')
+    (tmp_path / 'noise.pt').write_bytes(bytes(range(256)) * 9)
+    for name in ('other.pt', 'noise.pt'):
+        assert main(['cityscapes', str(tmp_path / 'x.npz'), '--model', 'RN50',
+                     '--pretrained', str(tmp_path / name)]) == 1
+        said = capsys.readouterr().err
+        assert f'{name} holds no weights of RN50' in said and 'network' not in said
+    assert main(['cityscapes', str(tmp_path / 'x.npz'), '--model', 'RN51',
+                 '--pretrained', str(tmp_path / name)]) == 1
+    assert "open_clip knows no model 'RN51'" in capsys.readouterr().err
+
+
 def test_embeds_classes_with_open_clip_weights_from_a_file(tmp_path):
     open_clip = pytest.importorskip('open_clip')
     model = open_clip.create_model('RN50')

@@ -51,6 +51,15 @@ def test_start_that_fails_leaves_no_folder(change, tmp_path):
     assert list((tmp_path / 'mine').iterdir()) == []
 
 
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    (tmp_path / 'a').write_text('mine')
+    for out in (tmp_path / 'a', tmp_path / 'a' / 'b' / 'c'):
+        assert run(recipe, out) == 1
+        assert f'{tmp_path}/a is a file, and the results need a folder' in capsys.readouterr().err
+    assert (tmp_path / 'a').read_text() == 'mine'
+
+
 @pytest.mark.parametrize('fault, message', [
     ('size', 'another size'), ('mask', 'hold nothing but 0 and 255'), ('empty', 'no pixel'),
     ('cut', 'cut short')])

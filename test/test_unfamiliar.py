@@ -49,6 +49,27 @@ def test_the_program_prints_a_table(tmp_path, capsys):
     assert found['wrong, clear']['1 - largest probability'] > 0.8
 
 
+@pytest.mark.parametrize(('options', 'message'), [
+    (['--json', 'there.json'], 'there.json exists; --force overwrites it'),
+    (['--json', '.'], 'must be a file that ends in .json'),
+    (['--model', 'none.onnx'], 'there is no file none.onnx'),
+    (['--model', 'there.json'], 'there.json is not an ONNX file')])
+def test_what_cannot_work_is_said_before_anything_is_measured(
+        options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'there.json').write_text('{"of": "mine"}')
+    monkeypatch.setattr('training.unfamiliar._streets', None)
+    assert main(options) == 1
+    assert message in capsys.readouterr().err
+    assert (tmp_path / 'there.json').read_text() == '{"of": "mine"}'
+
+
+def test_no_pictures_are_too_few(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        main(['--pictures', '0'])
+    assert '--pictures must be at least 1, got 0' in capsys.readouterr().err
+
+
 def test_a_model_without_such_a_head_is_refused(tmp_path, capsys):
     assert main(['--model', str(write_tiny_onnx(tmp_path / 'tiny.onnx'))]) == 1
     assert 'has no signature' in capsys.readouterr().err

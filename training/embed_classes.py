@@ -39,18 +39,19 @@ def embed_with_open_clip(
     Return one row per class, (K, D): the mean of the unit embeddings of its texts as a unit row.
 
     :param raw: the plain mean, nothing normalised.
-    :raises ValueError: open_clip knows no such model or weights.
+    :raises ValueError: open_clip knows no such model or weights, or the file holds others.
     :raises OSError: the weights are not here and there is no network.
     """
     import open_clip
 
     pairs = open_clip.list_pretrained()
     known = [tag for name, tag in pairs if name == model_name]
-    if not Path(pretrained).is_file() and pretrained not in known:
-        if not known:
-            raise ValueError(
-                f'open_clip knows no model {model_name!r}; near to it are '
-                f'{get_close_matches(model_name, dict(pairs), 5, 0)}')
+    if not known and model_name not in open_clip.list_models():
+        raise ValueError(
+            f'open_clip knows no model {model_name!r}; near to it are '
+            f'{get_close_matches(model_name, dict(pairs), 5, 0)}')
+    given = Path(pretrained).is_file()
+    if not given and pretrained not in known:
         raise ValueError(
             f'open_clip has no weights {pretrained!r} for {model_name!r}; it has {known}, or give '
             'a file')
@@ -60,7 +61,14 @@ def embed_with_open_clip(
     try:
         model = open_clip.create_model(
             model_name, pretrained=pretrained, force_quick_gelu=quick).eval()
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if given:  # a file of another kind raises anything
+            raise ValueError(
+                f'{pretrained} holds no weights of {model_name} that open_clip can read '
+                f'({type(error).__name__}): take the file that open_clip publishes for this model'
+            ) from None
+        if not isinstance(error, (OSError, RuntimeError)):
+            raise
         name = f'{model_name.removesuffix("-quickgelu")}{"-quickgelu" if quick else ""}'
         raise OSError(
             f'cannot get {model_name} {pretrained} ({type(error).__name__}: no network?). '

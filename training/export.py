@@ -142,6 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             wanted = MIN_AGREEMENT['quarter' if options.quarter else options.precision]
         if not 0 <= wanted <= 1:
             raise ExportError(f'--min-agreement must be in 0..1, got {wanted}')
+        for name in ('count', 'calibrate_count'):
+            if getattr(options, name) < 1:
+                raise ExportError(
+                    f'--{name.replace("_", "-")} must be at least 1, got {getattr(options, name)}')
         if options.class_groups and (options.truth or options.calibrate):
             raise ExportError(
                 '--class-groups gives labels that --truth and --calibrate have no pictures of: '

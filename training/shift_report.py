@@ -23,7 +23,7 @@ import cv2
 from dgtl_core.domain import DomainLimits, DomainMonitor
 from dgtl_core.domain_drives import Copies
 from dgtl_core.domain_model import DomainModel
-from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.files import make_folder, print_any_text, write_atomically
 from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.progress import Progress
 from dgtl_core.streetworld import StreetWorld
@@ -39,6 +39,7 @@ CORRUPTED = ('fog', 'night', 'snow', 'glare')
 _FIT, _UNSEEN, _DRIVES = 100, 400, 500  # seeds of streets
 _FPS = 10.0
 _QUIET_FPS = 2.0  # of drives on which false alarms are counted
+MOST_MINUTES = 24 * 60
 _FULL_HD = (1920, 1080)  # as OpenCV has sizes
 
 
@@ -63,10 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--quick', action='store_true',
                         help='few small pictures: shows that it works, and nothing else')
     options = parser.parse_args(arguments)
-    if options.minutes <= 0:
-        parser.error(f'--minutes must be more than 0, got {options.minutes:g}')
+    if not 0 < options.minutes <= MOST_MINUTES:
+        parser.error(
+            f'--minutes must be more than 0 and at most {MOST_MINUTES}, got {options.minutes:g}')
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        for folder in (options.out, options.cache.expanduser()):
+            make_folder(folder)
+        if options.camvid is not None:
+            check_camvid(options.camvid)
         predict = Predictor.load(options.model or default_model(), device=options.device)
         progress = Progress(None, 'picture')
         try:
@@ -124,6 +129,20 @@ def _drawn(signals: Signals, streets: Streets, severities: Sequence[int],
         shifted={(condition, severity): signals(streets.pictures(
             _UNSEEN, shifted if severity == 3 else shifted // 2, condition, severity))
             for severity in severities for condition in CONDITIONS})
+
+
+def check_camvid(folder: Path) -> None:
+    """
+    Find out before anything is measured whether the photographs are there.
+
+    :raises ValueError: a folder is missing, or holds no pictures.
+    """
+    for part in ('train', 'val', 'test'):
+        if not (folder / part / 'images').is_dir():
+            raise ValueError(
+                f'there is no folder {folder / part / "images"}; --camvid needs a folder with '
+                '{train,val,test}/images')
+        photographs(folder / part / 'images')
 
 
 def _photographed(signals: Signals, folder: Path, severities: Sequence[int],

@@ -21,7 +21,7 @@ from dgtl_core.learning.batches import batches
 from dgtl_core.learning.matcher import NonFiniteError
 from dgtl_core.learning.processes import Processes
 from dgtl_core.learning.recipe import check_files, read_recipe, Recipe
-from dgtl_core.learning.run import FINAL, LAST, Run, run_folder
+from dgtl_core.learning.run import FINAL, LAST, remove_run, Run, run_folder
 from dgtl_core.learning.step import Step
 from dgtl_core.learning.stop import Stop
 from dgtl_core.learning.teacher import Teacher
@@ -103,6 +103,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = Fals
             batch=recipe.batch, accumulate=recipe.accumulate, rank=processes.rank,
             world=processes.world, workers=recipe.workers,
             pin_memory=processes.device.type == 'cuda', clean=teacher is not None), teacher, last)
+        if first and not resume:  # all is as it must be: now, and not before
+            remove_run(out)
         log = Log(out, run.step, recipe.steps, recipe.batch, first)
         stop.after_this_step()
         run.model.train()

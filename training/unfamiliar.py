@@ -21,7 +21,8 @@ from typing import Any
 
 import cv2
 from dgtl_core.classes import IGNORE_INDEX
-from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.files import destination, print_any_text, write_atomically
+from dgtl_core.model_file import onnx_metadata
 from dgtl_core.predictor import default_model
 from dgtl_core.streetworld import CONDITIONS, DrawnPicture, StreetWorld
 import numpy as np
@@ -44,8 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--pictures', type=int, default=16, metavar='N',
                         help='of each kind (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
+    parser.add_argument('--force', action='store_true', help='overwrite this file')
     options = parser.parse_args(arguments)
+    if options.pictures < 1:
+        parser.error(f'--pictures must be at least 1, got {options.pictures}')
     try:
+        if options.json:  # now, and not when all is measured
+            destination(options.json, '.json', force=options.force)
         found = measure(options.model or default_model(), options.pictures)
     except (OSError, ValueError) as error:
         print(f'unfamiliar: {error}', file=sys.stderr)
@@ -86,11 +92,15 @@ def opened(path: Path) -> tuple[Grid, tuple[int, int]]:
     """
     Return what gives logits (K, h, w) and patch features (C, h', w') of a picture, and its size.
 
-    :raises ValueError: the graph gives no logits of classes, or no signature.
+    :raises ValueError: no model file, or its graph gives no logits of classes or no signature.
+    :raises OSError: it cannot be read.
     """
     import onnx
     import onnxruntime
 
+    if not path.is_file():
+        raise FileNotFoundError(f'there is no file {path}')
+    onnx_metadata(path)  # refuses what is no model file
     proto = onnx.load(str(path))
     makers = {out: node for node in proto.graph.node for out in node.output}
     above, seen = ['signature'], []

@@ -215,10 +215,13 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
     known = ClassSet.from_yaml(file)
     own = id_table({entry.id: entry.id for entry in known})
     colors, ids = known.mapping.colors, known.mapping.ids
+    unused = pairs.unused()
     return PicturePairs(
         folder.resolve().name, pairs, id_table(dict(ids), (), rest=IGNORE_INDEX) if ids else own,
         classes=known, read=partial(read_colors, colors=colors) if colors else read_ids,
-        own_ids=not known.mapping)
+        own_ids=not known.mapping, notes=[
+            f'{len(unused)} label files have no picture of their name and are not used: '
+            f'{named(unused)}'] * bool(unused))
 
 
 def unlabelled(folder: Path, *, classes: str = '') -> UnlabelledPictures:
@@ -245,6 +248,10 @@ def open_pictures(spec: str) -> Pictures:
     :raises DataError: there is no such data set or option, or its folder is not right.
     """
     name, _, rest = spec.partition(':')
+    if name not in DATASETS and Path(spec).is_dir():
+        raise DataError(
+            f'{spec} is a folder and not the name of a data set; write folder:{spec} for pictures '
+            f'of your own, or NAME:{spec} with one of {", ".join(DATASETS)}')
     if name not in DATASETS:
         raise DataError(f'unknown data set {name!r}{suggestion(name, DATASETS)}')
     function = DATASETS[name]
@@ -281,7 +288,8 @@ def _options(name: str, words: Sequence[str], **more: str) -> dict[str, Any]:
             raise DataError(f'{name} has no option {key!r}{suggestion(key, allowed)}')
         number = isinstance(allowed[key], int)
         if number and not value.isdigit():
-            raise DataError(f'option {key} of {name} must be a number, got {value!r}')
+            raise DataError(
+                f'option {key} of {name} must be a whole number of at least 0, got {value!r}')
         options[key] = int(value) if number else value
     return options
 

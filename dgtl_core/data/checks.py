@@ -13,17 +13,17 @@ from dgtl_core.data.datasets import (
     Pictures,
     UnlabelledPictures,
 )
-from dgtl_core.data.labels import DataError, named
+from dgtl_core.data.labels import ColorError, DataError, named
 from dgtl_core.label_mapping import HOW_TO_MAP
 from dgtl_core.pictures import header_of
 import numpy as np
 
-SAMPLE = 64  # label files that are read, evenly spread; of all others the header alone
+SAMPLE = 64  # label files that are read, evenly spread; of all others header and end
 
 
 def check(pictures: Pictures, limit: int = 0, *, unlabelled: bool = False) -> list[str]:
     """
-    Read the header of every file and some of the labels; return what the user should know.
+    Read header and end of every file and some of the labels; return what the user should know.
 
     :param limit: of the pictures that will be used, the first ones; 0: all.
     :param unlabelled: no labels, and label files that label nothing, are as they should be.
@@ -81,7 +81,7 @@ def _values(pictures: PicturePairs, files: list[Path], unlabelled: bool) -> list
         try:
             labels = pictures.labels(file)
         except DataError as error:
-            wrong.append(str(error))
+            wrong.append(error)
             continue
         seen[labels] = True
         if (labels == IGNORE_INDEX).all():
@@ -89,7 +89,8 @@ def _values(pictures: PicturePairs, files: list[Path], unlabelled: bool) -> list
     advice = f'; {HOW_TO_MAP}' if own else ''
     if wrong:
         raise DataError(f'{wrong[0]}; so it is with {len(wrong)} of {len(files)} label files '
-                        f'that were looked at{advice}')
+                        'that were looked at'
+                        + ('' if isinstance(wrong[0], ColorError) else advice))
     if unlabelled and len(empty) == len(files):
         return []
     if len(empty) == len(files):

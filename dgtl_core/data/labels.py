@@ -20,6 +20,10 @@ class DataError(ValueError):
     """A data set that is not as it should be; the message names the folder or file."""
 
 
+class ColorError(DataError):
+    """A label picture that holds colours where numbers are expected."""
+
+
 def read_ids(path: Path) -> np.ndarray:
     """
     Return the numbers as they are stored in a grey or a palette picture, (H, W) int64.
@@ -27,13 +31,14 @@ def read_ids(path: Path) -> np.ndarray:
     A picture in colours is taken for grey where its three channels are equal; transparency is
     passed over.
 
+    :raises ColorError: it is in colours.
     :raises DataError: it is no such picture, or larger than a picture may be.
     """
     ids = _decoded(path, None)
     if ids.ndim == 3:
         ids = ids[..., :ids.shape[2] - (ids.shape[2] in (2, 4))]  # the last one is alpha
         if (ids != ids[..., :1]).any():
-            raise DataError(
+            raise ColorError(
                 f'{path} is in colours, and must hold one number for each pixel (grey or '
                 'palette); for an own folder, say in its class file what each colour means, for '
                 'example "colors: {road: [128, 64, 128]}" (docs/train.md)')

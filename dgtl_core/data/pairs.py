@@ -19,6 +19,13 @@ class Pairs(NamedTuple):
     found: list[Pair]
     missing: list[Path]  # pictures without a label file
 
+    def unused(self) -> list[Path]:
+        """Return the label files of these folders that no picture has, those of PNG alone."""
+        used = {label for _, label in self.found}
+        return sorted(file for folder in {label.parent for label in used}
+                      for file in folder.iterdir() if file not in used
+                      and file.suffix.lower() == '.png' and is_picture(file))
+
 
 def find_pairs(root: Path, images: str, pattern: str, labels: str, suffix: str,
                label_suffixes: Sequence[str], rename: Callable[[str], str] = str) -> Pairs:
@@ -39,7 +46,9 @@ def find_pairs(root: Path, images: str, pattern: str, labels: str, suffix: str,
                    if is_picture(file) and not file.is_dir() and (
                        not suffix or file.suffix.lower() == Path(f'x{suffix}').suffix))
     if not files:
-        raise DataError(f'there is no {pattern}{Path(f"x{suffix}").suffix} in {root / images}')
+        kind = Path(f'x{suffix}').suffix
+        raise DataError(f'there are no pictures in {root / images}'
+                        + (f' ({pattern}{kind})' if kind or pattern != '*' else ''))
     found, missing = [], []
     listed: dict[Path, dict[str, Path]] = {}
     for file in files:

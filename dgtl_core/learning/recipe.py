@@ -13,6 +13,7 @@ from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.transforms import TransformConfig
 from dgtl_core.learning.losses import LossConfig
 from dgtl_core.learning.optim import OptimConfig
+from dgtl_core.model.checkpoint import read_header
 from dgtl_core.strict import from_dict, override, parse_yaml, read_yaml, shown, to_dict
 
 _FREE = ('cache', 'evaluation', 'save_every', 'steps', 'workers')  # to change at a resume
@@ -137,9 +138,9 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], where: str) 
 
 def check_files(recipe: Recipe) -> None:
     """
-    Find out before pictures are drawn or decoded whether the files to start from are there.
+    Find out before pictures are drawn or decoded whether the files to start from can be used.
 
-    :raises ValueError: one is not; the message says what makes it.
+    :raises ValueError: one is missing or of another kind; the message says what makes it.
     """
     config = recipe.segmenter()
     weights = config.backbone.weights
@@ -154,6 +155,12 @@ def check_files(recipe: Recipe) -> None:
             raise ValueError(
                 f'there is no file {path}, which {key} names; python -m {maker} makes one '
                 '(docs/train.md)')
+    for path, key in ((recipe.init, 'init'), (recipe.teacher, 'teacher')):
+        if path:
+            try:
+                read_header(Path(path))
+            except ValueError as error:
+                raise ValueError(f'{key}: {error}') from None
 
 
 def _read(path: Path) -> dict[str, Any]:

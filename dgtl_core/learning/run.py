@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from dgtl_core.classes import ClassSet
+from dgtl_core.files import make_folder
 from dgtl_core.learning.grqa import QueryAlignment
 from dgtl_core.learning.optim import build_optimizer
 from dgtl_core.learning.recipe import changes, Recipe
@@ -41,13 +42,13 @@ def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
     A folder that was made here and that nothing was written to is removed again.
 
     :param resume: the folder must hold a run to go on with; else it must hold none.
-    :param force: begin anew where it does; what it holds is removed.
+    :param force: begin anew where it does, see :func:`remove_run`.
     :raises ValueError: the folder does not hold what it must, or another run writes to it.
     """
     if resume and not (out / LAST).exists():
         raise ValueError(f'there is no {out / LAST} to resume from')
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     try:
         # a lock of this process alone: workers that outlive a killed run do not hold it
         with open(out / _LOCK, 'ab') as lock:
@@ -64,9 +65,6 @@ def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
                     raise ValueError(
                         f'{there[0]} exists; go on with --resume, take another --out, or begin '
                         'anew and overwrite it with --force')
-                if not resume:
-                    for file in there:
-                        file.unlink()
                 yield
             finally:
                 (out / _LOCK).unlink(missing_ok=True)
@@ -74,6 +72,12 @@ def run_folder(out: Path, *, resume: bool, force: bool) -> Iterator[None]:
         with suppress(OSError):  # not empty
             for folder in made:
                 folder.rmdir()
+
+
+def remove_run(out: Path) -> None:
+    """Remove the checkpoints of a run from its folder."""
+    for name in (LAST, FINAL):
+        (out / name).unlink(missing_ok=True)
 
 
 class Run:
@@ -112,7 +116,9 @@ class Run:
         self.changed = changes(began['recipe'], self.recipe)
         if self.step > self.recipe.steps:
             raise ValueError(
-                f'{last} is at step {self.step}, beyond the steps {self.recipe.steps}')
+                f'{last} is at step {self.step}, beyond the steps {self.recipe.steps}; to go on, '
+                'set steps to more, and to use it as it is, give it to training.evaluate or '
+                'training.export')
         if self.grqa is not None and began['recipe']['loss'].get('grqa_weight'):
             load_weights(last, self.grqa, 'grqa.')
         if self.average is not None:  # it begins here where the run had none

@@ -26,11 +26,18 @@ class Step:
 
     :param batches: ``accumulate`` of them for each step.
     :param last: the checkpoint to go back to, for messages.
-    :raises ValueError: the model cannot learn what the recipe wants of it.
+    :raises ValueError: the model cannot learn what the recipe wants of it, or it or its teacher
+        takes no crop of that size.
     """
 
     def __init__(self, run: Run, processes: Processes, batches: Iterator[Batch],
                  teacher: Teacher | None, last: Path) -> None:
+        for whose, model in (('the model', run.model), *(
+                [('the teacher', teacher.model)] if teacher else [])):
+            try:
+                model.backbone.grid_of(run.recipe.transforms.crop)
+            except ValueError as error:
+                raise ValueError(f'transforms.crop does not fit {whose}: {error}') from None
         self._run, self._processes, self._batches = run, processes, batches
         self._objective, self._alone = processes.share(
             Objective(run.model, run.recipe.loss, teacher, run.grqa))

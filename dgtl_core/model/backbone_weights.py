@@ -310,7 +310,11 @@ def _unpickle(path: Path) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition('\n')[0] or type(error).__name__
+    """Return why a file cannot be read, without torch's advice to let it run code."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        text = text.partition('WeightsUnpickler error:')[2].strip() or 'no pickle of tensors'
+    return text.partition('\n')[0] or type(error).__name__
 
 
 def _some(names: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import random
 
+from dgtl_core.picture_header import MAX_PIXELS
 from dgtl_core.streetworld.background import dead_end, skyline
 from dgtl_core.streetworld.camera import Camera
 from dgtl_core.streetworld.conditions import after_lens, apply, CONDITIONS, light_of
@@ -69,9 +70,10 @@ class StreetWorld:
         _check_condition(condition)
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f'severity must be 1, 2, 3, 4 or 5, got {severity!r}')
-        if len(size) != 2 or min(size) < 32:
+        if len(size) != 2 or min(size) < 32 or size[0] * size[1] > MAX_PIXELS:
             raise ValueError(
-                f'size must be (height, width), each at least 32 pixels, got {size!r}')
+                'size must be (height, width), each at least 32 pixels and not more than '
+                f'{MAX_PIXELS} together, got {size!r}')
         self.seed, self.condition, self.severity = seed, condition, severity
         self.variety = variety
         self.size = (int(size[0]), int(size[1]))
