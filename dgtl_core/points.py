@@ -22,7 +22,8 @@ _BEHIND = (0.02, 0.15)  # share of the distance and metres by which a hidden poi
 # Metres of each depth in millimetres; 0 is no depth.
 _METRES = np.where(np.arange(1 << 16), np.arange(1 << 16) * 1e-3, np.nan).astype(np.float32)
 _WIDEST = 1.5  # radians from the axis, where a search for a ray begins at most
-_ROUNDS = 12  # of Newton's method; five are enough for most lenses
+_ROUNDS = 12  # of Newton's method at most; five are enough for most lenses
+_EXACT = 1e-10  # of x / z; where all rays are that exact, the search ends
 _MARGIN = 1.02  # a point may lie so much outside of the picture's own rays, as rounding does
 
 
@@ -95,6 +96,8 @@ class PinholeCamera:
             for _ in range(_ROUNDS):
                 x, y = found
                 wrong = np.stack(self._distorted(x, y)) - bent
+                if not (np.abs(wrong) > _EXACT).any():
+                    break
                 step = 1e-6 * (1 + np.abs(found))
                 by_x = (np.stack(self._distorted(x + step[0], y)) - wrong - bent) / step[0]
                 by_y = (np.stack(self._distorted(x, y + step[1])) - wrong - bent) / step[1]
