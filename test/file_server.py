@@ -19,6 +19,7 @@ class FileServer:
         self.cuts: dict[str, list[int]] = {}
         self.redirects: dict[str, tuple[str, dict[str, str]]] = {}
         self.status: dict[str, int] = {}
+        self.kinds: dict[str, str] = {}  # Content-Type by path
         self.ranges = self.lengths = self.validators = True
         self.requests: list[tuple[str, str]] = []  # path, Range
         owner = self
@@ -69,6 +70,8 @@ class FileServer:
             request.send_header('Content-Range', f'bytes {first}-{last}/{len(content)}')
         else:
             request.send_response(200)
+        if path in self.kinds:
+            request.send_header('Content-Type', self.kinds[path])
         if self.lengths:
             request.send_header('Content-Length', str(len(content) - first))
         if self.validators:

@@ -171,6 +171,17 @@ def test_a_refusal_says_what_to_do(server, tmp_path, status, message):
     assert len(server.requests) == (3 if status == 503 else 1)
 
 
+def test_a_page_is_no_file(server, tmp_path):
+    """A network that wants a login, or a publisher who moved, answers with a page and 200."""
+    server.files['/it'] = b'<html>log in</html>'
+    server.kinds['/it'] = 'text/html; charset=utf-8'
+    with pytest.raises(DownloadError, match='/it leads to a page, not to a file: open it in a'):
+        download(f'{server.url}/it', tmp_path / 'it')
+    assert not (tmp_path / 'it').exists()
+    server.kinds['/it'] = 'application/octet-stream'
+    download(f'{server.url}/it', tmp_path / 'it')
+
+
 def test_nobody_there(tmp_path, server):
     server.close()
     with pytest.raises(DownloadError, match='refused.*--from FILE'):

@@ -99,6 +99,63 @@ def test_a_given_file_is_checked_as_a_download_is(zoo, server, tmp_path):
     assert main(['base', '--from', str(tmp_path / 'base.pth')]) == 0
 
 
+def test_a_wrong_file_of_the_user_does_not_replace_the_good_one(
+        zoo, server, tmp_path, monkeypatch, capsys):
+    zoo()
+    assert main(['tiny-soma']) == 0
+    record = read_record('tiny-soma')
+
+    def refuse(entry, files, out, source):
+        assert files['tiny-soma'] == tmp_path / 'wrong.pth' and 'a file of the user' in source
+        raise ValueError('it is another network')
+    monkeypatch.setattr(convert, 'to_checkpoint', refuse)
+    (tmp_path / 'wrong.pth').write_bytes(b'wrong')
+    assert dgtl(['fetch', 'tiny-soma', '--from', str(tmp_path / 'wrong.pth')]) == 1
+    assert 'dgtl fetch: it is another network\n' in capsys.readouterr().err
+    assert read_record('tiny-soma') == record
+    assert fetched_file('tiny-soma').read_bytes() == server.files['/soma.pth']
+    assert made_file('tiny-soma').is_file()
+
+
+def test_a_fetched_file_that_is_none_says_how_to_fetch_it_again(zoo, monkeypatch, capsys):
+    zoo()
+
+    def refuse(*_):
+        raise ValueError('it holds no weights')
+    monkeypatch.setattr(convert, 'to_checkpoint', refuse)
+    assert dgtl(['fetch', 'tiny-soma']) == 1
+    folder = weights_folder()
+    assert (f'it holds no weights. If it is the wrong file, remove {folder / "base"} or '
+            f'{folder / "tiny-soma"} and fetch it again') in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_told(zoo, server, tmp_path, monkeypatch, capsys):
+    zoo()
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    assert dgtl(['fetch', 'base']) == 1
+    assert 'cannot be made (Not a directory); set XDG_CACHE_HOME to a' in capsys.readouterr().err
+    assert not server.requests
+
+
+@pytest.mark.parametrize('words, said', [
+    (['tiny-soma', '--size', '100000', '128'], "must be in 1..4096 pixels, got '100000'"),
+    (['tiny-soma', '--size', '0', '128'], "must be in 1..4096 pixels, got '0'"),
+    (['base', '--size', '64', '64'], '--size is for models, and base is a backbone')])
+def test_wrong_sizes_are_said_before_anything_is_fetched(zoo, server, capsys, words, said):
+    zoo()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err and not server.requests
+
+
+def test_classes_that_cannot_be_read_are_said_before_anything_is_fetched(zoo, server, capsys):
+    zoo({'kind': 'text', 'sha256': hashlib.sha256(server.files['/base.pth']).hexdigest()},
+        {'needs': None})
+    assert dgtl(['fetch', 'base', '--classes', 'nowhere.yaml']) == 1
+    assert 'nowhere.yaml' in capsys.readouterr().err and not server.requests
+
+
 def test_a_hash_is_recorded_on_first_use_and_holds_from_then_on(zoo, server, capsys):
     zoo()
     assert main(['base']) == 0

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 import sys
 
+from dgtl_core.classes import CITYSCAPES, ClassSet
 from dgtl_core.progress import Progress
 from dgtl_core.zoo.cache import fetched_file, made_file
 from dgtl_core.zoo.entries import Entry, published
 from dgtl_core.zoo.fetch import fetch, LicenceError, Plan
+
+_MAX_SIDE = 4096  # of the picture that a model file takes; memory grows with its square
 
 
 def weights_table(entries: Iterable[Entry]) -> str:
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         'say that you have read the licence and accept it; licences that are not free need this'))
     parser.add_argument('--from', dest='files', nargs='+', type=Path, default=[], metavar='FILE',
                         help='use published files of this disk, and download nothing')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help=(
+    parser.add_argument('--size', nargs=2, type=_side, metavar=('H', 'W'), help=(
         'make a model file for this height and width in pixels (default: those of the training)'))
     parser.add_argument('--classes', type=Path, metavar='FILE', help=(
         'of a CLIP: embed the texts of this class set, a .yaml file (default: Cityscapes)'))
@@ -83,6 +86,9 @@ def main(arguments: Sequence[str]) -> int:
     plan = Plan.of(args.name)
     if args.classes and plan.entry.kind != 'text':
         parser.error(f'--classes is for a CLIP (clip-rn50), and {args.name} is none')
+    if args.size and plan.entry.kind != 'model':
+        parser.error(f'--size is for models, and {args.name} is a {plan.entry.kind}')
+    classes = ClassSet.from_yaml(args.classes) if args.classes else CITYSCAPES
     for line in plan.licences:
         print(line)
     try:
@@ -94,18 +100,23 @@ def main(arguments: Sequence[str]) -> int:
         print(f'dgtl fetch: {error}', file=sys.stderr)
         return 2
     if plan.entry.kind == 'text':
-        path = _embedded(plan.entry, path, args.classes)
+        path = _embedded(plan.entry, path, classes, args.classes)
     print(f'{path}: {path.stat().st_size / 1e6:.1f} MB\n{next_step(plan.entry, path)}')
     return 0
 
 
-def _embedded(entry: Entry, clip: Path, classes: Path | None) -> Path:
+def _side(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_SIDE:
+        raise argparse.ArgumentTypeError(f'must be in 1..{_MAX_SIDE} pixels, got {text!r}')
+    return int(text)
+
+
+def _embedded(entry: Entry, clip: Path, classes: ClassSet, file: Path | None) -> Path:
     """Embed the texts of classes with a fetched CLIP; return their file."""
-    from dgtl_core.classes import CITYSCAPES, ClassSet
     from dgtl_core.zoo.texts import embed_classes
 
-    out = clip.with_name(f'{classes.stem if classes else CITYSCAPES.name}.npz')
-    embed_classes(entry, clip, ClassSet.from_yaml(classes) if classes else CITYSCAPES, out)
+    out = clip.with_name(f'{file.stem if file else classes.name}.npz')
+    embed_classes(entry, clip, classes, out)
     return out
 
 

@@ -200,6 +200,10 @@ def _request(url: str, file: BinaryIO, validator: Path, size: int,
         total = here + int(length) if length.isdecimal() else 0
         _check_total(url, total, size)
         check_space(validator.parent, max((total or size) - here, 0), url)
+        if answer.headers.get_content_type() == 'text/html':
+            raise DownloadError(
+                f'{url} leads to a page, not to a file: open it in a browser (this network may '
+                'want you to log in), or give the file with --from FILE')
         etag = answer.headers.get('ETag') or answer.headers.get('Last-Modified') or ''
         validator.write_text('' if etag.startswith('W/') else etag[:1000], encoding='utf-8')
         limit = total or size or MAX_BYTES

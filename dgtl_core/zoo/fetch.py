@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 from dgtl_core.files import file_sha256, placing
 from dgtl_core.zoo import convert
@@ -93,8 +93,8 @@ def fetch(plan: Plan, *, accept_license: bool = False, files: Sequence[Path] = (
     asking = [part for part in plan.parts if part.accept]
     if asking and not accept_license:
         raise LicenceError(
-            f'{asking[0].name} has the licence {asking[0].licence}, which limits what you may do; '
-            'if you accept it, add --accept-license')
+            f'{asking[0].name} limits what you may do with it (licence: {asking[0].licence}); if '
+            'you accept that, add --accept-license')
     if plan.entry.kind == 'model':
         convert.check_able()
     given = _assign(plan, files)
@@ -104,34 +104,47 @@ def fetch(plan: Plan, *, accept_license: bool = False, files: Sequence[Path] = (
                 f'the file of {part.name} cannot be fetched by a program. Open {part.page} in a '
                 f'browser, download it, and run: dgtl fetch {plan.entry.name} --from FILE')
     here = {part.name: _bring(part, given.get(part.name), progress, say) for part in plan.parts}
-    if plan.entry.kind != 'model':
-        return here[plan.entry.name]
-    return _convert(plan, here, size, again or bool(files), say)
+    if plan.entry.kind == 'model':
+        _convert(plan, here, size, again or bool(files), say)
+    for name, path in given.items():  # a file that was good takes the place of the former
+        _keep(name, path, here[name].record, say)
+    assert plan.result is not None
+    return plan.result
 
 
-def _convert(plan: Plan, here: dict[str, Path], size: tuple[int, int] | None, again: bool,
-             say: Callable[[str], None]) -> Path:
+class _Brought(NamedTuple):
+    """A published file that is on this machine."""
+
+    path: Path
+    record: Record
+
+
+def _convert(plan: Plan, here: dict[str, _Brought], size: tuple[int, int] | None, again: bool,
+             say: Callable[[str], None]) -> None:
     entry = plan.entry
     checkpoint, model = made_file(entry.name, '.safetensors'), made_file(entry.name)
-    total = sum(path.stat().st_size for path in here.values())
+    total = sum(brought.record.size for brought in here.values())
     check_space(model.parent, 2 * total, f'the conversion of {entry.name}')
     if again or not checkpoint.is_file():
-        say(f'converting {" and ".join(path.name for path in here.values())}')
-        convert.to_checkpoint(entry, here, checkpoint, _source(plan))
+        paths = {name: brought.path for name, brought in here.items()}
+        say(f'converting {" and ".join(path.name for path in paths.values())}')
+        try:
+            convert.to_checkpoint(entry, paths, checkpoint, _source(here))
+        except ValueError as error:
+            kept = [str(path.parent) for path in paths.values()]
+            if not all(Path(folder).parent == weights_folder() for folder in kept):
+                raise  # about a file of the user
+            raise ValueError(f'{error}. If it is the wrong file, remove {" or ".join(kept)} and '
+                             'fetch it again') from None
     say('making the model file; a large model takes minutes')
     say(convert.to_model_file(checkpoint, model, size))
-    return model
 
 
-def _source(plan: Plan) -> str:
+def _source(here: dict[str, _Brought]) -> str:
     """Say in the model file where everything in it comes from."""
-    told = []
-    for part in plan.parts:
-        record = read_record(part.name)
-        assert record is not None  # it was written when the file came
-        told.append(f'{part.name} ({record.source}, sha256 {record.sha256}, licence '
-                    f'{record.licence})')
-    return '; '.join(told)
+    return '; '.join(
+        f'{name} ({record.source}, sha256 {record.sha256}, licence {record.licence})'
+        for name, (_, record) in here.items())
 
 
 def _assign(plan: Plan, files: Sequence[Path]) -> dict[str, Path]:
@@ -161,28 +174,42 @@ def _assign(plan: Plan, files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _bring(part: Entry, given: Path | None, progress: Callable[[], OnBytes],
-           say: Callable[[str], None]) -> Path:
-    """Return the published file of one entry, in its folder."""
-    found = fetched_file(part.name)
-    if found is not None and given is None:
-        say(f'{part.name} is here: {found}')
-        return found
-    folder = weights_folder() / part.name
-    folder.mkdir(parents=True, exist_ok=True)
-    known = read_record(part.name)
+           say: Callable[[str], None]) -> _Brought:
+    """Find the published file of one entry: that of the user, the one that is here, or its own."""
+    folder = _folder(part.name)
     if given is not None:
-        target = folder / (part.file or f'published{given.suffix}')
-        _copy(part, given, target, say)
-    else:
-        target = folder / part.file
-        size, digests = _expected(part, known)
-        say(f'fetching {part.url}')
-        download(part.url, target, size=size, digests=digests, progress=progress())
-    source = part.url if given is None else OF_THE_USER
-    write_record(part.name, Record(
-        file=target.name, size=target.stat().st_size, sha256=file_sha256(target), source=source,
-        licence=part.licence, fetched=date.today().isoformat()))
-    return target
+        _check(part, given)
+        return _Brought(given, _record(
+            part, given, part.file or f'published{given.suffix}', OF_THE_USER))
+    found, known = fetched_file(part.name), read_record(part.name)
+    if found is not None and known is not None:
+        say(f'{part.name} is here: {found}')
+        return _Brought(found, known)
+    target = folder / part.file
+    size, digests = _expected(part, known)
+    say(f'fetching {part.url}')
+    download(part.url, target, size=size, digests=digests, progress=progress())
+    record = _record(part, target, part.file, part.url)
+    write_record(part.name, record)
+    return _Brought(target, record)
+
+
+def _folder(name: str) -> Path:
+    """Return the folder of one entry, which is there then."""
+    folder = weights_folder() / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f'the folder {folder} cannot be made ({error.strerror}); set XDG_CACHE_HOME to a '
+            'folder that you may write to') from None
+    return folder
+
+
+def _record(part: Entry, path: Path, name: str, source: str) -> Record:
+    return Record(
+        file=name, size=path.stat().st_size, sha256=file_sha256(path), source=source,
+        licence=part.licence, fetched=date.today().isoformat())
 
 
 def _expected(part: Entry, known: Record | None) -> tuple[int, dict[str, str]]:
@@ -207,8 +234,8 @@ def _listed(part: Entry) -> tuple[int, dict[str, str]]:
     return size, {kind: value}
 
 
-def _copy(part: Entry, given: Path, target: Path, say: Callable[[str], None]) -> None:
-    """Copy a file of the user's, if it is the one that is meant."""
+def _check(part: Entry, given: Path) -> None:
+    """Find out whether a file of the user's is the one that is meant, as far as that is known."""
     size = given.stat().st_size
     if part.size and size != part.size:
         raise ValueError(
@@ -217,9 +244,14 @@ def _copy(part: Entry, given: Path, target: Path, say: Callable[[str], None]) ->
     if part.sha256 and (found := file_sha256(given)) != part.sha256:
         raise ValueError(
             f'{given} is not {part.file}: its sha256 is {found}, not {part.sha256}')
-    if target.exists() and target.samefile(given):
-        return
-    check_space(target.parent, size, f'a copy of {given}')
-    say(f'copying {given}')
-    with placing(target) as temporary:
-        shutil.copyfile(given, temporary)
+
+
+def _keep(name: str, given: Path, record: Record, say: Callable[[str], None]) -> None:
+    """Copy a file of the user's to its place."""
+    target = _folder(name) / record.file
+    if not target.exists() or not target.samefile(given):
+        check_space(target.parent, record.size, f'a copy of {given}')
+        say(f'copying {given}')
+        with placing(target) as temporary:
+            shutil.copyfile(given, temporary)
+    write_record(name, record)
