@@ -83,7 +83,8 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _MARGIN:
         raise DownloadError(
-            f'{what} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} MB; make room, '
+            f'{what} needs {(needed + _MARGIN) / 1e6:.0f} MB of room ({_MARGIN / 1e6:.0f} of them '
+            f'as a reserve) and {folder} has {free / 1e6:.0f} MB; make room, '
             'or set XDG_CACHE_HOME to a folder on a larger disk')
 
 
