@@ -177,6 +177,7 @@ def test_words_after_a_model():
     (['dgtl-mini', '--size', '100', '128'], 'multiples of the patch'),
     (['dgtl-mini:unfolded', '--size', '100', '128'], 'multiples of the patch'),
     (['no.onnx', '--against', 'released-eager'], 'name a preset'),
+    (['no.onnx', '--parts'], '--parts takes torch networks apart: name a preset'),
     (['dgtl-mini', '--device', 'tpu'], 'device must be auto, cpu'),
     (['dgtl-mini', '--threads', '-1'], 'threads must be'),
     (['dgtl-mini:compiled', '--train'], 'in eager mode'),

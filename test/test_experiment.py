@@ -76,12 +76,23 @@ def test_mean_and_deviation_over_seeds_and_unseen_domains():
 
 
 def test_missing_texts_are_missed_before_anything_is_learned(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr('training.experiment.domain_pictures', lambda domains: {})
-    monkeypatch.setattr(
-        'training.experiment.pretrain_backbone', lambda *_: pytest.fail('pretrained'))
-    assert main(['--out', str(tmp_path / 'out'), '--recipe', str(RECIPE),
-                 '--texts', str(tmp_path / 'none.npz')]) == 1
+    monkeypatch.setattr('training.experiment.domain_pictures', lambda _: pytest.fail('drawn'))
+    monkeypatch.setattr('training.experiment.open_pictures', lambda _: None)
+    command = ['--recipe', str(RECIPE), '--texts', str(tmp_path / 'none.npz')]
+    assert main([*command, '--out', str(tmp_path / 'out')]) == 1
     assert 'there are no class texts at' in capsys.readouterr().err
+    (tmp_path / 'file').touch()
+    assert main([*command, '--out', str(tmp_path / 'file')]) == 1
+    assert 'file is a file, and the results need a folder' in capsys.readouterr().err
+
+
+def test_missing_pictures_are_missed_before_anything_is_drawn(
+        texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('training.experiment.domain_pictures', lambda _: pytest.fail('drawn'))
+    assert main(['--out', str(tmp_path / 'out'), '--recipe', str(RECIPE), '--texts', str(texts),
+                 '--camvid', str(tmp_path / 'none'), '--sources', 'streetworld']) == 1
+    assert f'there is no folder {tmp_path}/none' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_finished_run_is_not_done_again(texts, tmp_path, capsys):

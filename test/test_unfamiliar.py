@@ -67,7 +67,7 @@ def test_what_cannot_work_is_said_before_anything_is_measured(
 def test_no_pictures_are_too_few(capsys):
     with pytest.raises(SystemExit, match='2'):
         main(['--pictures', '0'])
-    assert '--pictures must be at least 1, got 0' in capsys.readouterr().err
+    assert "--pictures: must be a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_a_model_without_such_a_head_is_refused(tmp_path, capsys):

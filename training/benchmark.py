@@ -151,6 +151,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads:
         torch.set_num_threads(options.threads)
     specs = _specs(options)
+    if options.parts and not options.train and all(spec.is_file for spec in specs):
+        raise ValueError(
+            '--parts takes torch networks apart: name a preset or a .safetensors checkpoint, got '
+            + ', '.join(spec.model for spec in specs))
     size = None if options.size is None else tuple(options.size)
     # PyTorch need not know the GPU where only model files run.
     by_torch = any(not spec.is_file for spec in specs)

@@ -20,6 +20,7 @@ import sys
 from dgtl_core.config import preset, PRESETS, SegmenterConfig
 from dgtl_core.files import print_any_text
 from dgtl_core.strict import load_yaml
+from training.arguments import at_least
 from training.bench.anatomy import describe, Member
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('model', help=f'preset ({", ".join(sorted(PRESETS))}) or .yaml file')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
                         help="of the picture (the model's own)")
-    parser.add_argument('--levels', type=int, default=2, metavar='N',
+    parser.add_argument('--levels', type=at_least(0), default=2, metavar='N',
                         help='depth of the tree (%(default)s)')
     parser.add_argument('--json', action='store_true', help='print JSON')
     args = parser.parse_args(argv)

@@ -43,11 +43,12 @@ import sys
 from typing import Any
 
 from dgtl_core.data.catalog import open_pictures
-from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.files import make_folder, print_any_text, write_atomically
 from dgtl_core.learning.batches import cached
 from dgtl_core.learning.recipe import read_recipe
 from dgtl_core.learning.run import FINAL
 from tqdm import tqdm
+from training.arguments import at_least
 from training.device import add_device
 from training.experiment_plan import MAIN, METHODS, sources
 from training.experiment_report import write_results
@@ -81,11 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--sources', nargs='+', choices=('streetworld', 'camvid'),
                         default=['streetworld', 'camvid'], metavar='SOURCE',
                         help='streetworld, camvid (both)')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+    parser.add_argument('--seeds', type=at_least(0), nargs='+', default=[0, 1, 2], metavar='N',
                         help='one run of each method for each (0 1 2)')
-    parser.add_argument('--pretrain-steps', type=int, default=500, metavar='N',
+    parser.add_argument('--pretrain-steps', type=at_least(1), default=500, metavar='N',
                         help='of 32 crops (%(default)s)')
-    parser.add_argument('--jobs', type=int, default=1, metavar='N',
+    parser.add_argument('--jobs', type=at_least(1), default=1, metavar='N',
                         help='runs at a time, which share the cores (%(default)s)')
     add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
@@ -103,13 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def experiment(options: argparse.Namespace) -> dict[str, Any]:
     """Do all runs that are not done yet; return ``{source: {method: {seed: {domain: mIoU}}}}``."""
     out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
     recipe = read_recipe(options.recipe, options.set)
     size = recipe.segmenter().input_size
     plan = {name: source for name, source in sources(options.camvid, size).items()
             if name in options.sources}
-    tests = {name: domain_pictures(source.domains) for name, source in plan.items()}
+    for source in plan.values():  # all that must be there, before anything is drawn
+        for data in (source.data, *(domain.data for domain in source.domains)):
+            open_pictures(data)
+    make_folder(out)
     isometric_texts(options.texts, recipe.segmenter().backbone.sizes[0], out / 'texts.npz')
+    tests = {name: domain_pictures(source.domains) for name, source in plan.items()}
     if not recipe.segmenter().backbone.weights:
         pretrain_backbone(recipe, options, size)
     for source in plan.values():  # once, before several runs want it

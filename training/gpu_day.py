@@ -22,10 +22,11 @@ import time
 from typing import Any
 
 from dgtl_core.config import preset
-from dgtl_core.files import write_atomically
+from dgtl_core.files import make_folder, write_atomically
 from dgtl_core.folding.precision import Precision
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
+from training.arguments import minutes
 from training.bench.contenders import open_contender, Spec
 from training.mini import class_texts, PRESET
 
@@ -112,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog='python -m training.gpu_day', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('--minutes', type=float, default=13, help='in all (%(default)s)')
+    add('--minutes', type=minutes, default=13, help='in all (%(default)s)')
     add('--out', type=Path, default=Path('runs/gpu_day'), metavar='FOLDER', help='(%(default)s)')
     add('--texts', type=Path, metavar='FILE',
         help='class texts of ViT-B-16 (training.embed_classes); without them nothing is trained')
@@ -126,11 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.texts:  # what is wrong with them would show when most of the time is gone
             class_texts(options.texts, preset(PRESET))
+        make_folder(options.out)
     except (OSError, ValueError) as error:
         print(f'gpu_day: {error}', file=sys.stderr)
         return 1
     end = time.monotonic() + 60 * options.minutes
-    options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     for part in plan(options.rehearse, options.checkpoint):
         left = end - time.monotonic()

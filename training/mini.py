@@ -23,6 +23,7 @@ from typing import Any
 
 from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.batch_transforms import another_camera, another_view
+from dgtl_core.files import make_folder
 from dgtl_core.learning.class_loss import class_loss, class_weights
 from dgtl_core.learning.optim import build_optimizer, OptimConfig, set_learning_rate
 from dgtl_core.model.checkpoint import save_checkpoint
@@ -32,6 +33,7 @@ from dgtl_core.model.text import load_texts
 from dgtl_core.strict import override
 import torch
 from torch import nn, Tensor
+from training.arguments import at_least, minutes, positive
 from training.bench.machine import machine
 from training.device import add_device, choose_device
 from training.drawing import PictureStore
@@ -50,22 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--texts', type=Path, required=True,
                         help='class texts of ViT-B-16 (training.embed_classes)')
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER')
-    parser.add_argument('--minutes', type=float, default=360, help='in all (%(default)s)')
-    parser.add_argument('--batch', type=int, default=32, help='(%(default)s)')
-    parser.add_argument('--lr', type=float, default=1e-3, help='highest (%(default)s)')
-    parser.add_argument('--keep', type=int, default=2000, metavar='N',
+    parser.add_argument('--minutes', type=minutes, default=360, help='in all (%(default)s)')
+    parser.add_argument('--batch', type=at_least(1), default=32, help='(%(default)s)')
+    parser.add_argument('--lr', type=positive, default=1e-3, help='highest (%(default)s)')
+    parser.add_argument('--keep', type=at_least(1), default=2000, metavar='N',
                         help='pictures to choose from at a time (%(default)s)')
-    parser.add_argument('--workers', type=int, default=max(1, (os.cpu_count() or 2) - 1),
+    parser.add_argument('--workers', type=at_least(0), default=max(1, (os.cpu_count() or 2) - 1),
                         help='processes that draw (%(default)s)')
     add_device(parser)
     parser.add_argument('--test', action='append', default=[], metavar='DATA',
                         help='measured now and then, as training.evaluate names it')
-    parser.add_argument('--tests', type=int, default=4, help='how often (%(default)s)')
+    parser.add_argument('--tests', type=at_least(1), default=4, help='how often (%(default)s)')
     parser.add_argument('--set', default='{}', metavar='JSON', help='changes to the model')
     options = parser.parse_args(arguments)
     try:
         device = choose_device(options.device)
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         run = MiniTraining(options, device)
         try:
             run.learn()

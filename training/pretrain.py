@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
+from training.arguments import positive
 from training.device import add_device, choose_device
 from training.pictures import sources, to_learn_from
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help='a .safetensors file')
     parser.add_argument('--steps', type=int, default=2000, help='(%(default)s)')
     parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
-    parser.add_argument('--lr', type=float, default=1e-3,
+    parser.add_argument('--lr', type=positive, default=1e-3,
                         help='highest learning rate (%(default)s)')
     add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',

@@ -28,6 +28,7 @@ from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.progress import Progress
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
+from training.arguments import minutes
 from training.bench import shift_figures as figures
 from training.bench.shift_figures import Experiment
 from training.bench.shift_page import markdown, page
@@ -39,7 +40,6 @@ CORRUPTED = ('fog', 'night', 'snow', 'glare')
 _FIT, _UNSEEN, _DRIVES = 100, 400, 500  # seeds of streets
 _FPS = 10.0
 _QUIET_FPS = 2.0  # of drives on which false alarms are counted
-MOST_MINUTES = 24 * 60
 _FULL_HD = (1920, 1080)  # as OpenCV has sizes
 
 
@@ -57,16 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--cache', type=Path, default=Path('~/.cache/dgtl/shift'), metavar='DIR',
                         help='where signals of pictures are remembered (%(default)s)')
     add_device(parser)
-    parser.add_argument('--minutes', type=float, default=1.0, metavar='N',
+    parser.add_argument('--minutes', type=minutes, default=1.0, metavar='N',
                         help='drive so long through clear streets to count false alarms; 20 '
                              'without one bound them at 9 in an hour, and take 2,400 pictures '
                              '(default: %(default)s)')
     parser.add_argument('--quick', action='store_true',
                         help='few small pictures: shows that it works, and nothing else')
     options = parser.parse_args(arguments)
-    if not 0 < options.minutes <= MOST_MINUTES:
-        parser.error(
-            f'--minutes must be more than 0 and at most {MOST_MINUTES}, got {options.minutes:g}')
     try:
         for folder in (options.out, options.cache.expanduser()):
             make_folder(folder)

@@ -19,13 +19,14 @@ import json
 from pathlib import Path
 import sys
 
-from dgtl_core.files import print_any_text, write_atomically
+from dgtl_core.files import destination, print_any_text, write_atomically
 from dgtl_core.folding.precision import Precision, PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.contract import MAX_THREADS
 import torch
+from training.arguments import at_least
 from training.bench.contenders import Contender, open_contender, parse, Spec
-from training.bench.latency import check_numbers, measure_latency
+from training.bench.latency import measure_latency
 from training.bench.roofline import count
 from training.bench.segformer import NAME, segformer
 from training.experiment_report import statistics, UNSEEN
@@ -123,17 +124,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar='SIZE', help='of the backbone: s, b, l (all)')
     add('--picture', type=int, nargs=2, metavar=('H', 'W'), default=(512, 1024),
         help='(512 1024)')
-    add('--runs', type=int, default=3, help='timed calls of each (%(default)s)')
+    add('--runs', type=at_least(1), default=3, help='timed calls of each (%(default)s)')
     add('--precision', choices=PRECISIONS, default='fp32',
         help='of all but the released form, which has float32 (%(default)s)')
     add('--threads', type=int, default=1, help='(%(default)s)')
     add('--experiment', type=Path, metavar='FILE', help='results.json of training.experiment')
-    add('--out', type=Path, metavar='FILE', help='the numbers as JSON')
+    add('--out', type=Path, metavar='FILE', help='write the numbers here (.json)')
+    add('--force', action='store_true', help='overwrite this file')
     options = parser.parse_args(argv)
     try:
         if not 1 <= options.threads <= MAX_THREADS:
             raise ValueError(f'--threads must be 1 to {MAX_THREADS}, got {options.threads}')
-        check_numbers([1], runs=options.runs, warmup=1)
+        if options.out:  # now, and not when all is measured
+            destination(options.out, '.json', force=options.force)
         scores = experiment_scores(options.experiment) if options.experiment else {}
         torch.set_num_threads(options.threads)
         lines: list[Line] = []

@@ -26,6 +26,7 @@ from dgtl_core.model_file import onnx_metadata
 from dgtl_core.predictor import default_model
 from dgtl_core.streetworld import CONDITIONS, DrawnPicture, StreetWorld
 import numpy as np
+from training.arguments import at_least
 from training.bench.shift_figures import auroc
 
 SIGNALS = ('1 - largest probability', 'entropy', '- largest logit', 'energy', 'Mahalanobis')
@@ -42,13 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=Path, metavar='FILE.onnx',
                         help='the embedded model if left out')
-    parser.add_argument('--pictures', type=int, default=16, metavar='N',
+    parser.add_argument('--pictures', type=at_least(1), default=16, metavar='N',
                         help='of each kind (%(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
     parser.add_argument('--force', action='store_true', help='overwrite this file')
     options = parser.parse_args(arguments)
-    if options.pictures < 1:
-        parser.error(f'--pictures must be at least 1, got {options.pictures}')
     try:
         if options.json:  # now, and not when all is measured
             destination(options.json, '.json', force=options.force)
