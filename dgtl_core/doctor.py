@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 import importlib.metadata
 import importlib.util
+import math
 import os
 from pathlib import Path
 import platform
@@ -279,13 +280,22 @@ def _users(environment: Mapping[str, str], folder: Path) -> Finding:
 
 
 def _disk() -> Finding:
-    folder = Path('~/.cache/dgtl_ros').expanduser()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not os.access(there, os.W_OK):
-        return Finding('disk', MEND, f'nothing can be written to {there}',
-                       f'sudo chown $USER {there}')
-    free = shutil.disk_usage(there).free / 2**30
+    from dgtl_core.engine.options import EngineOptions
+    from dgtl_core.zoo.cache import weights_folder
+    try:
+        folders = {'engines': Path(EngineOptions.cache_dir).expanduser(),
+                   'weights': weights_folder()}
+    except (RuntimeError, ValueError) as error:  # this user has no home
+        return Finding('disk', MEND, str(error), 'export XDG_CACHE_HOME=/a/folder/of/yours')
+    free = math.inf
+    for folder in folders.values():
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not os.access(there, os.W_OK):
+            return Finding('disk', MEND, f'nothing can be written to {there}',
+                           f'sudo chown $USER {there}')
+        free = min(free, shutil.disk_usage(there).free / 2**30)
+    places = ' and '.join(f'{what} in {folder}' for what, folder in folders.items())
     if free < _DISK_GIB:
-        return Finding('disk', MEND, f'{free:.1f} GiB free for engines and weights in {folder}',
+        return Finding('disk', MEND, f'{free:.1f} GiB free for {places}',
                        f'make room: at least {_DISK_GIB:g} GiB')
-    return Finding('disk', GOOD, f'{free:.0f} GiB free for engines and weights in {folder}')
+    return Finding('disk', GOOD, f'{free:.0f} GiB free for {places}')

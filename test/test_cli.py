@@ -72,6 +72,15 @@ def test_a_camera_that_is_not_there_is_told_once(tmp_path):
     assert done.stderr.count('\n') == 2, done.stderr  # the source, and how many
 
 
+@pytest.mark.parametrize('words', [
+    ['info', ''], ['predict', 'streetworld', '--limit', '1', '--out', 'OUT', '--model', '']])
+def test_a_model_without_a_name_is_not_the_embedded_one(words, tmp_path, monkeypatch, capsys):
+    """As where a variable of a script is empty."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert 'file' in capsys.readouterr().err and not (tmp_path / 'OUT').exists()
+
+
 def test_wrong_use_is_the_code_2():
     assert dgtl('info', '--jsno').returncode == 2
 

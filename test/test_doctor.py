@@ -161,6 +161,13 @@ def test_no_gpu_is_absent_a_broken_one_is_to_mend(monkeypatch, fault, state):
     assert (found.state, found.found) == (state, fault) and found.mend
 
 
+def test_the_disk_is_that_of_the_folders_in_use(monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    found = look('disk')
+    assert f'weights in {tmp_path}/dgtl_ros/weights' in found.found
+    assert f'engines in {Path.home()}/.cache/dgtl_ros/engines' in found.found
+
+
 def test_a_full_disk_is_to_mend(monkeypatch):
     real = shutil.disk_usage
     monkeypatch.setattr(doctor.shutil, 'disk_usage', lambda path: type(real('/'))(

@@ -306,7 +306,7 @@ def test_without_the_server_the_command_says_what_to_install(monkeypatch, capsys
 
 
 def test_wrong_numbers_are_refused(play):
-    with pytest.raises(ValueError, match='rate in'):
+    with pytest.raises(ValueError, match='rate above 0 and at most 1000'):
         play(Recording(1), rate=0)
     with pytest.raises(ValueError, match='stride must be'):
         play(Recording(1), stride=0)
@@ -314,11 +314,32 @@ def test_wrong_numbers_are_refused(play):
 
 @pytest.mark.parametrize('option, value, said', [
     ('--port', '99999', 'must be in 0..65535'), ('--port', '-1', 'must be in 0..65535'),
-    ('--stride', '0', 'must be 1 or more')])
+    ('--stride', '0', 'must be 1 or more'), ('--rate', '0', 'must be above 0 and at most 100'),
+    ('--rate', 'nan', 'must be above 0 and at most 100'),
+    ('--picture-rate', '0', 'must be above 0 and at most 1000')])
 def test_wrong_use_is_said_before_anything_is_loaded(capsys, option, value, said):
     with pytest.raises(SystemExit, match='2'):
         dgtl(['view', 'streetworld', option, value])
     assert said in capsys.readouterr().err
+
+
+def test_what_is_no_source_is_wrong_use(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        dgtl(['view', '/nowhere'])
+    assert "there is no '/nowhere'" in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_listen_is_told_in_words(capsys):
+    pytest.importorskip('starlette')
+    pytest.importorskip('uvicorn')
+    pytest.importorskip('websockets')
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert dgtl(['view', 'streetworld', '--port', port, '--no-browser']) == 1
+        assert (f'nothing can listen on 127.0.0.1, port {port} (Address already in use): give '
+                'another --port, or 0 for a free one') in capsys.readouterr().err
+    assert dgtl(['view', 'streetworld', '--host', '192.0.2.1', '--no-browser']) == 1
+    assert 'give an address of this machine with --host' in capsys.readouterr().err
 
 
 def test_the_verdict_on_the_domain_is_shown_and_starts_anew_after_a_jump(play):

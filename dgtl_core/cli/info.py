@@ -108,6 +108,6 @@ def main(arguments: Sequence[str]) -> int:
                              'weights (the embedded model)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     args = parser.parse_args(arguments)
-    told = describe(find_model(args.model) if args.model else default_model())
+    told = describe(default_model() if args.model is None else find_model(args.model))
     print(json.dumps(told) if args.json else info_text(told, sys.stdout.isatty()))
     return 0

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # faults are told by us, once
+    # Faults are told by us, once. OpenCV reads these when it is imported.
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '8')
     if name in COMMANDS:
         code: int = import_module(f'dgtl_core.cli.{name}').main(arguments)
         return code

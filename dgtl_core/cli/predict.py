@@ -65,7 +65,6 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR if args.quiet else logging.WARNING,
                         format='%(levelname)s: %(message)s')
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '8')
     try:
         sources = open_sources(args.sources, args.topic)
     except SourceError as error:
@@ -152,7 +151,7 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
 
 
 def _model(args: argparse.Namespace) -> Path:
-    return find_model(args.model) if args.model else default_model()
+    return default_model() if args.model is None else find_model(args.model)
 
 
 def _calls(args: argparse.Namespace, sources: Sequence[Source]) -> int:

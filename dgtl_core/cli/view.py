@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 import sys
 import webbrowser
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
                         help='show this topic of a bag; can be repeated')
     parser.add_argument('--stride', type=int, default=1, metavar='N',
                         help='label every Nth frame (default: %(default)s)')
-    parser.add_argument('--picture-rate', type=float, default=2.0, metavar='HZ', help=(
+    parser.add_argument('--picture-rate', type=_up_to(1000), default=2.0, metavar='HZ', help=(
         'show so many pictures a second where they have no time of their own (default: '
         '%(default)s)'))
     parser.add_argument('--device', default=RunOptions.device,
@@ -49,11 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     if args.stride < 1:
         parser.error(f'--stride must be 1 or more, got {args.stride}')
     from dgtl_core.predictor import Predictor
+    from dgtl_core.recorded.frame import SourceError
     from dgtl_core.recorded.sources import open_sources
     from dgtl_core.view.player import Player
 
     check_able()
-    sources = open_sources(args.source, args.topic)
+    try:
+        sources = open_sources(args.source, args.topic)
+    except SourceError as error:
+        parser.error(str(error))
     predict = Predictor.load(args.model, device=args.device)
     try:
         player = Player(sources, predict, stride=args.stride, rate=args.picture_rate)
@@ -84,10 +88,23 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
         'other, visitors need the token in the address that is printed'))
     parser.add_argument('--port', type=_port, default=8765,
                         help='listen on this port; 0 takes a free one (default: %(default)s)')
-    parser.add_argument('--rate', type=float, default=15.0, metavar='HZ',
+    parser.add_argument('--rate', type=_up_to(100), default=15.0, metavar='HZ',
                         help='send the page at most so many frames a second (default: '
                              '%(default)s)')
     parser.add_argument('--no-browser', action='store_true', help='do not open a browser')
+
+
+def _up_to(most: float) -> Callable[[str], float]:
+    def rate(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value <= most:
+            raise argparse.ArgumentTypeError(
+                f'must be above 0 and at most {most:g}, got {text!r}')
+        return value
+    return rate
 
 
 def _port(text: str) -> int:

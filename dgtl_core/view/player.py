@@ -29,8 +29,8 @@ class Player:
     def __init__(self, sources: Sequence[Source], predict: Predictor, *, stride: int = 1,
                  rate: float = 2.0) -> None:
         if stride < 1 or not 0 < rate <= 1000:
-            raise ValueError(
-                f'stride must be 1 or more and rate in 0..1000, got {stride} and {rate}')
+            raise ValueError('stride must be 1 or more, and rate above 0 and at most 1000, got '
+                             f'{stride} and {rate}')
         self._sources, self._predict = sources, predict
         self._stride, self._gap = stride, 1 / rate
         totals = [source.total for source in sources]

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+import errno
 from hmac import compare_digest
 import json
 from pathlib import Path
 import secrets
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -36,6 +38,7 @@ class ViewServer:
         something, which is part of :attr:`url`.
     :param port: 0: one that is free.
     :param rate: the most frames a second that are sent to a page.
+    :raises OSError: nothing can listen there; the message says what to do.
     """
 
     def __init__(self, feed: Feed, host: str = '127.0.0.1', port: int = 8765,
@@ -53,7 +56,7 @@ class ViewServer:
         self._server = uvicorn.Server(uvicorn.Config(
             app, host=host, port=port, log_level='warning', ws_max_size=4096,
             ws_per_message_deflate=False, lifespan='off', timeout_graceful_shutdown=1))
-        self._sockets = [self._server.config.bind_socket()]
+        self._sockets = [_listening(host, port)]
         self.port = self._sockets[0].getsockname()[1]
 
     @property
@@ -141,3 +144,15 @@ class ViewServer:
                     self._encoded = number, await asyncio.to_thread(encode, shown)
                 await socket.send_bytes(self._encoded[1])
                 await asyncio.sleep(max(self._gap - (loop.time() - began), 0))
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        advice = ('give another --port, or 0 for a free one' if error.errno == errno.EADDRINUSE
+                  else 'give an address of this machine with --host')
+        reason = (error.strerror or str(error)).partition(' (while')[0]
+        raise OSError(
+            f'nothing can listen on {host}, port {port} ({reason}): {advice}') from None
