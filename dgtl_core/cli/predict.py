@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import json
 import logging
-import os
 from pathlib import Path
 import sys
 import time
