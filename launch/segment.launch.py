@@ -74,6 +74,7 @@ OUTPUTS = {
     'class_map_topic': ('class_map', 'the classes as JSON'),
     'label_info_topic': ('label_info', 'the classes as vision_msgs/LabelInfo'),
 }
+BELOW = ('compressed', 'camera_info', 'health', 'health/json')  # always below the labels
 OTHERS = {
     'image_topic': (CAMERA_TOPIC, 'Topic of the camera. For several cameras, {camera} stands for '
                     'the name, such as /{camera}/image_raw; by default {camera}/image', None),
@@ -262,7 +263,7 @@ def output_topics(given, cameras):
     for camera in cameras or ['']:
         own = f'{camera}/segmentation' if camera else 'segmentation'
         base = of_camera('segmentation_topic', given['segmentation_topic'], cameras, camera) or own
-        wanted = {own: base, f'{own}/compressed': f'{base}/compressed'}
+        wanted = {own: base, **{f'{own}/{output}': f'{base}/{output}' for output in BELOW}}
         for argument, (output, _) in OUTPUTS.items():
             topic = of_camera(argument, given[argument], cameras, camera) or f'{base}/{output}'
             for suffix in ('', '/compressed'):

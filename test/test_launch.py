@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 import sys
 import types
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -308,6 +309,12 @@ def test_output_topics(stand_in, ros):
     assert found['rviz2'].given['remappings'] == [
         ('segmentation/overlay', '/view'), ('segmentation/color', '/labels/color')]
     assert found['rqt_image_view'].given['arguments'] == ['/view']
+    published = ElementTree.parse(ROOT / 'config' / 'sros2_policy.xml').iterfind(
+        ".//profile[@node='segmenter']/topics[@publish='ALLOW']/topic")
+    outputs = {topic.text for topic in published if topic.text.startswith('segmentation')}
+    assert outputs > {'segmentation', 'segmentation/health', 'segmentation/camera_info'}
+    for topic in outputs:  # a test compares the policy with what a running node publishes
+        assert remappings[topic].startswith(('/labels', '/view')), topic
     node = actions(cameras='front,rear', segmentation_topic='/{camera}/labels')['segment_node']
     remappings = dict(node.given['remappings'])
     assert remappings['rear/segmentation/color'] == '/rear/labels/color'
