@@ -24,6 +24,9 @@ ARGUMENTS = {
     'use_color': ('false', 'true or false: colour the points of a depth image', None),
     'use_confidence': ('true', 'true or false: wait for the confidence too', None),
     'sync_tolerance': ('0.05', 'Most seconds between labels and points', None),
+    'queue_size': ('10', 'Messages of each topic that wait for the others', None),
+    'input_timeout': ('2.0', 'Seconds without a cloud after which the diagnostics report an error',
+                      None),
     'extrinsic': ('', 'x y z roll pitch yaw from the lidar into the camera; empty: ask tf', None),
     'namespace': ('', 'Namespace of the node', None),
     'autostart': ('true', 'true, or false: wait for a lifecycle manager', None),
@@ -32,6 +35,7 @@ ARGUMENTS = {
 TOPICS = {'segmentation': 'segmentation_topic', 'depth': 'depth_topic', 'points': 'points_topic',
           'camera_info': 'camera_info_topic', 'image': 'image_topic',
           'segmentation/points': 'output_topic'}
+NUMBERS = {'sync_tolerance': float, 'queue_size': int, 'input_timeout': float}
 SWITCHES = ('use_color', 'use_confidence', 'autostart', 'use_sim_time')
 
 
@@ -51,11 +55,20 @@ def start(context):
     parameters = {name: switch(name, given[name]) for name in SWITCHES}
     parameters['source'] = given['source']
     parameters['extrinsic'] = ParameterValue(given['extrinsic'], value_type=str)
-    parameters['sync_tolerance'] = float(given['sync_tolerance'])
+    parameters.update((name, number(name, given[name], kind)) for name, kind in NUMBERS.items())
     return [Node(
         package='dgtl_ros', executable='label_points', name='label_points',
         namespace=given['namespace'], parameters=[parameters], remappings=remappings,
         output='screen', emulate_tty=True)]
+
+
+def number(name, text, kind):
+    """Return the number that a text stands for."""
+    try:
+        return kind(text)
+    except ValueError:
+        what = 'a whole number' if kind is int else 'a number'
+        raise ValueError(f'{name} must be {what}, got {text!r}') from None
 
 
 def switch(name, text):

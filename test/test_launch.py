@@ -103,6 +103,11 @@ def test_points_start_one_node_with_its_topics(stand_in):
     found, = node.given['parameters']
     assert found['source'] == 'lidar' and found['use_confidence'] is True
     assert found['extrinsic'].args == ('1 2',)
+    assert (found['queue_size'], found['input_timeout']) == (10, 2.0)
+    for name, text, wanted in (('queue_size', '1.5', 'a whole number'),
+                               ('sync_tolerance', 'x', 'a number')):
+        with pytest.raises(ValueError, match=f'{name} must be {wanted}, got {text!r}'):
+            load(path).start({**defaults, name: text})
 
 
 def parameters_of(node):
