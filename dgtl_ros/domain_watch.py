@@ -62,6 +62,7 @@ class DomainWatch:
             if before.values:
                 self.reset()
                 self._limiter.ask(self._camera, FULL, now)
+                self._tell(now, settings)  # who comes late must not hear what was
             return
         self._monitor.look(image, result, now - self._looked, ignored)
         self._looked = now
@@ -71,8 +72,11 @@ class DomainWatch:
         self._limiter.ask(self._camera, percent, now)
         if (before.state, before.causes) != (verdict.state, verdict.causes) or (
                 now - self._told > _HEALTH_S):
-            self._told = now
-            self._outputs.publish_health(verdict, status_of(verdict, settings))
+            self._tell(now, settings)
+
+    def _tell(self, now: float, settings: Settings) -> None:
+        self._told = now
+        self._outputs.publish_health(self.verdict, status_of(self.verdict, settings))
 
     def allowed(self, finished: Segmentation) -> Segmentation | None:
         """

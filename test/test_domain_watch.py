@@ -155,8 +155,11 @@ def test_switching_the_verdict_off_takes_everything_back(node):
     camera.see(UNSURE)
     camera.settings = Settings(domain_enabled=False, domain_action='ignore_labels')
     finished = Segmentation(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+    assert camera.told[-1][0].state == 'shifted'
     assert camera.see(UNSURE) == 'familiar' and camera.watch.allowed(finished) is finished
     assert node.limits[-1] == 0.0
+    verdict, status = camera.told[-1]
+    assert verdict.state == 'familiar' and status.values['verdict'] == 'unknown', 'it is latched'
 
 
 def test_without_nav2_msgs_it_is_said_and_nothing_is_published(monkeypatch):
