@@ -74,6 +74,11 @@ def test_where_drawing_takes_all_of_the_time_nothing_is_called_learned(
     assert not (tmp_path / 'out' / 'model.safetensors').exists()
 
 
+def test_changes_that_are_no_json_are_said(arguments, capsys):
+    assert main([*arguments, '--set', '{x']) == 1
+    assert 'mini: --set must be JSON, such as' in capsys.readouterr().err
+
+
 def test_no_texts_are_said_before_anything_is_drawn(tmp_path, capsys):
     assert main(['--texts', str(tmp_path / 'none.npz'), '--out', str(tmp_path)]) == 1
     assert 'there are no class texts at' in capsys.readouterr().err

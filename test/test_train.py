@@ -2,6 +2,7 @@
 """The trainer as a user starts it: what it leaves, what it learns, what it refuses."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from small_recipe import command, MODEL, write_pictures, write_recipe
 from small_training import ENVIRONMENT, lines, run, write_texts
+import timm
 import torch
 from training.train import main
 
@@ -49,6 +51,26 @@ def test_start_that_fails_leaves_no_folder(change, tmp_path):
     (tmp_path / 'mine').mkdir()
     assert run(recipe, tmp_path / 'mine', '--set', change) == 1
     assert list((tmp_path / 'mine').iterdir()) == []
+
+
+def test_a_missing_network_is_one_line(tmp_path, monkeypatch, capfd):
+    create = timm.create_model
+
+    def unreachable(name, pretrained=False, **options):
+        if not pretrained:
+            return create(name, **options)
+        for number in range(5):
+            logging.getLogger('huggingface_hub.utils._http').warning('Retrying in %d s', number)
+        raise OSError
+
+    monkeypatch.setattr('dgtl_core.model.backbone_weights.timm.create_model', unreachable)
+    recipe = write_recipe(tmp_path, preset='dgtl-rt-s', model={
+        'backbone': {'weights': 'timm'}, 'adapter': {'text_link': 'off'},
+        'head': {'queries': 'classes'}, 'input_size': [32, 64]})
+    assert run(recipe, tmp_path / 'out') == 1
+    said = capfd.readouterr()
+    assert 'cannot get the weights of vit_small' in said.err and 'Retrying' not in said.err
+    assert 'dinov2-s starts from published weights' in said.out
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, capsys):

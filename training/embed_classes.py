@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
+import logging
 from pathlib import Path
 import sys
 
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help='bare words, not normalised, as the released DGTL has them')
     parser.add_argument('--force', action='store_true', help='overwrite out where it exists')
     args = parser.parse_args(argv)
+    logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # a line for each of its tries
     try:
         destination(args.out, '.npz', force=args.force)
         classes = CITYSCAPES if args.classes == 'cityscapes' else ClassSet.from_yaml(args.classes)

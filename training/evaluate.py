@@ -101,16 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m training.evaluate', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('model', type=Path, metavar='MODEL')
-    parser.add_argument('data', nargs='+', metavar='DATA')
+    parser.add_argument('model', type=Path, metavar='MODEL', help='what to score')
+    parser.add_argument('data', nargs='+', metavar='DATA', help=(
+        'what to score it on, see above; docs/train.md lists all data sets'))
     parser.add_argument('--protocol', choices=PROTOCOLS, default='whole',
                         help='see above (%(default)s)')
     parser.add_argument('--limit', type=int, default=0, metavar='N',
                         help='only the first N pictures of each data set; 0: all (%(default)s)')
     parser.add_argument('--corrupt', default='', metavar='NAMES',
-                        help='corruptions by name, comma between, or "all": the 15 of ImageNet-C')
+                        help='score it on corrupted pictures, too: names with commas, or "all" '
+                             'for the 15 of ImageNet-C')
     parser.add_argument('--severity', default='1,3,5', metavar='N',
-                        help='of the corruptions, 1 to 5, comma between (%(default)s)')
+                        help='how strong these are: numbers from 1 to 5 with commas (%(default)s)')
     add_device(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the numbers here')
     parser.add_argument('--report', type=Path, metavar='FILE',

@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--dynamic-batch', action='store_true',
                         help='several pictures in one call (Predictor: up to 16); without it, one')
     parser.add_argument('--quarter', action='store_true',
-                        help='fast and not exact: bring up the scores of the mask grid')
+                        help='faster, and not exact: compute the scores on the coarse grid of the '
+                             'masks, and enlarge them')
     parser.add_argument('--class-groups', type=Path, metavar='FILE', help=(
         'your own groups of classes (docs/node.md) in place of the classes: each pixel gets the '
         'most probable group, and its confidence is the sum over the classes of the group'))

@@ -51,19 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--texts', type=Path, required=True,
                         help='class texts of ViT-B-16 (training.embed_classes)')
-    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER')
-    parser.add_argument('--minutes', type=minutes, default=360, help='in all (%(default)s)')
-    parser.add_argument('--batch', type=at_least(1), default=32, help='(%(default)s)')
-    parser.add_argument('--lr', type=positive, default=1e-3, help='highest (%(default)s)')
+    parser.add_argument('--out', type=Path, required=True, metavar='FOLDER',
+                        help='model.safetensors and log.json go there')
+    parser.add_argument('--minutes', type=minutes, default=360,
+                        help='how long it may take in all (%(default)s)')
+    parser.add_argument('--batch', type=at_least(1), default=32,
+                        help='crops of a step (%(default)s)')
+    parser.add_argument('--lr', type=positive, default=1e-3,
+                        help='highest learning rate (%(default)s)')
     parser.add_argument('--keep', type=at_least(1), default=2000, metavar='N',
                         help='pictures to choose from at a time (%(default)s)')
     parser.add_argument('--workers', type=at_least(0), default=max(1, (os.cpu_count() or 2) - 1),
                         help='processes that draw (%(default)s)')
     add_device(parser)
     parser.add_argument('--test', action='append', default=[], metavar='DATA',
-                        help='measured now and then, as training.evaluate names it')
-    parser.add_argument('--tests', type=at_least(1), default=4, help='how often (%(default)s)')
-    parser.add_argument('--set', default='{}', metavar='JSON', help='changes to the model')
+                        help='labelled pictures to measure it on now and then, named as for '
+                             'training.evaluate')
+    parser.add_argument('--tests', type=at_least(1), default=4,
+                        help='how often it is measured (%(default)s)')
+    parser.add_argument('--set', default='{}', metavar='JSON', help=(
+        'changes to the model, such as {"head": {"num_blocks": 2}}'))
     options = parser.parse_args(arguments)
     try:
         device = choose_device(options.device)
@@ -77,6 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'mini: {error}', file=sys.stderr)
         return 1
     return 0
+
+
+def changes_of(text: str) -> Any:
+    """Read the changes to the model; :raises ValueError: they are no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f'--set must be JSON, such as {{"head": {{"num_blocks": 2}}}}, got {text!r}: {error}'
+        ) from None
 
 
 def class_texts(file: Path, config: SegmenterConfig) -> Tensor:
@@ -101,7 +118,7 @@ class MiniTraining:
     def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
         self.options, self.device = options, device
         self.begin = time.monotonic()
-        config = override(preset(PRESET), json.loads(options.set))
+        config = override(preset(PRESET), changes_of(options.set))
         self.config = config
         texts = class_texts(options.texts, config)
         self.store = PictureStore(

@@ -47,12 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m training.pretrain', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('recipe', type=Path, help='a YAML file')
+    parser.add_argument('recipe', type=Path, help='a YAML file, as for training.train')
     parser.add_argument('--objective', choices=list(OBJECTIVES), required=True,
-                        help='see above')
+                        help='what to learn, see above')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE',
-                        help='a .safetensors file')
-    parser.add_argument('--steps', type=int, default=2000, help='(%(default)s)')
+                        help='the backbone goes there (.safetensors)')
+    parser.add_argument('--steps', type=int, default=2000,
+                        help='how long to learn (%(default)s)')
     parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
     parser.add_argument('--lr', type=positive, default=1e-3,
                         help='highest learning rate (%(default)s)')

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+import logging
 from pathlib import Path
 import sys
 import warnings
@@ -41,12 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m training.train', description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('recipe', type=Path, help='a YAML file; training/recipes holds some')
+    parser.add_argument('recipe', type=Path,
+                        help='what to learn, a YAML file; training/recipes holds some')
     parser.add_argument('--out', type=Path, metavar='FOLDER',
-                        help='checkpoints and logs (runs/NAME)')
+                        help='checkpoints and logs go there (runs/NAME of the recipe)')
     parser.add_argument('--resume', action='store_true', help=f'go on from {LAST} in FOLDER')
     parser.add_argument('--force', action='store_true',
-                        help='begin anew in a FOLDER that holds a run, which is removed')
+                        help='begin anew in a FOLDER that holds a run; the old one is removed')
     add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',
                         help='change the recipe, for example --set optim.lr=2e-4')
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error('--resume goes on with a run, --force removes it: give one of the two')
     # how many workers there are, the recipe says
     warnings.filterwarnings('ignore', 'This DataLoader will create')
+    logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # a line for each of its tries
     try:
         recipe = read_recipe(options.recipe, options.set)
         out = options.out or Path('runs') / recipe.name

@@ -171,6 +171,9 @@ def _fill(model: Segmenter, recipe: Recipe) -> None:
     fresh = load_matching(init, model, thin=recipe.thin) if recipe.init else list(
         model.state_dict())
     if any(name.startswith('backbone.') for name in fresh):
+        if config.backbone.weights == 'timm':
+            print(f'the backbone {config.backbone.name} starts from published weights; timm '
+                  'downloads them where they are not here yet', flush=True)
         load_backbone(model.backbone, config.backbone)
         if recipe.init:  # what it has of the backbone was learned after those weights
             load_matching(init, model, thin=recipe.thin)
