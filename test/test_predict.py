@@ -222,6 +222,21 @@ def test_wrong_use_is_said_before_anything_is_written(
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize('sources, out, said', [
+    ([''], 'out', 'a source without a name'), (['streetworld', ' '], 'out', 'without a name'),
+    (['streetworld'], '', 'must name a folder, got nothing'),
+    (['streetworld'], 'file', 'file is a file: results go to a folder')])
+def test_what_a_script_leaves_empty_is_not_this_folder(
+        tiny_model, tmp_path, monkeypatch, capsys, sources, out, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('mine')
+    write_image(tmp_path / 'here.png', picture(0))
+    assert said in refused(capsys, main, ['predict', *sources, '--out', out, '--model',
+                                          str(tiny_model), '--limit', '1'])
+    assert files(tmp_path) == ['file', 'here.png']
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_the_name_of_weights_that_are_not_here_says_how_to_get_them(folder, tmp_path, capsys):
     assert main(['predict', str(folder), '--model', 'rein-gtav-l', '--out',
                  str(tmp_path / 'out')]) == 1

@@ -266,6 +266,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _place(text: str) -> Path | Storage:
+    if not text.strip():
+        raise argparse.ArgumentTypeError('must name a folder, got nothing')
     try:
         return Storage(text) if '://' in text else Path(text)
     except SinkError as error:

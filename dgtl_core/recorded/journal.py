@@ -145,6 +145,8 @@ class Journal:
 def _opened(out: Path | Storage, force: bool) -> Any:
     """Open the journal that is there, or make one where nothing else is."""
     if isinstance(out, Path):
+        if out.exists() and not out.is_dir():
+            raise ResultsExistError(f'{out} is a file: results go to a folder, name another one')
         out.mkdir(parents=True, exist_ok=True)
         path = out / NAME
         there, filled = path.exists(), any(out.iterdir())

@@ -87,6 +87,8 @@ def open_sources(words: Sequence[str | Path], topics: Sequence[str] = ()) -> lis
     :param topics: of the bags to take pictures from; none: the only one that has any.
     :raises SourceError: a word names nothing that can be read; the message says what can.
     """
+    if not all(str(word).strip() for word in words):
+        raise SourceError(f'a source without a name was given; give {KINDS}')
     named = dict.fromkeys(found for word in words for found in _expanded(str(word)))
     paths = [Path(word) for word in named if not _special(word)]
     root = _common([path if path.is_dir() and not bag.is_bag(path) else path.parent
