@@ -13,6 +13,7 @@ from dgtl_core.classes import CITYSCAPES
 from dgtl_core.cli.main import main
 from dgtl_core.pictures import read_image, write_image
 from dgtl_core.predictor import Predictor
+from dgtl_core.processing import RESIZE_MODES
 from dgtl_core.recorded import run
 from dgtl_core.recorded.journal import Journal
 from dgtl_core.visualize import colorize, overlay
@@ -271,6 +272,17 @@ def test_classes_and_palette(predict, folder, tmp_path):
     np.testing.assert_array_equal(
         grey(tmp_path / 'out/labels/one.png'), np.where(np.isin(labels, (0, 13)), labels, 255))
     assert (read_image(tmp_path / 'out/color/one.png')[labels == 13] == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize('mode', RESIZE_MODES)
+def test_pictures_are_brought_to_the_network_as_asked(predict, tiny_model, tmp_path, mode):
+    seen = picture(3, (48, 64))  # the network's is 32 x 64
+    write_image(tmp_path / 'tall.png', seen)
+    assert predict(tmp_path / 'tall.png', '--resize-mode', mode) == 0
+    labels = grey(tmp_path / 'out/labels/tall.png')
+    np.testing.assert_array_equal(
+        labels, Predictor.load(tiny_model, resize_mode=mode)(seen).labels)
+    assert (labels == 255).any() == (mode == 'crop')
 
 
 def test_batches_change_nothing(folder, tmp_path):

@@ -17,7 +17,7 @@ from dgtl_core.files import file_sha256
 from dgtl_core.groups import ClassGroups, least_confidence, recolored
 from dgtl_core.model_file import model_sha256
 from dgtl_core.predictor import default_model, EngineOptions, Predictor
-from dgtl_core.processing import read_mask
+from dgtl_core.processing import read_mask, RESIZE_MODES
 from dgtl_core.progress import Progress
 from dgtl_core.recorded.bag import Bag
 from dgtl_core.recorded.cluster import label_on_cluster
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
                      'name such a folder with --out')
     path = _model(args)
     predict = Predictor.load(
-        path, args.backend, args.device, precision=args.precision,
+        path, args.backend, args.device, resize_mode=args.resize_mode, precision=args.precision,
         engine=EngineOptions(max_batch=args.batch), calls=_calls(args, sources))
     try:
         if args.size and tuple(args.size) != predict.input_size:
@@ -116,8 +116,8 @@ def _run(args: argparse.Namespace, predict: Predictor, sources: Sequence[Source]
     try:
         work = (sources, job, finished_frames, finished_sources)
         records = label(predict, *work) if args.ray is None else label_on_cluster(
-            args.ray, (str(_model(args).absolute()), args.backend, args.device, args.precision),
-            *work)
+            args.ray, (str(_model(args).absolute()), args.backend, args.device, args.precision,
+                       args.resize_mode), *work)
         for record in records:
             if 'frame' in record:
                 journal.frames.pop(record['frame'], None)  # so that new ones are the last
@@ -181,7 +181,7 @@ def _settings(args: argparse.Namespace, model: Path) -> dict[str, Any]:
     return {'model': model_sha256(model), 'sources': [str(word) for word in args.sources],
             **{name: getattr(args, name) for name in (
                 'topic', 'save', 'alpha', 'classes', 'threshold', 'rotation', 'stride', 'limit',
-                'precision')}, **content}
+                'precision', 'resize_mode')}, **content}
 
 
 def _total(args: argparse.Namespace, sources: Sequence[Source],
@@ -213,6 +213,10 @@ def _parser() -> argparse.ArgumentParser:
                             'model)')
     model.add_argument('--size', type=_positive, nargs=2, metavar=('H', 'W'),
                        help='stop if the input size of the network is another one')
+    model.add_argument('--resize-mode', choices=RESIZE_MODES, default=RESIZE_MODES[0],
+                       help='bring pictures to that size by stretching them, with bars '
+                            '(letterbox), or by cutting off what is too much (crop), which is not '
+                            'labelled then (default: %(default)s)')
     model.add_argument('--batch', type=_positive, default=1, metavar='N',
                        help='give the network N frames at once (default: %(default)s)')
     model.add_argument('--device', default=RunOptions.device,

@@ -23,7 +23,7 @@ from dgtl_core.recorded.sink import SinkError
 from dgtl_core.recorded.sources import Pictures
 
 _PICTURES = 16  # in one task
-Load = tuple[str, str, str, str]  # path, backend, device, precision
+Load = tuple[str, str, str, str, str]  # path, backend, device, precision, resize mode
 
 
 def label_on_cluster(address: str, load: Load, sources: Sequence[Source], job: Job,
@@ -33,7 +33,7 @@ def label_on_cluster(address: str, load: Load, sources: Sequence[Source], job: J
     Label and write as :func:`dgtl_core.recorded.run.label` does; yield the same records.
 
     :param address: of the cluster, as ``ray.init`` takes it; empty: RAY_ADDRESS, or this machine.
-    :param load: what each worker loads: model file, backend, device and precision.
+    :param load: what each worker loads: model file, backend, device, precision, resize mode.
     :raises SinkError: Ray is not installed, or a contact sheet is wanted.
     :raises ConnectionError: there is no cluster at the address.
     """
@@ -90,6 +90,6 @@ def _work(load: Load, source: Source, job: Job) -> list[Record]:
 
 @lru_cache(1)
 def _loaded(load: Load) -> Predictor:
-    path, backend, device, precision = load
+    path, backend, device, precision, resize_mode = load
     # one core is what Ray gives to a task
-    return Predictor.load(path, backend, device, threads=1, precision=precision)
+    return Predictor.load(path, backend, device, 1, resize_mode, precision=precision)
