@@ -199,7 +199,10 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     :raises OSError: it could not be written; what was there before still is.
     """
     with placing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        except OSError as error:  # of the user's file, not of the temporary one
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def shipped(name: str, folder: str = 'models') -> Path:

@@ -18,8 +18,8 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes: int) -> None:
-        if not 1 <= num_classes < IGNORE_INDEX:
-            raise ValueError(f'num_classes must be in 1..254, got {num_classes}')
+        if not 1 <= num_classes <= IGNORE_INDEX:
+            raise ValueError(f'num_classes must be in 1..{IGNORE_INDEX}, got {num_classes}')
         self.num_classes = num_classes
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import errno
 from functools import partial
 import os
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_a_folder_is_put_in_place_as_a_whole(tmp_path):
 def test_a_folder_that_there_is_not_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"'{tmp_path}/none'"):
         write_atomically(tmp_path / 'none' / 'a', b'')
+
+
+@pytest.mark.parametrize('content', [b'two', 'two'])
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path, monkeypatch, content):
+    path = tmp_path / 'numbers.json'
+    path.write_text('one')
+    monkeypatch.setattr('pathlib.Path.write_bytes', full_disk)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        write_atomically(path, content)
+    assert path.read_text() == 'one' and list(tmp_path.iterdir()) == [path]
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
 
 
 def test_threads_write_at_once(tmp_path):

@@ -39,3 +39,16 @@ def test_perfect_and_empty():
 def test_bad_input_is_refused(labels, truth, message):
     with pytest.raises(ValueError, match=message):
         ConfusionMatrix(3).update(np.array(labels, np.uint8), np.array(truth, np.uint8))
+
+
+def test_as_many_classes_as_a_class_file_can_have_are_counted():
+    matrix = ConfusionMatrix(255)
+    truth = np.arange(256).astype(np.uint8)
+    labels = truth.copy()
+    labels[7] = 255
+    matrix.update(labels, truth)
+    assert matrix.counts.sum() == 255 and matrix.counts[7, 255] == 1
+    assert matrix.mean_iou() == pytest.approx(254 / 255)
+    for count in (0, 256):
+        with pytest.raises(ValueError, match=r'num_classes must be in 1..255'):
+            ConfusionMatrix(count)

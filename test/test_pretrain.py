@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -7,6 +8,7 @@ pytest.importorskip('torch')
 from dgtl_core.config import preset
 from dgtl_core.model.segmenter import build_segmenter
 from dgtl_core.strict import override
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 import torch
 from training.pretext import oriented_gradients, SceneObjective, ScenePairs
@@ -94,6 +96,19 @@ def test_wrong_questions_are_refused_in_words(
     assert main([str(recipe), '--objective', objective, '--out', str(tmp_path / 'x.safetensors'),
                  *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(recipe, tmp_path, monkeypatch, capsys):
+    def full(tensors, file, metadata):
+        raise SafetensorError('No space left on device')
+
+    monkeypatch.setattr('dgtl_core.model.checkpoint.save_file', full)
+    monkeypatch.setattr('training.pretrain.pretrain', lambda *_: SimpleNamespace(
+        vit=torch.nn.Linear(1, 1)))
+    out = tmp_path / 'x.safetensors'
+    assert main([str(recipe), '--objective', 'labels', '--out', str(out)]) == 1
+    assert f'pretrain: cannot write {out}: No space left on device' in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_wrong_output_name_is_refused(recipe, tmp_path, capsys):

@@ -64,6 +64,17 @@ def test_what_cannot_work_is_said_before_anything_is_measured(
     assert (tmp_path / 'there.json').read_text() == '{"of": "mine"}'
 
 
+def test_a_full_disk_is_said_after_the_numbers(tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(28, 'No space left on device', str(path))
+
+    monkeypatch.setattr('training.unfamiliar.measure', lambda *_: {'pasted': [0.5] * 5})
+    monkeypatch.setattr('training.unfamiliar.write_atomically', full)
+    assert main(['--json', str(tmp_path / 'x.json')]) == 1
+    said = capsys.readouterr()
+    assert '| pasted | 0.500' in said.out and 'unfamiliar: [Errno 28] No space' in said.err
+
+
 def test_no_pictures_are_too_few(capsys):
     with pytest.raises(SystemExit, match='2'):
         main(['--pictures', '0'])

@@ -22,13 +22,13 @@ import sys
 import time
 
 from dgtl_core.config import SegmenterConfig
-from dgtl_core.files import destination, placing, print_any_text, tidy_on_signals
+from dgtl_core.files import destination, print_any_text, tidy_on_signals
 from dgtl_core.learning.batches import Batch, batches
 from dgtl_core.learning.optim import learning_rate, OptimConfig
 from dgtl_core.learning.recipe import read_recipe, Recipe
+from dgtl_core.model.checkpoint import write_tensors
 from dgtl_core.model.normalization import Normalization
 from dgtl_core.model.vit import Backbone
-from safetensors.torch import save_file
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         stream = _stream(recipe, options)
         torch.manual_seed(recipe.seed)
         backbone = pretrain(config, stream, where, options)
-        _save(options.out, backbone)
+        write_tensors(options.out, backbone.vit.state_dict())
     except (ValueError, OSError) as error:
         print(f'pretrain: {error}', file=sys.stderr)
         return 1
@@ -133,13 +133,6 @@ def pretrain(config: SegmenterConfig, stream: Iterator[Batch], where: torch.devi
                     'loss': total / REPORT_EVERY}), file=log, flush=True)
                 total = 0.0
     return backbone
-
-
-def _save(path: Path, backbone: Backbone) -> None:
-    state = {key: value.detach().cpu().contiguous()
-             for key, value in backbone.vit.state_dict().items()}
-    with placing(path) as temporary:
-        save_file(state, temporary)
 
 
 if __name__ == '__main__':

@@ -52,15 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:  # now, and not when all is measured
             destination(options.json, '.json', force=options.force)
         found = measure(options.model or default_model(), options.pictures)
+        print('| pixels | ' + ' | '.join(SIGNALS) + ' |\n|' + '---|' * (len(SIGNALS) + 1))
+        for name, values in found.items():
+            print(f'| {name} | ' + ' | '.join(f'{value:.3f}' for value in values) + ' |')
+        if options.json:
+            write_atomically(options.json, json.dumps({
+                name: dict(zip(SIGNALS, values)) for name, values in found.items()
+            }, indent=1) + '\n')
     except (OSError, ValueError) as error:
         print(f'unfamiliar: {error}', file=sys.stderr)
         return 1
-    print('| pixels | ' + ' | '.join(SIGNALS) + ' |\n|' + '---|' * (len(SIGNALS) + 1))
-    for name, values in found.items():
-        print(f'| {name} | ' + ' | '.join(f'{value:.3f}' for value in values) + ' |')
-    if options.json:
-        write_atomically(options.json, json.dumps({
-            name: dict(zip(SIGNALS, values)) for name, values in found.items()}, indent=1) + '\n')
     return 0
 
 

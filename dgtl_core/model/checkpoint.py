@@ -65,10 +65,20 @@ def save_checkpoint(
     header = {**json.loads(metadata.to_json()), 'config': to_dict(config)}
     if training is not None:
         header['training'] = dict(training)
+    write_tensors(path, tensors, {KEY: json.dumps(header)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor],
+                  metadata: dict[str, str] | None = None) -> None:
+    """
+    Write a .safetensors file: all of it or nothing; a former file stays until then.
+
+    :raises OSError: it could not be written, for example for want of space.
+    """
     try:
         with placing(path) as temporary:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-                      temporary, {KEY: json.dumps(header)})
+                      temporary, metadata)
     except SafetensorError as error:
         raise OSError(f'cannot write {path}: {error}') from error
 
