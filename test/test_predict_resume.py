@@ -124,6 +124,28 @@ def test_what_is_one_file_of_a_source_is_counted_from_its_beginning(
         f'{done} of 4' for done in (1, 2, 3, 4)]
 
 
+@pytest.mark.parametrize('source', ['.', '../in', None])
+def test_a_run_below_its_own_pictures_does_not_label_its_results(
+        tiny_model, folder, count, monkeypatch, source, capsys):
+    monkeypatch.chdir(folder)
+    command = ['predict', source or str(folder), '--model', str(tiny_model), '--out', 'a/out',
+               '--save', 'labels,overlay']
+    count.at = 3
+    assert main(command) == 130 and (folder / 'a/out/predict.jsonl').exists()
+    write_image(folder / 'a/out/labels/a/left_over.png', picture(9))
+    count.at = 0
+    assert main(command) == 0
+    told = journal(folder / 'a/out')
+    assert sorted(line['frame'] for line in told if 'frame' in line) == [
+        'a/one', 'a/two', 'b/one', 'b/two']
+    (folder / 'c').mkdir()
+    shutil.move(folder / 'a/out', folder / 'c/out')
+    capsys.readouterr()
+    assert '/c holds no picture' in refused(
+        capsys, main, ['predict', 'c', '--out', 'c/out', '--force', '--model', str(tiny_model)])
+    assert main(['predict', 'c/out/overlay', '--out', 'd', '--model', str(tiny_model)]) == 0
+
+
 def test_a_killed_run_leaves_nothing_half_written(folder, tmp_path):
     for number in range(12):
         write_image(folder / f'c/{number:02d}.png', picture(number))

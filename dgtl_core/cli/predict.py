@@ -65,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.ERROR if args.quiet else logging.WARNING,
                         format='%(levelname)s: %(message)s')
     try:
-        sources = open_sources(args.sources, args.topic)
+        sources = open_sources(
+            args.sources, args.topic, args.out if isinstance(args.out, Path) else None)
     except SourceError as error:
         parser.error(str(error))
     if args.ray is not None and 'sheet' in args.save:

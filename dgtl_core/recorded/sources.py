@@ -77,7 +77,8 @@ class DrawnStreets:
             yield Item(frame.name, lambda frame=frame: frame)  # type: ignore[misc]
 
 
-def open_sources(words: Sequence[str | Path], topics: Sequence[str] = ()) -> list[Source]:
+def open_sources(words: Sequence[str | Path], topics: Sequence[str] = (),
+                 out: Path | None = None) -> list[Source]:
     """
     Find what the words name. All picture files together are one source.
 
@@ -85,6 +86,7 @@ def open_sources(words: Sequence[str | Path], topics: Sequence[str] = ()) -> lis
     suffix; with it, where two would be called alike.
 
     :param topics: of the bags to take pictures from; none: the only one that has any.
+    :param out: where results go; pictures in there, below a folder of pictures, are none of it.
     :raises SourceError: a word names nothing that can be read; the message says what can.
     """
     if not all(str(word).strip() for word in words):
@@ -105,7 +107,7 @@ def open_sources(words: Sequence[str | Path], topics: Sequence[str] = ()) -> lis
         elif bag.is_bag(path) or path.suffix.lower() in video.SUFFIXES and path.is_file():
             files.append(path)
         elif path.is_dir():
-            pictures += _folder(path)
+            pictures += _folder(path, out)
         elif is_picture(path):
             pictures.append(path)
         else:
@@ -177,9 +179,16 @@ def _special(word: str) -> bool:
     return word == 'streetworld' or re.fullmatch(r'camera:\d{1,3}', word) is not None
 
 
-def _folder(path: Path) -> list[Path]:
+def _folder(path: Path, out: Path | None) -> list[Path]:
+    whole, results = path.resolve(), out and out.resolve()
     try:
-        return find_pictures([path])
+        found = find_pictures([path])
+        if results and whole in results.parents:
+            inside = path / results.relative_to(whole)
+            found = [picture for picture in found if inside not in picture.parents]
+        if not found:
+            raise ValueError('results alone')
+        return found
     except ValueError:
         recorded = [p.name for p in sorted(path.iterdir())
                     if bag.is_bag(p) or p.suffix.lower() in video.SUFFIXES]
