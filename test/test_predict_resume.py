@@ -223,7 +223,8 @@ def buckets():
     from fsspec.implementations.memory import MemoryFileSystem
 
     class Buckets(MemoryFileSystem):
-        protocol, store, pseudo_dirs, cachable = 'buckets', {}, ['', 'mine'], False
+        protocol, cachable = ('buckets', 's3'), False
+        store, pseudo_dirs = {}, ['', 'mine']
 
         @classmethod
         def _strip_protocol(cls, path):

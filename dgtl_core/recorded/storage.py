@@ -10,6 +10,8 @@ import tempfile
 
 from dgtl_core.recorded.sink import SinkError
 
+_BUCKETS = {'s3', 's3a', 'gs', 'gcs', 'az', 'abfs'}  # what keeps files in buckets, or containers
+
 
 class Storage:
     """
@@ -46,9 +48,11 @@ class Storage:
 
         :raises OSError: there is no such bucket, which would be made by the first file.
         """
-        bucket = self._root.partition('/')[0]  # '' where the storage has none, as sftp
+        bucket = self._root.partition('/')[0]
+        kinds = self._files.protocol
         with self._faults():
-            there = not bucket or self._files.exists(bucket)
+            there = _BUCKETS.isdisjoint([kinds] if isinstance(kinds, str) else kinds) or \
+                self._files.exists(bucket)
         if not there:
             raise FileNotFoundError(
                 f'{self._url}: there is no bucket {bucket}, or your keys may not see it; make it, '
