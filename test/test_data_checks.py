@@ -86,7 +86,7 @@ def test_missing_labels_are_named_together_or_left_out(tmp_path):
         open_pictures(f'bdd100k:{tmp_path}')
     pictures = open_pictures(f'bdd100k:{tmp_path},on_missing=skip')
     assert len(pictures) == 1 and pictures[0].name == 'bdd100k/3.jpg'
-    assert check(pictures) == ['bdd100k: 7 pictures without labels are left out']
+    assert check(pictures) == ['bdd100k: pictures without labels are left out (7)']
     with pytest.raises(DataError, match="on_missing of bdd100k must be .*got 'ignore'"):
         open_pictures(f'bdd100k:{tmp_path},on_missing=ignore')
 
@@ -131,8 +131,18 @@ def test_label_files_of_no_picture_are_said(tmp_path):
         labels(tmp_path / 'labels' / f'a{number}.png', np.uint8([0, 1]))
     (tmp_path / 'labels' / '.hidden.png').write_bytes(b'')
     assert check(open_pictures(spec)) == [
-        f'{tmp_path.name}: 2 label files have no picture of their name and are not used: '
+        f'{tmp_path.name}: label files without a picture of their name are not used (2): '
         f'{tmp_path}/labels/a0.png, {tmp_path}/labels/a1.png']
+
+
+def test_label_files_of_other_names_are_shown_beside_the_name_that_is_wanted(tmp_path):
+    spec = own(tmp_path, count=2)
+    for number in range(2):
+        file = tmp_path / 'labels' / f'{number}.png'
+        file.rename(file.with_name(f'{number}_mask.png'))
+    for option in ('', ',on_missing=skip'):
+        with pytest.raises(DataError, match='0.png must be .*labels/0.png, .* is 0_mask.png, 1_'):
+            open_pictures(spec + option)
 
 
 def test_labels_in_colours_are_refused_with_one_advice(tmp_path):

@@ -163,7 +163,7 @@ def test_accumulated_parts_learn_about_what_the_whole_batch_learns(tmp_path):
     ('data=[folder:x', "the value of 'data=[folder:x' is not YAML"),
     ('data=[folder:nowhere,classes=x.yaml]', 'in quotes: data=["NAME:FOLDER,key=value"]'),
     ('preset=dgtl-dinov2-x', 'unknown preset'),
-    ('evaluation.data=["streetworld:clear,count=1"]', 'has other classes'),
+    ('evaluation.data=["streetworld:clear,count=1"]', 'bicycle instead of box 0, box 1'),
     ('init=nothing.safetensors', 'there is no file nothing.safetensors'),
 ])
 def test_wrong_recipes_are_refused_in_words(change, message, tmp_path, capsys):

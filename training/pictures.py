@@ -47,7 +47,9 @@ def to_test_on(recipe: Recipe, classes: ClassSet, cache: Path, say: Say) -> dict
     tests = open_named(settings.data)
     for name, pictures in tests.items():
         if pictures.classes.names != classes.names:
-            raise ValueError(f'{name} has other classes than the training data')
+            raise ValueError(
+                f'{name} has other classes than the training data: '
+                f'{", ".join(pictures.classes.names)} instead of {", ".join(classes.names)}')
     return {name: _ready(pictures, recipe, cache, say, limit=settings.limit)
             for name, pictures in tests.items()}
 

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error('--resume goes on with a run, --force removes it: give one of the two')
     # how many workers there are, the recipe says
     warnings.filterwarnings('ignore', 'This DataLoader will create')
+    warnings.filterwarnings('ignore', 'Grad strides do not match')  # of DDP; it costs nothing here
     logging.getLogger('huggingface_hub').setLevel(logging.ERROR)  # a line for each of its tries
     try:
         recipe = read_recipe(options.recipe, options.set)

@@ -205,8 +205,14 @@ def camvid(folder: Path, *, split: str = '') -> PicturePairs:
 
 
 def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
-    """Your own: ``images/*``, ``labels/*.png`` and a class YAML (default ``classes.yaml``)."""
+    """A folder of yours: ``images/*``, ``labels/*.png`` of the same names, ``classes.yaml``."""
     pairs = find_pairs(folder, 'images', '*', 'labels', '', ['.png'])
+    if not pairs.found:
+        there = named([Path(name) for name in sorted(os.listdir(folder / 'labels'))])
+        raise DataError(
+            f'no picture in {folder}/images has a label file: the one of {pairs.missing[0].name} '
+            f'must be {folder}/labels/{pairs.missing[0].stem}.png, and in that folder there is '
+            + (there or 'nothing'))
     file = Path(classes) if classes else folder / 'classes.yaml'
     if not file.is_file():
         raise DataError(
@@ -220,12 +226,12 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
         folder.resolve().name, pairs, id_table(dict(ids), (), rest=IGNORE_INDEX) if ids else own,
         classes=known, read=partial(read_colors, colors=colors) if colors else read_ids,
         own_ids=not known.mapping, notes=[
-            f'{len(unused)} label files have no picture of their name and are not used: '
+            f'label files without a picture of their name are not used ({len(unused)}): '
             f'{named(unused)}'] * bool(unused))
 
 
 def unlabelled(folder: Path, *, classes: str = '') -> UnlabelledPictures:
-    """Your own without labels, for a teacher: all pictures below the folder."""
+    """A folder of yours without labels, for a teacher: all pictures below it."""
     try:
         files = find_pictures([folder])
     except PictureError as error:
@@ -303,7 +309,7 @@ def _without_labels(pictures: PicturePairs, on_missing: str) -> None:
             f'{named(missing)}; add the label files, or leave these pictures out with '
             f'the option on_missing=skip')
     if missing:
-        pictures.notes += (f'{len(missing)} pictures without labels are left out',)
+        pictures.notes += (f'pictures without labels are left out ({len(missing)})',)
 
 
 def open_named(specs: Sequence[str]) -> dict[str, Pictures]:

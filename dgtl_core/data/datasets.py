@@ -153,7 +153,9 @@ class JoinedPictures:
         for part in parts[1:]:
             if part.classes.names != parts[0].classes.names:
                 raise DataError(
-                    f'{parts[0].name} and {part.name} have different classes: not to be mixed')
+                    f'{parts[0].name} has the classes {", ".join(parts[0].classes.names)}, '
+                    f'{part.name} {", ".join(part.classes.names)}: only data sets of the same '
+                    'classes can be learned together')
         self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
         self.name = '+'.join(part.name for part in parts)
