@@ -324,6 +324,8 @@ def test_wrong_use_is_said_before_anything_is_loaded(capsys, option, value, said
 
 
 def test_what_is_no_source_is_wrong_use(capsys):
+    for package in ('starlette', 'uvicorn', 'websockets'):
+        pytest.importorskip(package)
     with pytest.raises(SystemExit, match='2'):
         dgtl(['view', '/nowhere'])
     assert "there is no '/nowhere'" in capsys.readouterr().err
