@@ -40,14 +40,24 @@ def checked_drives(drives: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     _of_one_length(given)
     checked = {name: _without_repeats(drive) for name, drive in given.items()}
     total, all_given = (sum(map(len, part.values())) for part in (checked, given))
-    if total < LEAST_PICTURES:
-        raise DomainError(
-            f'{_counted(total, all_given)}: too few to know what is normal. Give at least '
-            f'{LEAST_PICTURES}, better some hundred from three or more drives.')
+    require_enough(total, all_given)
     for name, new in checked.items():
         require_pictures(name, len(new), len(given[name]))
     _all_different(checked)
     return checked
+
+
+def require_enough(total: int, given: int | None = None) -> None:
+    """
+    Refuse drives that are too short together.
+
+    :param given: with the pictures that repeat the one before.
+    :raises DomainError: they have fewer than ``LEAST_PICTURES``.
+    """
+    if total < LEAST_PICTURES:
+        raise DomainError(
+            f'{_counted(total, given or total)}: too few to know what is normal. Give at least '
+            f'{LEAST_PICTURES}, better some hundred from three or more drives.')
 
 
 def require_pictures(name: str, count: int, given: int | None = None) -> None:

@@ -6,7 +6,7 @@ import shutil
 from dgtl_core.config import preset
 from dgtl_core.data.datasets import LabelledPicture
 from dgtl_core.domain import domain_of
-from dgtl_core.export.confidence import fit_temperature
+from dgtl_core.export.confidence import fit_temperature, untold
 from dgtl_core.export.onnx import run_torch
 from dgtl_core.folding.fold import fold
 from dgtl_core.folding.labels import LabelNetwork
@@ -134,3 +134,12 @@ def test_what_cannot_be_fitted_on_leaves_no_file(exported, options, message, cap
     given = [option.format(place=place) for option in options]
     assert main([*arguments, str(out), *given]) == 1
     assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(('fitted', 'ends'), [
+    (Temperature(0.9, 4.8), []), (Temperature(0.05, 1.4), ['a picture is certain']),
+    (Temperature(0.05, 20.0), ['a picture is certain', 'nothing is certain'])])
+def test_a_temperature_that_the_pictures_do_not_tell_is_said(fitted, ends):
+    said = untold(fitted)
+    assert len(said) == len(ends)
+    assert all(f'where {end}' in text and '30 or more' in text for end, text in zip(ends, said))

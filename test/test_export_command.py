@@ -59,6 +59,22 @@ def test_what_would_be_in_the_way_is_said_first(
     assert checkpoint.read_bytes() == b'trained for days'
 
 
+@pytest.mark.parametrize('drives, message', [
+    ([3], '3 pictures: too few to know what is normal'),
+    ([12, 9], 'the drive .*1 has 9 pictures, and each drive needs at least 10')])
+def test_a_domain_of_too_few_pictures_is_refused_before_the_export(
+        tmp_path, monkeypatch, capsys, drives, message):
+    words = []
+    for number, count in enumerate(drives):
+        (tmp_path / str(number)).mkdir()
+        words += ['--domain', str(tmp_path / str(number))]
+        for index in range(count):
+            (tmp_path / str(number) / f'{index}.png').write_bytes(b'not looked at')
+    monkeypatch.setattr('training.export.load_segmenter', None)
+    assert main([str(tmp_path / 'a.safetensors'), str(tmp_path / 'm.onnx'), *words]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_every_picture_is_compared_once(tmp_path):
     for number in range(5):
         cv2.imwrite(str(tmp_path / f'{number}.png'), np.full((8, 8, 3), number, np.uint8))

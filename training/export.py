@@ -23,7 +23,8 @@ import sys
 from typing import Any
 
 from dgtl_core.calibration import calibrate, write_domain
-from dgtl_core.export.confidence import fit_temperature
+from dgtl_core.domain_drives import require_enough, require_pictures
+from dgtl_core.export.confidence import fit_temperature, untold
 from dgtl_core.export.onnx import export_onnx, ExportError
 from dgtl_core.files import destination, placing, print_any_text, tidy_on_signals
 from dgtl_core.folding.fold import fold
@@ -67,6 +68,23 @@ def _network(options: argparse.Namespace) -> tuple[
         stride if options.slide else None, options.output_size and
         tuple(options.output_size), 'quarter' if options.quarter else 'exact', grouping)
     return segmenter.eval(), network.eval(), stride, replace(metadata, input_size=picture)
+
+
+def _drives(words: Sequence[str]) -> dict[str, Iterator[np.ndarray]]:
+    """
+    Open the drives of a domain; refuse what is too short while nothing is computed yet.
+
+    :raises ValueError: a word names nothing, or what is counted already is too little.
+    """
+    opened = {word: open_sources([word]) for word in words}
+    totals = {word: [source.total for source in sources] for word, sources in opened.items()}
+    known = {word: sum(total or 0 for total in found) for word, found in totals.items()
+             if None not in found}
+    if known and len(known) == len(opened):
+        require_enough(sum(known.values()))
+    for word, count in known.items():
+        require_pictures(word, count)
+    return {word: (frame.image for frame in frames(sources)) for word, sources in opened.items()}
 
 
 def _fit_domain(path: Path, drives: Mapping[str, Iterator[np.ndarray]]) -> str:
@@ -151,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ExportError(
                 '--class-groups gives labels that --truth and --calibrate have no pictures of: '
                 'leave these out')
-        drives = {word: (frame.image for frame in frames(open_sources([word])))
-                  for word in options.domain}
+        drives = _drives(options.domain)
         segmenter, network, stride, metadata = _network(options)
         truths = None
         if options.truth:
@@ -163,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.calibrate:
             network.temperature = fit_temperature(network, chosen_pictures(
                 options.calibrate, options.calibrate_count, metadata.classes))
+            for doubt in untold(network.temperature):
+                print(f'export: {doubt}', file=sys.stderr)
             metadata = replace(metadata, temperature={
                 **network.temperature._asdict(), 'data': options.calibrate})
         trained = as_trained(segmenter, network, stride, pictures)

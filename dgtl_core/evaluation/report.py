@@ -43,7 +43,7 @@ def write_report(path: Path, results: dict[str, Any],
         '<h2>Confidence</h2>', _confidence(results), _figure(_diagrams(results))]
     if results['corrupted']:
         parts += ['<h2>Corruptions</h2>', _figure(_curves(results))]
-    parts.append('<h2>Worst pictures</h2>')
+    parts.append('<h2>Worst pictures, by their mean IoU</h2>')
     for domain, (classes, pictures) in zip(results['domains'], worst):
         rows = [[p.image, overlay(p.image, p.labels, classes), overlay(p.image, labels, classes)]
                 for _, p, labels in pictures]

@@ -50,6 +50,16 @@ def fit_temperature(network: LabelNetwork, pictures: Iterable[LabelledPicture]) 
         return _least_cross_entropy(logits.clone(), truth.clone(), entropy.clone())
 
 
+def untold(temperature: Temperature) -> list[str]:
+    """Return what the pictures did not tell of a fitted temperature, in words."""
+    least, most = _RANGE
+    return [
+        f'the pictures do not tell the temperature where {where} ({value:g} is the end of what is '
+        'tried): the confidence may be off there; calibrate on more pictures, 30 or more'
+        for value, where in zip(temperature, ('a picture is certain', 'nothing is certain'))
+        if not 1.01 * least < value < 0.99 * most]
+
+
 def _with_copies(pictures: Iterable[LabelledPicture]) -> Iterator[LabelledPicture]:
     for number, picture in enumerate(pictures):
         yield picture
