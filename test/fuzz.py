@@ -19,6 +19,7 @@ import struct
 import sys
 import tempfile
 import time
+import zlib
 
 from dgtl_core import encodings, picture_header
 from dgtl_core.encodings import decode, decode_compressed, ENCODINGS, ImageError
@@ -100,11 +101,25 @@ def mutated(rng, seeds):
     return bytes(data[:1 << 16])
 
 
+def repaired(data):
+    """Return an input whose PNG, if it holds one, has right checksums: so decoders see it."""
+    data = bytearray(data)
+    at = data.find(b'\x89PNG\r\n\x1a\n') + 8
+    while 8 <= at <= len(data) - 12:
+        end = at + 8 + int.from_bytes(data[at:at + 4], 'big')
+        if end + 4 > len(data):
+            break
+        data[end:end + 4] = zlib.crc32(data[at + 4:end]).to_bytes(4, 'big')
+        at = end + 4
+    return bytes(data)
+
+
 def mutate(seeds, minutes, runs, seed):
     """Run without guidance; return the figures."""
     rng, start, count, pictures, slowest = random.Random(seed), time.monotonic(), 0, 0, 0.0
     while time.monotonic() - start < 60 * minutes and (not runs or count < runs):
         data = mutated(rng, seeds)
+        data = repaired(data) if rng.random() < 0.5 else data
         before = time.process_time()
         try:
             pictures += checked(data)
@@ -142,11 +157,16 @@ def main():
         for function in vars(module).values():
             if inspect.isfunction(function) and function.__module__ == module.__name__:
                 atheris.instrument_func(function)
+
+    def guided(data, most, seed):
+        data = atheris.Mutate(data, most)
+        return repaired(data) if seed % 2 else data
+
     atheris.Setup([
         sys.argv[0], tempfile.mkdtemp(prefix='fuzz-'), str(CORPUS), '-close_fd_mask=2',
         f'-max_total_time={round(60 * options.minutes)}', f'-seed={options.seed + 1}',
         '-max_len=65536', '-rss_limit_mb=0', '-print_final_stats=1', f'-runs={options.runs or -1}',
-        f'-artifact_prefix={CORPUS.parent}/fault-'], checked)
+        f'-artifact_prefix={CORPUS.parent}/fault-'], checked, custom_mutator=guided)
     atheris.Fuzz()
 
 
