@@ -54,7 +54,8 @@ def test_joined_pictures_are_all_there_in_order(tmp_path):
     write_ids(own / 'labels' / 'a.png', [0])
     (own / 'classes.yaml').write_text(
         'name: lawn\nclasses:\n  - {id: 0, name: grass, color: [0, 255, 0]}\n')
-    with pytest.raises(DataError, match='different classes'):
+    with pytest.raises(DataError, match='different classes: only gta5 has road, sidewalk, .*, '
+                                        r'\.\.\.; only own has grass'):
         JoinedPictures([open_pictures(specs[0]), open_pictures(f'folder:{own}')])
 
 

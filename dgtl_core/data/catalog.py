@@ -208,7 +208,7 @@ def own_folder(folder: Path, *, classes: str = '') -> PicturePairs:
     """A folder of yours: ``images/*``, ``labels/*.png`` of the same names, ``classes.yaml``."""
     pairs = find_pairs(folder, 'images', '*', 'labels', '', ['.png'])
     if not pairs.found:
-        there = named([Path(name) for name in sorted(os.listdir(folder / 'labels'))])
+        there = named(sorted(os.listdir(folder / 'labels')))
         raise DataError(
             f'no picture in {folder}/images has a label file: the one of {pairs.missing[0].name} '
             f'must be {folder}/labels/{pairs.missing[0].stem}.png, and in that folder there is '

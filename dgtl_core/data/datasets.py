@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import cv2
 from dgtl_core.classes import CITYSCAPES, ClassSet, IGNORE_INDEX
-from dgtl_core.data.labels import DataError, ranges, read_ids
+from dgtl_core.data.labels import DataError, named, ranges, read_ids
 from dgtl_core.data.pairs import Pairs
 from dgtl_core.picture_header import PictureError
 from dgtl_core.pictures import read_image
@@ -146,6 +146,15 @@ class UnlabelledPictures:
         return hashlib.sha256(repr([self.name, *map(_about, self.files)]).encode()).hexdigest()
 
 
+def _difference(first: Pictures, second: Pictures) -> str:
+    """Say how the classes of two data sets differ."""
+    only = []
+    for one, other in ((first, second), (second, first)):
+        names = [name for name in one.classes.names if name not in other.classes.names]
+        only += [f'only {one.name} has {named(names)}'] * bool(names)
+    return '; '.join(only) or 'they come in another order'
+
+
 class JoinedPictures:
     """Several data sets of the same classes, one after the other."""
 
@@ -153,9 +162,9 @@ class JoinedPictures:
         for part in parts[1:]:
             if part.classes.names != parts[0].classes.names:
                 raise DataError(
-                    f'{parts[0].name} has the classes {", ".join(parts[0].classes.names)}, '
-                    f'{part.name} {", ".join(part.classes.names)}: only data sets of the same '
-                    'classes can be learned together')
+                    f'{parts[0].name} and {part.name} have different classes: '
+                    f'{_difference(parts[0], part)}. Only data sets of the same classes, in the '
+                    'same order, can be learned together')
         self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
         self.name = '+'.join(part.name for part in parts)

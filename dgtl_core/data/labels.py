@@ -96,8 +96,8 @@ def ranges(numbers: Sequence[int]) -> str:
     return ', '.join('-'.join(map(str, part)) for part in parts)
 
 
-def named(files: Sequence[Path]) -> str:
-    """Name the first five of the files."""
+def named(files: Sequence[Path | str]) -> str:
+    """Name the first five of files, or of classes."""
     return ', '.join(map(str, files[:5])) + (', ...' if len(files) > 5 else '')
 
 
