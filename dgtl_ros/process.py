@@ -21,6 +21,7 @@ from typing import cast, Protocol
 from dgtl_ros.dds_profile import choose
 from dgtl_ros.parameters import ParameterError
 from dgtl_ros.printable import complain, printable
+from dgtl_ros.shared_memory import remove_abandoned
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.exceptions import InvalidParameterTypeException
@@ -64,6 +65,7 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: requests.put(0))
     keep_memory()
+    freed = remove_abandoned()
     try:
         profile = choose(dds_profile)
     except FileNotFoundError as error:
@@ -80,6 +82,9 @@ def run(name: str, make_node: Callable[[Callable[[int], None]], RunningNode],
               'file and that ROS_LOG_DIR (or ~/.ros/log) can be written', file=sys.stderr)
         return 2
     get_logger(name).info(printable(profile))
+    if freed:
+        get_logger(name).info(
+            f'{freed / (1 << 20):.1f} MiB of shared memory removed, which killed processes left')
     try:
         node = make_node(requests.put)
     except (ParameterError, InvalidParameterTypeException) as error:  # ours, or use_sim_time

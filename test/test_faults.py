@@ -3,6 +3,8 @@
 
 from contextlib import suppress
 import os
+from pathlib import Path
+import re
 import shutil
 import signal
 import threading
@@ -189,13 +191,17 @@ def test_a_subscriber_that_gets_nothing_is_named(make, world):
 
 
 def test_kills_do_not_pile_up_shared_memory(make, world):
-    sizes = []
-    for number in range(4):
+    abandoned = []
+    for number in range(3):
         faulty = make(f'killed{number}')
         link = Link(world, f'killed{number}', faulty.running)
         assert right(link.answer(picture()))
         link.close()
+        assert not [path for path in abandoned if os.path.exists(path)]
+        opened = Path(f'/proc/{faulty.running.process.pid}/fd').iterdir()
+        abandoned = [path for path in map(os.path.realpath, opened)  # that its owner keeps open
+                     if re.fullmatch(r'/dev/shm/fastdds_[0-9a-f]{16}_el', path)]
         faulty.running.process.kill()
         faulty.running.process.wait()
-        sizes.append(len([name for name in os.listdir('/dev/shm') if 'fastdds' in name]))
-    assert sizes[-1] <= sizes[0] + 12, sizes  # what one killed process leaves, not three
+        assert abandoned
+        abandoned += [path.removesuffix('_el') for path in abandoned]
