@@ -16,7 +16,7 @@ import re
 import time
 
 _LOCKS = re.compile(r'fast(dds|rtps)_[0-9a-f]{16}_el')  # those of ports are used again
-_YOUNG = 0.5  # seconds; one that is just being made may not be locked yet
+_MAKING_S = 0.05  # until one that is just being made is locked, which takes microseconds
 
 
 def remove_abandoned(folder: Path = Path('/dev/shm')) -> int:
@@ -27,15 +27,17 @@ def remove_abandoned(folder: Path = Path('/dev/shm')) -> int:
     """
     freed = 0
     with contextlib.suppress(OSError):  # another system; Fast DDS knows where its memory is there
-        for name in filter(_LOCKS.fullmatch, os.listdir(folder)):
+        names = list(filter(_LOCKS.fullmatch, os.listdir(folder)))
+        if names:
+            time.sleep(_MAKING_S)
+        for name in names:
             with contextlib.suppress(OSError):  # in use, or somebody was faster
                 freed += _remove(folder / name)
     return freed
 
 
 def _remove(lock: Path) -> int:
-    about = lock.stat()
-    if about.st_uid != os.geteuid() or time.time() - about.st_mtime < _YOUNG:
+    if lock.stat().st_uid != os.geteuid():
         return 0
     with open(lock, 'rb') as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is in use

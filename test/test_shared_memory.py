@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import time
 
 from dgtl_ros.shared_memory import remove_abandoned
 import pytest
@@ -10,13 +11,11 @@ import pytest
 NAME = 'fastdds_0123456789abcdef'
 
 
-def segment(folder, name=NAME, age=60.0, size=8192):
+def segment(folder, name=NAME, size=8192):
     """Write a segment and the file that is locked while it is in use."""
     (folder / name).write_bytes(bytes(size))
     lock = folder / f'{name}_el'
     lock.touch()
-    then = os.stat(lock).st_mtime - age
-    os.utime(lock, (then, then))
     return lock
 
 
@@ -40,9 +39,12 @@ def test_a_segment_in_use_stays(tmp_path):
     assert remove_abandoned(tmp_path) == 8192
 
 
-def test_what_is_just_being_made_stays(tmp_path):
-    segment(tmp_path, age=0)
-    assert remove_abandoned(tmp_path) == 0 and len(left(tmp_path)) == 2
+def test_what_is_just_being_made_stays(tmp_path, monkeypatch):
+    segment(tmp_path)
+    another = 'fastdds_fedcba9876543210'
+    monkeypatch.setattr(time, 'sleep', lambda seconds: segment(tmp_path, another))
+    assert remove_abandoned(tmp_path) == 8192
+    assert left(tmp_path) == [another, f'{another}_el'], 'it was not there at the first look'
 
 
 @pytest.mark.parametrize('name', [
@@ -68,9 +70,7 @@ def test_a_lock_without_its_segment_and_a_folder_that_is_not_there(tmp_path):
 def test_one_that_cannot_be_removed_keeps_none_of_the_others(tmp_path):
     segment(tmp_path, 'fastdds_0000000000000000')
     (tmp_path / 'fastdds_1111111111111111').mkdir()
-    lock = tmp_path / 'fastdds_1111111111111111_el'
-    lock.touch()
-    os.utime(lock, (0, 0))
+    (tmp_path / 'fastdds_1111111111111111_el').touch()
     segment(tmp_path, 'fastdds_2222222222222222')
     assert remove_abandoned(tmp_path) == 2 * 8192
     assert left(tmp_path) == ['fastdds_1111111111111111', 'fastdds_1111111111111111_el']
