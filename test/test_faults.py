@@ -200,7 +200,7 @@ def test_kills_do_not_pile_up_shared_memory(make, world):
         assert not [path for path in abandoned if os.path.exists(path)]
         opened = Path(f'/proc/{faulty.running.process.pid}/fd').iterdir()
         abandoned = [path for path in map(os.path.realpath, opened)  # that its owner keeps open
-                     if re.fullmatch(r'/dev/shm/fastdds_[0-9a-f]{16}_el', path)]
+                     if re.fullmatch(r'/dev/shm/fast(dds|rtps)_[0-9a-f]{16}_el', path)]
         faulty.running.process.kill()
         faulty.running.process.wait()
         assert abandoned
