@@ -214,7 +214,7 @@ def test_the_size_that_the_model_has_is_accepted(predict, folder):
     (['--save', 'bag'], 'none of the sources is one'),
     (['--out', 'nowhere://x'], 'cannot write to nowhere://x'),
     (['--out', 'memory://x', '--save', 'sheet'], 'leave out "sheet"'),
-    (['--stride', '0'], 'must be a whole number of 1 or more'),
+    (['--stride', '0'], 'must be a whole number of at least 1'),
     (['nowhere.png'], 'there is no'),
 ])
 def test_wrong_use_is_said_before_anything_is_written(

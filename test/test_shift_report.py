@@ -108,8 +108,8 @@ def test_what_is_missing_is_said(tmp_path, capsys):
     (['file'], 'file is a file, and the results need a folder'),
     (['out', '--cache', 'file/cache'], 'file is a file, and the results need a folder'),
     (['out', '--camvid', 'out'], 'there is no folder out/train/images'),
-    (['out', '--minutes', 'nan'], "--minutes: must be more than 0 and at most 10080, got 'nan'"),
-    (['out', '--minutes', 'inf'], "--minutes: must be more than 0 and at most 10080, got 'inf'")])
+    (['out', '--minutes', 'nan'], "--minutes: must be above 0 and at most 10080, got 'nan'"),
+    (['out', '--minutes', 'inf'], "--minutes: must be above 0 and at most 10080, got 'inf'")])
 def test_what_cannot_work_is_said_before_anything_is_measured(
         options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

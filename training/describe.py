@@ -17,10 +17,10 @@ import json
 import re
 import sys
 
+from dgtl_core.cli.arguments import at_least
 from dgtl_core.config import preset, PRESETS, SegmenterConfig
 from dgtl_core.files import print_any_text
 from dgtl_core.strict import load_yaml
-from training.arguments import at_least
 from training.bench.anatomy import describe, Member
 
 

@@ -42,13 +42,13 @@ import subprocess
 import sys
 from typing import Any
 
+from dgtl_core.cli.arguments import at_least
 from dgtl_core.data.catalog import open_pictures
 from dgtl_core.files import make_folder, print_any_text, write_atomically
 from dgtl_core.learning.batches import cached
 from dgtl_core.learning.recipe import read_recipe
 from dgtl_core.learning.run import FINAL
 from tqdm import tqdm
-from training.arguments import at_least
 from training.device import add_device
 from training.experiment_plan import MAIN, METHODS, sources
 from training.experiment_report import write_results

@@ -21,12 +21,12 @@ import sys
 import time
 from typing import Any
 
+from dgtl_core.cli.arguments import minutes
 from dgtl_core.config import preset
 from dgtl_core.files import make_folder, write_atomically
 from dgtl_core.folding.precision import Precision
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
-from training.arguments import minutes
 from training.bench.contenders import open_contender, Spec
 from training.mini import class_texts, PRESET
 

@@ -21,6 +21,7 @@ import sys
 import time
 from typing import Any
 
+from dgtl_core.cli.arguments import at_least, minutes, positive
 from dgtl_core.config import preset, SegmenterConfig
 from dgtl_core.data.batch_transforms import another_camera, another_view
 from dgtl_core.files import make_folder
@@ -33,7 +34,6 @@ from dgtl_core.model.text import load_texts
 from dgtl_core.strict import override
 import torch
 from torch import nn, Tensor
-from training.arguments import at_least, minutes, positive
 from training.bench.machine import machine
 from training.device import add_device, choose_device
 from training.drawing import PictureStore
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='how long it may take in all (%(default)s)')
     parser.add_argument('--batch', type=at_least(1), default=32,
                         help='crops of a step (%(default)s)')
-    parser.add_argument('--lr', type=positive, default=1e-3,
+    parser.add_argument('--lr', type=positive(), default=1e-3,
                         help='highest learning rate (%(default)s)')
     parser.add_argument('--keep', type=at_least(1), default=2000, metavar='N',
                         help='pictures to choose from at a time (%(default)s)')

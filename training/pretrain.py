@@ -21,6 +21,7 @@ from pathlib import Path
 import sys
 import time
 
+from dgtl_core.cli.arguments import positive
 from dgtl_core.config import SegmenterConfig
 from dgtl_core.files import destination, print_any_text, tidy_on_signals
 from dgtl_core.learning.batches import Batch, batches
@@ -32,7 +33,6 @@ from dgtl_core.model.vit import Backbone
 import torch
 from torch import nn
 from tqdm import tqdm
-from training.arguments import positive
 from training.device import add_device, choose_device
 from training.pictures import sources, to_learn_from
 from training.pretext import LabelObjective, SceneObjective, ScenePairs
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--steps', type=int, default=2000,
                         help='how long to learn (%(default)s)')
     parser.add_argument('--batch', type=int, default=32, help='crops of a step (%(default)s)')
-    parser.add_argument('--lr', type=positive, default=1e-3,
+    parser.add_argument('--lr', type=positive(), default=1e-3,
                         help='highest learning rate (%(default)s)')
     add_device(parser)
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE',

@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import cv2
+from dgtl_core.cli.arguments import minutes
 from dgtl_core.domain import DomainLimits, DomainMonitor
 from dgtl_core.domain_drives import Copies
 from dgtl_core.domain_model import DomainModel
@@ -28,7 +29,6 @@ from dgtl_core.predictor import default_model, Predictor
 from dgtl_core.progress import Progress
 from dgtl_core.streetworld import StreetWorld
 import numpy as np
-from training.arguments import minutes
 from training.bench import shift_figures as figures
 from training.bench.shift_figures import Experiment
 from training.bench.shift_page import markdown, page

@@ -19,12 +19,12 @@ import json
 from pathlib import Path
 import sys
 
+from dgtl_core.cli.arguments import at_least
 from dgtl_core.files import destination, print_any_text, write_atomically
 from dgtl_core.folding.precision import Precision, PRECISIONS
 from dgtl_core.model.segmenter import Segmenter
 from dgtl_core.runtime.contract import MAX_THREADS
 import torch
-from training.arguments import at_least
 from training.bench.contenders import Contender, open_contender, parse, Spec
 from training.bench.latency import measure_latency
 from training.bench.roofline import count

@@ -21,12 +21,12 @@ from typing import Any
 
 import cv2
 from dgtl_core.classes import IGNORE_INDEX
+from dgtl_core.cli.arguments import at_least
 from dgtl_core.files import destination, print_any_text, write_atomically
 from dgtl_core.model_file import onnx_metadata
 from dgtl_core.predictor import default_model
 from dgtl_core.streetworld import CONDITIONS, DrawnPicture, StreetWorld
 import numpy as np
-from training.arguments import at_least
 from training.bench.shift_figures import auroc
 
 SIGNALS = ('1 - largest probability', 'entropy', '- largest logit', 'energy', 'Mahalanobis')

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dgtl_core.cli.arguments import at_least
 from dgtl_core.processing import RESIZE_MODES
 from dgtl_core.recorded.run import KINDS
 from dgtl_core.recorded.sink import SinkError
@@ -52,13 +53,13 @@ def predict_parser() -> argparse.ArgumentParser:
                        help='use this .onnx, .engine or .safetensors file, or the weights that '
                             '"dgtl fetch" brought under this name (default: the embedded '
                             'model)')
-    model.add_argument('--size', type=_positive, nargs=2, metavar=('H', 'W'),
+    model.add_argument('--size', type=at_least(1), nargs=2, metavar=('H', 'W'),
                        help='stop if the input size of the network is another one')
     model.add_argument('--resize-mode', choices=RESIZE_MODES, default=RESIZE_MODES[0],
                        help='bring pictures to that size by stretching them, with bars '
                             '(letterbox), or by cutting off what is too much (crop), which is not '
                             'labelled then (default: %(default)s)')
-    model.add_argument('--batch', type=_positive, default=1, metavar='N',
+    model.add_argument('--batch', type=at_least(1), default=1, metavar='N',
                        help='give the network N frames at once (default: %(default)s)')
     model.add_argument('--device', default=RunOptions.device,
                        help='run on auto, cpu, cuda or cuda:N (default: %(default)s)')
@@ -76,9 +77,9 @@ def predict_parser() -> argparse.ArgumentParser:
     frames.add_argument('--topic', action='append', default=[], metavar='NAME',
                         help='take the pictures of this topic of a bag; repeat it for several '
                              'topics (default: the only topic with pictures)')
-    frames.add_argument('--stride', type=_positive, default=1, metavar='N',
+    frames.add_argument('--stride', type=at_least(1), default=1, metavar='N',
                         help='label every Nth frame (default: %(default)s)')
-    frames.add_argument('--limit', type=_positive, default=0, metavar='N',
+    frames.add_argument('--limit', type=at_least(1), default=0, metavar='N',
                         help='label at most N frames of each source and topic (default: all)')
     frames.add_argument('--rotation', type=int, choices=(0, 90, 180, 270), default=0,
                         help='turn the pictures clockwise by so many degrees before the network '
@@ -117,12 +118,6 @@ def _place(text: str) -> Path | Storage:
         return Storage(text) if '://' in text else Path(text)
     except SinkError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number of 1 or more, got {text!r}')
-    return int(text)
 
 
 def _share(text: str) -> float:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 import sys
 import webbrowser
 
+from dgtl_core.cli.arguments import positive
 from dgtl_core.cli.external import external
 
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
                         help='show this topic of a bag; can be repeated')
     parser.add_argument('--stride', type=int, default=1, metavar='N',
                         help='label every Nth frame (default: %(default)s)')
-    parser.add_argument('--picture-rate', type=_up_to(1000), default=2.0, metavar='HZ', help=(
+    parser.add_argument('--picture-rate', type=positive(1000), default=2.0, metavar='HZ', help=(
         'show so many pictures a second where they have no time of their own (default: '
         '%(default)s)'))
     parser.add_argument('--device', default=RunOptions.device,
@@ -88,23 +89,10 @@ def add_page_options(parser: argparse.ArgumentParser) -> None:
         'other, visitors need the token in the address that is printed'))
     parser.add_argument('--port', type=_port, default=8765,
                         help='listen on this port; 0 takes a free one (default: %(default)s)')
-    parser.add_argument('--rate', type=_up_to(100), default=15.0, metavar='HZ',
+    parser.add_argument('--rate', type=positive(100), default=15.0, metavar='HZ',
                         help='send the page at most so many frames a second (default: '
                              '%(default)s)')
     parser.add_argument('--no-browser', action='store_true', help='do not open a browser')
-
-
-def _up_to(most: float) -> Callable[[str], float]:
-    def rate(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0.0
-        if not 0 < value <= most:
-            raise argparse.ArgumentTypeError(
-                f'must be above 0 and at most {most:g}, got {text!r}')
-        return value
-    return rate
 
 
 def _port(text: str) -> int:
